@@ -1,0 +1,99 @@
+"""What every door shares: exit codes, one-line errors, progress bars. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from fakereal.errors import FakeRealError
+
+EXIT_OK, EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows each option's default, and keeps the examples in a description as they were written."""
+
+
+def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Runs a door's `main` and turns what it raises into the exit codes of the contract.
+
+    Returns:
+        0 all done; 1 done, but some inputs were skipped or failed; 2 usage, config or data error; 130 interrupted.
+    """
+    # TensorFlow's start-up notes would bury our one-line messages; a user who wants them sets the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A file name that is no UTF-8 must not stop the listing that mentions it.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+        return code
+    except FakeRealError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        # The reader of our results went away (`| head`): not an error of ours, but the work may be unfinished.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PARTIAL
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def one_line(error: BaseException | str) -> str:
+    """Returns an error's text on one line, also where a file name in it holds a newline."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def say(text: str = "") -> None:
+    """Writes a line for people to stderr; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse_share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+def parse_count(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with items a second and the time left on stderr; silent where stderr is no terminal.
+
+    Yields:
+        A function to call with the number of items done since the last call.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(description, total=total, rate="")
+
+        def advance(count: int = 1) -> None:
+            speed = progress.tasks[task].finished_speed or progress.tasks[task].speed
+            progress.update(task, advance=count, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Folders of images: scan, split, separation, the demo set."""

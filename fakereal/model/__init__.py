@@ -1,0 +1,1 @@
+"""Networks: how they are built, trained, measured, kept in a file."""

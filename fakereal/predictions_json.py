@@ -1,0 +1,121 @@
+"""The prediction JSON that separation reads and prediction writes: `[{"index": 1, "prediction": "fake"}, ...]`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakereal.errors import DataError
+from fakereal.files import write_whole
+from fakereal.labels import NAMES, label_of_name
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One entry: which file, and `fake`, `real` or, with the reason in `error`, nothing."""
+
+    label: int | None  # 0 fake, 1 real, None where the file could not be read
+    index: int | None = None  # the number that is the file's stem; exactly one of index and image is set
+    image: str | None = None  # the path relative to the folder, with "/", for a file whose stem is no number
+    error: str | None = None  # why there is no label
+
+    @property
+    def key(self) -> int | str:
+        """What the entry is found by: the number, or the relative path."""
+        return self.index if self.index is not None else str(self.image)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a file holds: the entries that can be used, and a sentence for each that can't."""
+
+    path: Path
+    predictions: tuple[Prediction, ...]
+    problems: tuple[str, ...]
+
+
+def key_of_file(relative_path: Path) -> int | str:
+    """Returns the number that a file's stem is (`7.png` and `007.png` give 7), else its relative path with "/"."""
+    stem = relative_path.stem
+    if len(relative_path.parts) == 1 and stem.isascii() and stem.isdigit():
+        return int(stem)
+    return relative_path.as_posix()
+
+
+def prediction_for(key: int | str, label: int | None, error: str | None = None) -> Prediction:
+    """Returns the entry for a key as `key_of_file` gives it."""
+    if isinstance(key, int):
+        return Prediction(label, index=key, error=error)
+    return Prediction(label, image=key, error=error)
+
+
+def read(path: Path) -> Document:
+    """Reads a prediction JSON and names every entry that can't be used.
+
+    Raises:
+        DataError: the file can't be read, is no JSON or no list.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: expected a prediction JSON, found {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected a JSON list of predictions, found no valid JSON ({error})") from error
+    if not isinstance(content, list):
+        raise DataError(
+            f'{path}: expected a JSON list like [{{"index": 1, "prediction": "fake"}}], found {type(content).__name__}'
+        )
+    parsed = [_parse(entry, f"{path}: entry {number}") for number, entry in enumerate(content, start=1)]
+    return Document(
+        path,
+        tuple(item for item in parsed if isinstance(item, Prediction)),
+        tuple(item for item in parsed if isinstance(item, str)),
+    )
+
+
+def _parse(entry: object, where: str) -> Prediction | str:
+    """Returns the entry, or the sentence that says why it can't be used."""
+    if not isinstance(entry, dict):
+        return f"{where}: expected an object with index and prediction, found {type(entry).__name__}"
+    index, image = entry.get("index"), entry.get("image")
+    if isinstance(index, str) and index.strip().isascii() and index.strip().isdigit():
+        index = int(index)
+    has_index = isinstance(index, int) and not isinstance(index, bool) and index >= 0
+    has_image = isinstance(image, str) and image != ""
+    if has_index == has_image:
+        return f'{where}: expected either "index" (a whole number) or "image" (a path), found {_short(entry)}'
+    raw = entry.get("prediction")
+    label = label_of_name(raw) if isinstance(raw, str) else None
+    if label is None and not (raw is None and "prediction" in entry):
+        return f'{where}: expected the prediction "fake" or "real", found {_short(raw)}'
+    error = str(entry.get("error") or "no prediction") if label is None else None
+    return prediction_for(index if has_index else image, label, error)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def sort_key(prediction: Prediction) -> tuple[bool, int, str]:
+    """Numbers first, in numeric order (2 before 10), then paths."""
+    return prediction.index is None, prediction.index or 0, prediction.image or ""
+
+
+def dumps(predictions: list[Prediction]) -> str:
+    """Returns the document's text: sorted, 4-space indent, the same bytes for the same predictions."""
+    entries = [_as_dict(prediction) for prediction in sorted(predictions, key=sort_key)]
+    return json.dumps(entries, indent=4, allow_nan=False) + "\n"
+
+
+def _as_dict(prediction: Prediction) -> dict[str, object]:
+    name = {"index": prediction.index} if prediction.index is not None else {"image": prediction.image}
+    if prediction.label is None:
+        return {**name, "prediction": None, "error": prediction.error or "no prediction"}
+    return {**name, "prediction": NAMES[prediction.label]}
+
+
+def write(path: Path, predictions: list[Prediction]) -> None:
+    """Writes the document whole, or leaves what stood at `path` untouched."""
+    write_whole(path, dumps(predictions).encode())

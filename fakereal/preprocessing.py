@@ -1,0 +1,200 @@
+"""The ONE way an image file becomes the array that a network sees, in training, prediction and everything later.
+
+file or bytes -> `decode` (guards, upright, RGB) -> `fit` (224x224 uint8) -> `normalize` (each network's own)
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from fakereal.errors import ConfigError, ImageRefused, ModelFileError
+
+IMAGE_SIZE_PX = 224
+"""Width and height that EfficientNetB0 was designed for."""
+
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels are refused before decoding: 100 MP are 300 MB as RGB."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Larger files are refused before reading: 100 MP of uncompressed RGB would still be taken for a TIFF of 8 bit."""
+
+MAX_JPEG_SCANS = 100
+"""A progressive JPEG has about 10 scans; thousands of them in a small file are an attack on the decoder's time."""
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+"""File names that count as pictures, lower case; what a file really is, its content decides."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""Pillow's decoders that may run. Others (EPS, PDF, FLI, ...) are slow, rare or start other programs."""
+
+_DRAFT_FACTOR = 2  # JPEGs are decoded at the smallest 1/2, 1/4, 1/8 scale that is still twice the target
+_VERSION = 1  # raise it whenever a change here moves a single pixel
+_FINGERPRINT = re.compile(r"fakereal-preprocessing/(\d+) size=(\d+) resize=bicubic fit=stretch alpha=white exif=upright")
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the file itself says."""
+
+    width_px: int  # as stored, before the EXIF rotation
+    height_px: int
+    format: str  # Pillow's name: JPEG, PNG, ...
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The options that decide the array; equal options give equal arrays, bit for bit."""
+
+    image_size_px: int = IMAGE_SIZE_PX
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.image_size_px <= 1024:
+            raise ConfigError(f"image size: expected 32 to 1024 pixels, found {self.image_size_px}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the version and every option; a model file carries it."""
+        return (
+            f"fakereal-preprocessing/{_VERSION} size={self.image_size_px}"
+            " resize=bicubic fit=stretch alpha=white exif=upright"
+        )
+
+    @classmethod
+    def from_fingerprint(cls, fingerprint: str) -> Preprocessing:
+        """Returns the preprocessing that a model was trained with.
+
+        Raises:
+            ModelFileError: this version can't reproduce it.
+        """
+        match = _FINGERPRINT.fullmatch(fingerprint)
+        if not match or int(match[1]) != _VERSION:
+            raise ModelFileError(
+                f"expected a model made with {cls().fingerprint.split()[0]!r}, found {fingerprint!r}:"
+                " train it anew, or predict with the version that trained it"
+            )
+        return cls(image_size_px=int(match[2]))
+
+    def read(self, source: Path | bytes) -> np.ndarray:
+        """Returns the picture as uint8 of shape (image_size_px, image_size_px, 3), RGB, 0..255.
+
+        Raises:
+            ImageRefused: with the reason.
+        """
+        return self.read_with_info(source)[0]
+
+    def read_with_info(self, source: Path | bytes) -> tuple[np.ndarray, ImageInfo]:
+        """Like `read`, and what the file itself says about its size and format."""
+        image, info = decode(source, self.image_size_px)
+        return fit(image, self.image_size_px), info
+
+
+def decode(source: Path | bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
+    """Decodes a file, or the bytes of one, to an upright RGB picture.
+
+    Args:
+        source: the path or the content.
+        target_px: the size that `fit` will ask for; large JPEGs are decoded at a reduced scale that still has at
+            least twice that many pixels each way, which takes a seventh of the time for 12 MP.
+
+    Returns:
+        The picture in mode RGB (first frame, EXIF orientation applied, transparency over white, 16 bit scaled to 8).
+
+    Raises:
+        ImageRefused: with the reason.
+    """
+    data = source if isinstance(source, bytes) else _bytes_of(source)
+    if not data:
+        raise ImageRefused("empty", "expected an image, found an empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF blocks; the pixels are what counts
+            return _decode(data, target_px)
+    except ImageRefused:
+        raise
+    except MemoryError as error:
+        raise ImageRefused("too_large", "expected an image that fits in memory, found one that does not") from error
+    except Exception as error:  # noqa: BLE001 - decoders raise nearly anything on damaged files; none may stop a job
+        raise _refusal(error) from error
+
+
+def fit(image: Image.Image, size_px: int) -> np.ndarray:
+    """Resizes an RGB picture to a square with an antialiased bicubic filter, aspect ratio not kept.
+
+    Returns:
+        uint8 of shape (size_px, size_px, 3).
+    """
+    if image.size != (size_px, size_px):
+        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageRefused(
+                    "too_large", f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {size / 2**20:.0f} MB"
+                )
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageRefused("missing", "expected a file, found nothing there") from error
+    except OSError as error:
+        raise ImageRefused("unreadable", f"expected a readable file, found: {error.strerror or error}") from error
+
+
+def _decode(data: bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        info = ImageInfo(*image.size, "JPEG" if image.format == "MPO" else str(image.format))
+        _check_cost(image, info, data)
+        if info.format == "JPEG":
+            image.draft(None, (target_px * _DRAFT_FACTOR, target_px * _DRAFT_FACTOR))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image)), info
+
+
+def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> None:
+    """Refuses what would take much memory or time, from the header alone."""
+    pixels = info.width_px * info.height_px
+    if pixels > MAX_PIXELS:
+        raise ImageRefused(
+            "too_large",
+            f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found {pixels / 1e6:.0f}"
+            f" ({info.width_px}x{info.height_px})",
+        )
+    scans = data.count(b"\xff\xda") if info.format == "JPEG" else 0
+    if scans > MAX_JPEG_SCANS:
+        raise ImageRefused("too_large", f"expected at most {MAX_JPEG_SCANS} JPEG scans, found {scans}")
+    if image.mode == "F" or (image.mode == "I" and info.format == "TIFF"):
+        raise ImageRefused("unsupported", f"expected 8 or 16 bits a channel, found 32 (mode {image.mode})")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip instead of scale
+        grey = np.asarray(image).astype(np.float32) / 257.0
+        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _refusal(error: Exception) -> ImageRefused:
+    if isinstance(error, UnidentifiedImageError):
+        return ImageRefused("not_an_image", f"expected {', '.join(FORMATS)}; found no image of these formats")
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "truncated" in text.lower() or "premature" in text.lower() or isinstance(error, EOFError):
+        return ImageRefused("truncated", f"expected a complete image, found a truncated one ({text})")
+    return ImageRefused("unreadable", f"expected a sound image, found a damaged one ({type(error).__name__}: {text})")
