@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,8 +25,6 @@ def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     Returns:
         0 all done; 1 done, but some inputs were skipped or failed; 2 usage, config or data error; 130 interrupted.
     """
-    # TensorFlow's start-up notes would bury our one-line messages; a user who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A file name that is no UTF-8 must not stop the listing that mentions it.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -38,9 +38,45 @@ def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
         # The reader of our results went away (`| head`): not an error of ours, but the work may be unfinished.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PARTIAL
+    except OSError as error:
+        print(f"error: expected a working disk and usable file names, found {one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def start_keras() -> None:
+    """Imports Keras and its backend without their start-up notes, which would bury our one-line messages.
+
+    The notes of native code go straight to the file descriptor, so it is that which is held back; where the import
+    fails, they are shown after all.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import keras
+
+            if keras.backend.backend() == "tensorflow":
+                _settle_tensorflow()
+        except BaseException:
+            notes.seek(0)
+            os.write(kept, notes.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _settle_tensorflow() -> None:
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()  # looks for a GPU now, so that its notes are held back too
+    tf.config.experimental.enable_op_determinism()  # one seed, one result, to the bit
 
 
 def one_line(error: BaseException | str) -> str:

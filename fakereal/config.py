@@ -1,0 +1,239 @@
+"""One run's configuration: nested frozen dataclasses; defaults < YAML file < flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fakereal.errors import ConfigError
+
+TrainScope = Literal["head", "last20", "all"]
+FineTune = Literal["none", "last20", "all"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network, and what stands on top of its base."""
+
+    name: Literal["efficientnetb0", "cnn"] = "efficientnetb0"
+    dense: tuple[int, ...] = ()  # units of dense layers between the pooled features and the output
+    activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of those dense layers, and of cnn's layers
+    dropout: float = 0.2  # share of features dropped before each dense layer, 0..1
+    filters: tuple[int, ...] = (16, 32, 64)  # cnn only: filters of each Conv/MaxPool block
+
+
+@dataclass(frozen=True)
+class ResavingConfig:
+    """What happens to a picture on its way through the internet, imitated at its own resolution, both classes alike."""
+
+    share: float = 0.0  # share of the pictures that are changed at all, 0..1; the rest stays as it is
+    jpeg: float = 0.5  # of those, the share that is saved as JPEG (or WebP) again
+    blur: float = 0.2  # ... blurred
+    rescale: float = 0.3  # ... scaled down and up again, or the other way round
+    crop: float = 0.3  # ... cropped
+    colour: float = 0.2  # ... slightly changed in brightness, contrast and saturation
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random changes to training pictures, never to validation or test ones."""
+
+    horizontal_flip: bool = True
+    vertical_flip: bool = False
+    rotation_degrees: float = 15.0  # up to this angle either way, corners filled by reflection
+    shift: float = 0.0  # up to this share of the width and height either way
+    brightness: float = 0.0  # up to this share brighter or darker
+    resaving: ResavingConfig = field(default_factory=ResavingConfig)
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One stretch of training; a run is a list of them, each starts from the best weights of the one before."""
+
+    train: TrainScope = "head"  # what learns: the head, also the base's last 20 layers, or everything
+    epochs: int = 25
+    learning_rate: float = 1e-3
+    batch_size: int | None = None  # None: training.batch_size
+    image_size: int | None = None  # pixels; None: the size of the model. Smaller is faster; the last phase decides
+    images_per_epoch: int | None = None  # None: every training picture once; else a draw, see source_balance
+    batch_norm: Literal["auto", "frozen", "learned"] = "auto"  # auto: learned only in a base that starts from nothing
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network learns."""
+
+    epochs: int = 25  # of the first phase: the head, or everything where there is no pre-trained base
+    batch_size: int = 32
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, within a phase
+    warmup: float = 0.0  # share of a phase's steps over which the learning rate grows from 0
+    weight_decay: float = 0.0  # adamw only
+    label_smoothing: float = 0.0  # 0..0.5
+    average_weights: float = 0.0  # momentum of a moving average of the weights, e.g. 0.99; 0: off
+    class_weights: bool = False  # weigh each class by the inverse of its count
+    source_balance: float = 0.0  # 0: draw pictures alike; 1: draw every source alike (with images_per_epoch)
+    fine_tune: FineTune = "none"  # a second phase on a pre-trained base
+    fine_tune_epochs: int = 10
+    fine_tune_learning_rate: float = 1e-4
+    patience: int = 0  # stop a phase after so many epochs without a lower validation loss; 0: never
+    mixed_precision: bool = False  # 16-bit arithmetic where a GPU is fast at it
+    phases: tuple[PhaseConfig, ...] = ()  # a list of your own in place of epochs and fine_tune
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and how they are split."""
+
+    path: str = "data/clean"
+    split_file: str | None = None  # a manifest of an earlier run; None: 60/20/20 by content
+    shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; those that folders give are not drawn
+    exclude_sources: tuple[str, ...] = ()  # sources left out altogether
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result, apart from the pictures themselves."""
+
+    image_size: int = 224  # pixels, both ways
+    weights: str = "auto"  # auto | imagenet | pretrained | none | a file
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
+    """Returns the defaults, changed by a YAML file, changed by flags.
+
+    Args:
+        path: the YAML file, or None.
+        overrides: dotted keys (`training.epochs`) and their values; None values are flags that were not given.
+
+    Raises:
+        ConfigError: the file can't be read, or a key or value in it can't be used; the key is named.
+    """
+    tree = _read_yaml(path) if path else {}
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _set(tree, dotted.split("."), value)
+    config = _parse(Config, tree, str(path) if path else "options")
+    _check(config)
+    return config
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain dictionaries and lists, for YAML and JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def from_dict(tree: dict[str, Any], where: str) -> Any:
+    """Returns the configuration that `as_dict` made; `where` names the file in errors."""
+    return _parse(Config, tree, where)
+
+
+def dumps(config: Config) -> str:
+    """Returns the configuration as YAML."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a YAML file, found {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, found {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
+    return tree
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{key}: expected keys and values, found {below!r}")
+        tree = below
+    tree[keys[-1]] = value
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """Returns `value` as an object of the type `kind`, with every key and value checked."""
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return _expect(
+            value in arguments and not isinstance(value, bool), value, where, " | ".join(map(str, arguments))
+        )
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _parse(arguments[0], value, where)
+    if origin is tuple:
+        _expect(isinstance(value, (list, tuple)), value, where, "a list")
+        return tuple(_parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
+    return _parse_scalar(kind, value, where)
+
+
+def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), value, where, "keys and values")
+    kinds = typing.get_type_hints(kind)
+    for key in value:
+        if key not in kinds:
+            near = difflib.get_close_matches(str(key), kinds, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(kinds)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    return kind(**{key: _parse(kinds[key], item, f"{where}: {key}") for key, item in value.items()})
+
+
+def _parse_scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is bool:
+        return _expect(isinstance(value, bool), value, where, "true or false")
+    if isinstance(value, bool):  # True is an int to Python, never to a user
+        return _expect(False, value, where, f"a value of type {kind.__name__}")
+    if kind is float:
+        try:
+            return float(value)  # PyYAML reads 1e-3 as a string
+        except (TypeError, ValueError):
+            return _expect(False, value, where, "a number")
+    return _expect(isinstance(value, kind), value, where, {int: "a whole number", str: "text"}[kind])
+
+
+def _expect(good: bool, value: Any, where: str, expected: str) -> Any:
+    if not good:
+        raise ConfigError(f"{where}: expected {expected}, found {value!r}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Refuses values of the right type that can't be meant."""
+    shares = {"network.dropout": config.network.dropout, "training.warmup": config.training.warmup}
+    shares |= {f"augmentation.resaving.{key}": value for key, value in vars(config.augmentation.resaving).items()}
+    shares |= {key: getattr(config.training, key) for key in ("label_smoothing", "average_weights", "source_balance")}
+    for key, value in shares.items():
+        _expect(0.0 <= value <= 1.0, value, key, "a number from 0 to 1")
+    counts = {f"training.{key}": getattr(config.training, key) for key in ("epochs", "batch_size", "fine_tune_epochs")}
+    for number, phase in enumerate(config.training.phases):
+        counts |= {f"training.phases[{number}].epochs": phase.epochs}
+        _expect(phase.learning_rate > 0, phase.learning_rate, "learning_rate", "a number above 0")
+    for key, value in counts.items():
+        _expect(value >= 1, value, key, "a whole number of at least 1")
+    _expect(config.training.learning_rate > 0, config.training.learning_rate, "learning_rate", "a number above 0")
+    _expect(32 <= config.image_size <= 1024, config.image_size, "image_size", "32 to 1024 pixels")

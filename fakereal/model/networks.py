@@ -1,0 +1,96 @@
+"""The networks by name: pixels 0..255 in, p_real out. Keras 3 only: every backend trains the very same model."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from fakereal.config import NetworkConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB pixels in 0..1: what bases trained on ImageNet expect."""
+
+BASE, OUTPUT, FEATURES = "base", "p_real", "features"
+"""Names of the layers that other code looks for: the nested base, the output, the pooled features."""
+
+EFFICIENTNETS = {"efficientnetb0": keras.applications.EfficientNetB0}
+
+
+def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = False) -> keras.Model:
+    """Builds a network with random weights.
+
+    Args:
+        config: which network and which head.
+        image_size_px: width and height of the pictures.
+        learn_batch_norm: True calls the base in training mode while training, so that its BatchNorm statistics and
+            its random depth are at work: right for a base that learns from nothing. False keeps the base in inference
+            mode, which a pre-trained one needs.
+
+    Returns:
+        A model from (n, image_size_px, image_size_px, 3), 0..255, to (n, 1), p_real in 0..1.
+    """
+    pixels = keras.Input((image_size_px, image_size_px, 3), name="pixels")
+    x = _normalized(config, pixels)
+    base = _base(config, image_size_px)
+    x = base(x) if learn_batch_norm else base(x, training=False)
+    x = layers.Activation("linear", name=FEATURES)(x)
+    for number, units in enumerate(config.dense, start=1):
+        x = layers.Dropout(config.dropout, name=f"dropout_{number}")(x)
+        x = layers.Dense(units, activation=config.activation, name=f"dense_{number}")(x)
+    x = layers.Dropout(config.dropout, name="dropout")(x)
+    p_real = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT)(x)
+    return keras.Model(pixels, p_real, name=config.name)
+
+
+def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.KerasTensor:
+    """The ONE place of each network's normalization: inside the model, so that every engine gets plain pixels.
+
+    Keras' EfficientNet divides by 255 itself, and adds the ImageNet mean and deviation only with
+    `weights="imagenet"`. Ours always has them, as constants in front of a base built with `weights=None`: one graph
+    whatever the weights' origin, and nothing for a weights file to leave out.
+    """
+    if config.name in EFFICIENTNETS:
+        scale = [1.0 / deviation for deviation in IMAGENET_STD]
+        offset = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+        return layers.Rescaling(scale, offset, name="normalization")(pixels)
+    return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
+
+
+def _base(config: NetworkConfig, image_size_px: int) -> keras.Model:
+    shape = (image_size_px, image_size_px, 3)
+    if config.name in EFFICIENTNETS:
+        return EFFICIENTNETS[config.name](include_top=False, weights=None, input_shape=shape, pooling="avg", name=BASE)
+    return _cnn(config, shape)
+
+
+def _cnn(config: NetworkConfig, shape: tuple[int, int, int]) -> keras.Model:
+    image = keras.Input(shape)
+    x = image
+    for number, filters in enumerate(config.filters, start=1):
+        x = layers.Conv2D(filters, 3, padding="same", activation=config.activation, name=f"conv_{number}")(x)
+        x = layers.MaxPooling2D(name=f"pool_{number}")(x)
+    return keras.Model(image, layers.Flatten(name="flatten")(x), name=BASE)
+
+
+def set_trainable(model: keras.Model, scope: str, learn_batch_norm: bool) -> None:
+    """Chooses what learns; compile the model afterwards.
+
+    Args:
+        model: as `build` returns it.
+        scope: `head`, `last20` (the head and the base's last 20 layers) or `all`.
+        learn_batch_norm: False freezes every BatchNorm layer in the base.
+    """
+    base = model.get_layer(BASE)
+    base.trainable = True
+    count = {"head": 0, "last20": 20, "all": len(base.layers)}[scope]
+    first = len(base.layers) - count
+    for number, layer in enumerate(base.layers):
+        frozen_norm = isinstance(layer, layers.BatchNormalization) and not learn_batch_norm
+        layer.trainable = number >= first and not frozen_norm
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies all weights between two models that `build` made of the same network, also of different image sizes."""
+    for layer in source.layers:
+        target.get_layer(layer.name).set_weights(layer.get_weights())

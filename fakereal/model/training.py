@@ -1,0 +1,293 @@
+"""Trains a network in phases, with checkpoints. Keras 3 only; the pictures come from the input pipeline."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from fakereal.cli import progress_bar, say
+from fakereal.config import Config, PhaseConfig, TrainingConfig
+from fakereal.data.split import Split
+from fakereal.errors import DataError
+from fakereal.files import write_whole
+from fakereal.labels import FAKE, REAL
+from fakereal.model import networks
+from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_batches
+from fakereal.model.metrics import binary_log_loss
+from fakereal.model.weights import Origin
+from fakereal.preprocessing import Preprocessing
+
+_NO_DECAY = ["bias", "gamma", "beta"]  # weight decay is for kernels; on norms and biases it only hurts
+
+
+@dataclass
+class State:
+    """Where a run stands after a finished epoch; the checkpoint holds it with the arrays below."""
+
+    phase: int = 0  # number of the phase, from 0
+    epoch: int = 0  # epochs done in that phase
+    best_loss: float = float("inf")  # lowest validation loss so far, of this phase's image size
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
+    current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
+    optimizer: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives."""
+
+    model: keras.Model  # for prediction, at the size of the configuration, with the best weights
+    history: tuple[dict[str, Any], ...]
+    interrupted: bool  # True where Ctrl-C ended it early
+
+
+def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
+    """Returns the list of phases: the configuration's own, or the one that `epochs` and `fine_tune` stand for.
+
+    A pre-trained base is first kept frozen while the head learns, then fine-tuned at a lower rate. In a base of random
+    weights there is nothing to keep, so head and base learn together from the start.
+    """
+    if training.phases:
+        chosen = training.phases
+    elif origin.pretrained or training.fine_tune == "none":
+        chosen = (PhaseConfig("head", training.epochs, training.learning_rate),)
+        if training.fine_tune != "none":
+            rate = training.fine_tune_learning_rate
+            chosen += (PhaseConfig(training.fine_tune, training.fine_tune_epochs, rate),)
+    else:
+        chosen = (PhaseConfig(training.fine_tune, training.epochs, training.learning_rate),)
+    auto = "frozen" if origin.pretrained else "learned"
+    return tuple(
+        replace(
+            phase,
+            batch_size=phase.batch_size or training.batch_size,
+            batch_norm=auto if phase.batch_norm == "auto" else phase.batch_norm,
+        )
+        for phase in chosen
+    )
+
+
+def train(
+    model: keras.Model, config: Config, origin: Origin, split: Split, checkpoint: Path, identity: str, resume: bool
+) -> Trained:
+    """Trains a network, phase by phase; after Ctrl-C the best weights so far are what counts.
+
+    Args:
+        model: as `networks.build` made it, with the base's weights.
+        config: the whole configuration.
+        origin: where those weights come from.
+        split: what learns and what chooses the best epoch.
+        checkpoint: the file that a killed run goes on from; written after every epoch.
+        identity: names the configuration and the data, so that a checkpoint of another run is refused.
+        resume: go on from the checkpoint, where there is one.
+
+    Raises:
+        DataError: the checkpoint belongs to another run, or is damaged.
+        KeyboardInterrupt: before the first epoch was done.
+    """
+    state = _load(checkpoint, identity) if resume and checkpoint.exists() else State(best=model.get_weights())
+    if state.history:
+        say(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
+    plan = phases(config.training, origin)
+    interrupted = False
+    try:
+        for number in range(state.phase, len(plan)):
+            _run_phase(config, plan, number, split, state, lambda: _save(checkpoint, identity, state))
+    except KeyboardInterrupt:
+        if not state.history:
+            raise
+        interrupted = True
+    model.set_weights(state.best)
+    return Trained(model, tuple(state.history), interrupted)
+
+
+def _run_phase(
+    config: Config, plan: Sequence[PhaseConfig], number: int, split: Split, state: State, save: Callable[[], None]
+) -> None:
+    phase = plan[number]
+    preprocessing = Preprocessing(phase.image_size or config.image_size)
+    model = _phase_model(config, phase, preprocessing, split, state)
+    if state.phase != number:
+        # Losses at another size can't be compared; at the same one the phase before must be beaten.
+        if phase.image_size != plan[number - 1].image_size:
+            state.best_loss = float("inf")
+        state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
+    elif state.current:
+        _assign(_variables(model), state.current)
+        model.optimizer.build(model.trainable_variables)
+        _assign(model.optimizer.variables, state.optimizer)
+    while state.epoch < phase.epochs and not _stalled(state, number, config.training.patience):
+        _run_epoch(model, config, phase, number, preprocessing, split, state)
+        save()
+
+
+def _phase_model(
+    config: Config, phase: PhaseConfig, preprocessing: Preprocessing, split: Split, state: State
+) -> keras.Model:
+    """Builds and compiles the network as this phase trains it, from the best weights so far."""
+    training = config.training
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if training.mixed_precision else "float32")
+    learn_batch_norm = phase.batch_norm == "learned" and phase.train != "head"
+    model = networks.build(config.network, preprocessing.image_size_px, learn_batch_norm)
+    keras.config.set_dtype_policy("float32")
+    model.set_weights(state.best)
+    networks.set_trainable(model, phase.train, learn_batch_norm)
+    count = phase.images_per_epoch or len(split.train)
+    steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
+    model.compile(
+        optimizer=_optimizer(training, phase.learning_rate, steps),
+        loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _optimizer(training: TrainingConfig, learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
+    rate = _schedule(training, learning_rate, steps)
+    average = training.average_weights
+    options = {"use_ema": bool(average), "ema_momentum": average or 0.99}
+    if training.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, **options)
+    if training.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **options)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, **options)
+    optimizer.exclude_from_weight_decay(var_names=_NO_DECAY)
+    return optimizer
+
+
+def _schedule(training: TrainingConfig, peak: float, steps: int) -> Any:
+    warmup = round(training.warmup * steps)
+    if training.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else peak, max(1, steps - warmup), warmup_target=peak if warmup else None, warmup_steps=warmup
+        )
+    if warmup:
+        return keras.optimizers.schedules.PolynomialDecay(peak / warmup, warmup, end_learning_rate=peak)
+    return peak
+
+
+def _run_epoch(
+    model: keras.Model,
+    config: Config,
+    phase: PhaseConfig,
+    number: int,
+    preprocessing: Preprocessing,
+    split: Split,
+    state: State,
+) -> None:
+    """Trains one epoch, measures it on validation, and brings the state up to date."""
+    started = time.monotonic()
+    training = config.training
+    draw = Draw(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
+    batches = training_batches(split.train, preprocessing, config.augmentation, draw, phase.batch_size)
+    title = f"{phase.train} {preprocessing.image_size_px} px, epoch {state.epoch + 1}/{phase.epochs}"
+    with progress_bar(title, len(batches)) as advance:
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+        weights = _class_weights(split) if training.class_weights else None
+        fitted = model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
+    kept = _averaged(model, training)
+    p_real = predict(model, plain_batches(split.val, preprocessing, phase.batch_size))
+    row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
+    if row["val_loss"] < state.best_loss:
+        state.best_loss, state.best = row["val_loss"], model.get_weights()
+    _assign(model.trainable_variables, kept)
+    state.epoch += 1
+    state.history.append(row)
+    state.current = [np.asarray(variable) for variable in _variables(model)]
+    state.optimizer = [np.asarray(variable) for variable in model.optimizer.variables]
+    say(
+        f"{title}: loss {row['loss']:.4f} accuracy {row['accuracy']:.4f}"
+        f" | validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.4f} ({row['seconds']:.0f} s)"
+    )
+
+
+def predict(model: keras.Model, batches: Any) -> np.ndarray:
+    """Returns p_real of every picture of `plain_batches`: float64 (n,)."""
+    return np.asarray(model.predict(batches, verbose=0), dtype=np.float64).reshape(-1)
+
+
+def _averaged(model: keras.Model, training: TrainingConfig) -> list[np.ndarray]:
+    """Puts the moving average into the model, where it is on; returns the weights to go on training from."""
+    kept = [np.asarray(variable) for variable in model.trainable_variables]
+    if training.average_weights:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    return kept
+
+
+def _row(
+    number: int,
+    phase: PhaseConfig,
+    epoch: int,
+    logs: dict[str, list[float]],
+    labels: np.ndarray,
+    p_real: np.ndarray,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "phase": number + 1,
+        "train": phase.train,
+        "epoch": epoch,
+        "loss": float(logs["loss"][-1]),
+        "accuracy": float(logs["accuracy"][-1]),
+        "val_loss": binary_log_loss(labels, p_real),
+        "val_accuracy": float(np.mean((p_real >= 0.5) == (labels == REAL))),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _class_weights(split: Split) -> dict[int, float]:
+    counts = np.bincount(labels_of(split.train), minlength=2)
+    return {label: float(counts.sum() / (2 * counts[label])) for label in (FAKE, REAL)}
+
+
+def _stalled(state: State, number: int, patience: int) -> bool:
+    losses = [row["val_loss"] for row in state.history if row["phase"] == number + 1]
+    return bool(patience) and len(losses) - int(np.argmin(losses or [0])) > patience
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """The weights and the random states of dropout, but not the metrics'."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+_ARRAYS = ("best", "current", "optimizer")
+
+
+def _save(path: Path, identity: str, state: State) -> None:
+    text = json.dumps(
+        {"identity": identity, **{key: value for key, value in vars(state).items() if key not in _ARRAYS}}
+    )
+    arrays = {f"{name}_{n:04d}": value for name in _ARRAYS for n, value in enumerate(getattr(state, name))}
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.array(text), **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def _load(path: Path, identity: str) -> State:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tree = json.loads(str(file["state"]))
+            arrays = {name: [file[key] for key in sorted(file.files) if key.startswith(f"{name}_")] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: expected a checkpoint, found a damaged file: delete it to start anew") from error
+    if tree.pop("identity") != identity:
+        raise DataError(
+            f"{path}: expected a checkpoint of this configuration and these pictures, found one of another run:"
+            " leave out --resume to start anew, or give the same options again"
+        )
+    return State(**tree, **arrays)

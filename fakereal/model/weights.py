@@ -1,0 +1,160 @@
+"""Where a base's weights come from: ImageNet, the shipped detector, a file, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fakereal.cli import one_line, say
+from fakereal.config import NetworkConfig
+from fakereal.errors import ConfigError, ModelFileError
+from fakereal.model import model_file, networks
+
+PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
+"""The shipped detector, whose base is the offline start for transfer learning."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a base starts from."""
+
+    words: str  # for people, and for the model file
+    pretrained: bool  # False where the base starts from random weights
+
+
+def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin:
+    """Puts weights into the base of a model that `networks.build` made.
+
+    Args:
+        model: the model, with random weights.
+        network: what it was built from.
+        choice: `auto`, `imagenet`, `pretrained`, `none`, or the path of a model file or of Keras weights of the base.
+
+    Raises:
+        ConfigError: the weights can't be had.
+        ModelFileError: the file doesn't fit.
+    """
+    if choice == "none" or (choice == "auto" and network.name not in networks.EFFICIENTNETS):
+        return Origin("random weights", pretrained=False)
+    base = model.get_layer(networks.BASE)
+    named: dict[str, Callable[[], Origin]] = {
+        "auto": lambda: _auto(base, network),
+        "imagenet": lambda: _imagenet(base, network),
+        "pretrained": lambda: _pretrained(base, network),
+    }
+    return named[choice]() if choice in named else _from_file(base, network, Path(choice))
+
+
+def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
+    try:
+        return _imagenet(base, network)
+    except ConfigError as error:
+        if not _fits(PRETRAINED, network):
+            raise ConfigError(
+                f"{one_line(error)}; and models/pretrained.h5 has no {network.name} either: give --weights FILE,"
+                " or --weights none --fine-tune all"
+            ) from error
+    say("weights: ImageNet's can't be had offline, so the base of models/pretrained.h5 is taken")
+    return _pretrained(base, network)
+
+
+def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
+    """Takes Keras' own ImageNet weights from its cache (~/.keras/models) or its download server."""
+    if network.name not in networks.EFFICIENTNETS:
+        raise ConfigError(f"weights: expected a network with ImageNet weights, found {network.name}: --weights none")
+    try:
+        source = networks.EFFICIENTNETS[network.name](include_top=False, weights="imagenet", pooling="avg")
+    except Exception as error:  # what a download raises depends on the network between here and there
+        raise ConfigError(
+            "weights: expected ImageNet weights in the Keras cache or by download, found neither"
+            f" ({one_line(error)[:120]}); --weights pretrained works offline"
+        ) from error
+    _copy_by_name(source, base)
+    return Origin("ImageNet (Keras)", pretrained=True)
+
+
+def _pretrained(base: keras.Model, network: NetworkConfig) -> Origin:
+    if not PRETRAINED.is_file():
+        raise ConfigError(
+            "weights: expected models/pretrained.h5, found nothing there: --weights imagenet where there is internet,"
+            " or --weights none --fine-tune all"
+        )
+    origin = _from_file(base, network, PRETRAINED)
+    return Origin("models/pretrained.h5", origin.pretrained)
+
+
+def _fits(path: Path, network: NetworkConfig) -> bool:
+    metadata = model_file.read_metadata(path) if path.is_file() else None
+    return metadata is not None and metadata.config.network.name == network.name
+
+
+def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
+    if not path.is_file():
+        raise ConfigError(
+            f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which is not there"
+        )
+    if not path.name.endswith(".weights.h5"):
+        metadata = model_file.read_metadata(path)
+        if metadata is not None:
+            return _from_model(base, network, path, metadata.config.network.name)
+    return _from_keras_weights(base, network, path)
+
+
+def _from_model(base: keras.Model, network: NetworkConfig, path: Path, name: str) -> Origin:
+    if name != network.name:
+        raise ModelFileError(f"{path}: expected weights of {network.name}, found {name}")
+    source = model_file.load(path).model.get_layer(networks.BASE)
+    try:
+        base.set_weights(source.get_weights())
+    except ValueError as error:
+        raise ModelFileError(
+            f"{path}: expected the same {name}, found another shape ({one_line(error)[:120]})"
+        ) from error
+    return Origin(path.name, pretrained=True)
+
+
+def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
+    """Takes a weights file of the base alone, such as Keras' own `efficientnetb0_notop.h5`."""
+    try:
+        source = networks.EFFICIENTNETS[network.name](include_top=False, weights=None, pooling="avg")
+        source.load_weights(path)
+    except (KeyError, ValueError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: expected weights of a {network.name} base, found others ({one_line(error)[:120]})"
+        ) from error
+    _copy_by_name(source, base)
+    return Origin(path.name, pretrained=True)
+
+
+def _copy_by_name(source: keras.Model, base: keras.Model) -> None:
+    """Copies all layers; the Normalization's work is done by our own constant layer (see networks), so it is folded."""
+    ours = {layer.name: layer for layer in base.layers}
+    for layer in source.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            mean, std = _normalization_of(layer)
+        elif layer.weights:
+            ours[layer.name].set_weights(layer.get_weights())
+    _fold(ours["stem_conv"], ours["stem_bn"], mean, std)
+
+
+def _normalization_of(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and deviation, of RGB in 0..1, that the source network's first layers were trained with."""
+    mean, variance = (np.asarray(values, dtype=np.float64).reshape(-1) for values in layer.get_weights()[:2])
+    if np.allclose(variance, networks.IMAGENET_STD, atol=1e-3):
+        # Keras' ImageNet files hold the deviation in the variance's place; a further layer there makes up for it
+        return mean, variance
+    return mean, np.sqrt(variance)
+
+
+def _fold(conv: keras.layers.Layer, norm: keras.layers.Layer, mean: np.ndarray, std: np.ndarray) -> None:
+    """Lets the stem take our normalization for the source's; exact but for the outermost row and column of pixels."""
+    our_mean, our_std = np.array(networks.IMAGENET_MEAN), np.array(networks.IMAGENET_STD)
+    (kernel,) = conv.get_weights()  # (3, 3, 3 colours, filters)
+    offset = np.einsum("hwcf,c->f", kernel, (our_mean - mean) / std)
+    conv.set_weights([kernel * (our_std / std)[:, None]])
+    gamma, beta, moving_mean, moving_variance = norm.get_weights()
+    norm.set_weights([gamma, beta, moving_mean - offset, moving_variance])

@@ -1,0 +1,64 @@
+"""Fixtures: tiny pictures made on the spot, and the development image sets where they are to be had."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+_ARCHIVES = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def make_image() -> Callable[..., Path]:
+    """A function that writes a picture whose pixels the seed decides: `make_image(path, seed, **save)`."""
+
+    def make(path: Path, seed: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB", **save: object) -> Path:
+        rng = np.random.default_rng(seed)
+        small = rng.integers(0, 256, size=(4, 4, 3), dtype=np.uint8)  # smooth, so that lossy formats stay close
+        image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, **save)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_folder(make_image: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes pictures, all different: `make_folder({"train/real": 5, "train/fake": 4})`."""
+
+    def make(counts: dict[str, int], name: str = "images", suffix: str = ".png") -> Path:
+        seed = 0
+        for folder, count in counts.items():
+            for number in range(1, count + 1):
+                make_image(tmp_path / name / folder / f"{number}{suffix}", seed)
+                seed += 1
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that unpacks one of the development image sets, once a session, and returns its folder."""
+    unpacked: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        archive = _ARCHIVES / f"{name}.tar.xz"
+        if not archive.is_file():
+            pytest.skip(f"the image set {name} is not in ../shared/data")
+        if name not in unpacked:
+            folder = tmp_path_factory.mktemp("data")
+            with tarfile.open(archive) as file:
+                file.extractall(folder, filter="data")
+            unpacked[name] = folder / name
+        return unpacked[name]
+
+    find.archives = _ARCHIVES
+    return find

@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from fakereal import config
+from fakereal.config import Config
+from fakereal.errors import ConfigError
+from fakereal.labels import FAKE, REAL, label_of_folder, label_of_name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fake", "FAKE", "fake_images", "Fake Images", "1_fake", "ai", "AI-generated", "tampered", "GAN", "deepfakes"],
+)
+def test_a_fake_folder_is_known_by_its_usual_names(name):
+    assert label_of_folder(name) == FAKE
+
+
+@pytest.mark.parametrize("name", ["real", "REAL", "real_images", "0_real", "genuine", "Nature", "authentic", "photos"])
+def test_a_real_folder_is_known_by_its_usual_names(name):
+    assert label_of_folder(name) == REAL
+
+
+@pytest.mark.parametrize("name", ["", "images", "train", "unreal", "fake_cifake_images", "0", "1_", "cats"])
+def test_other_folders_are_no_class_folders(name):
+    assert label_of_folder(name) is None
+
+
+def test_only_the_two_words_are_predictions():
+    assert (label_of_name(" Fake "), label_of_name("REAL"), label_of_name("ai")) == (FAKE, REAL, None)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_the_file_and_the_file_beats_the_defaults(tmp_path):
+    path = write(tmp_path, "seed: 7\ntraining: {epochs: 3, batch_size: 8}\n")
+    loaded = config.load(path, {"training.epochs": 5, "training.learning_rate": None})
+    assert (loaded.seed, loaded.training.epochs, loaded.training.batch_size) == (7, 5, 8)
+    assert loaded.training.learning_rate == Config().training.learning_rate
+
+
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path):
+    with pytest.raises(ConfigError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
+        config.load(write(tmp_path, "training: {learning_rat: 0.1}\n"))
+
+
+def test_1e_minus_3_is_a_number_although_yaml_reads_it_as_text(tmp_path):
+    path = write(tmp_path, "training: {learning_rate: 1e-3}\n")
+    assert isinstance(yaml.safe_load(path.read_text())["training"]["learning_rate"], str)
+    assert config.load(path).training.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("training: {epochs: true}\n", "expected a value of type int, found True"),
+        ("training: {epochs: 2.5}\n", "expected a whole number, found 2.5"),
+        ("training: {epochs: 0}\n", "at least 1, found 0"),
+        ("training: {optimizer: lion}\n", "expected adam | adamw | sgd, found 'lion'"),
+        ("training: {class_weights: 1}\n", "expected true or false, found 1"),
+        ("network: {dropout: 1.5}\n", "network.dropout: expected a number from 0 to 1, found 1.5"),
+        ("network: {dropout: .nan}\n", "expected a number from 0 to 1, found nan"),
+        ("network: [1]\n", "expected keys and values"),
+        ("image_size: 16\n", "expected 32 to 1024 pixels, found 16"),
+        ("- 1\n", "expected keys and values, found list"),
+        ("a: [\n", "expected YAML"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_place(tmp_path, text, expected):
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, text))
+    assert expected.replace("|", "|") in str(caught.value)
+
+
+def test_the_effective_configuration_reads_back_as_itself(tmp_path):
+    text = "training: {phases: [{train: all, epochs: 2}]}\naugmentation: {resaving: {share: 0.3}}\n"
+    loaded = config.load(write(tmp_path, text), {"data.path": "x"})
+    assert config.load(write(tmp_path, config.dumps(loaded))) == loaded
+    assert loaded.training.phases[0].train == "all"
+
+
+def test_every_option_of_the_configuration_is_explained():
+    source = dict(enumerate(open(config.__file__).read().splitlines()))
+    names = {field.name for kind in vars(config).values() if dataclasses.is_dataclass(kind)
+             for field in dataclasses.fields(kind)}  # fmt: skip
+    obvious = {"seed", "data", "network", "augmentation", "training", "resaving", "name", "epochs", "learning_rate",
+               "batch_size", "optimizer", "fine_tune_epochs", "fine_tune_learning_rate", "horizontal_flip",
+               "vertical_flip", "path"}  # fmt: skip
+    bare = [line for line in source.values() if ": " in line and " = " in line and line.startswith("    ")
+            and line.split(":")[0].strip() in names - obvious and "  # " not in line]  # fmt: skip
+    assert bare == []

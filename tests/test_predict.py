@@ -1,0 +1,468 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict_and_save_json as door
+from fakereal.cli import run_door, start_keras
+from fakereal.errors import DataError, ModelFileError
+from fakereal.model.scoring import Decision
+from fakereal.predict import details, pipeline
+from fakereal.predict.inputs import list_images
+from fakereal.predict.prediction import DEFAULT_MODELS, PredictConfig, details_of, predict, save, with_threshold
+from fakereal.preprocessing import Preprocessing
+
+SIZE_PX = 32
+PREPROCESSING = Preprocessing(SIZE_PX)
+
+
+class Brightness:
+    """A network that calls bright pictures real; remembers the shapes it saw."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def p_real(self, images):
+        self.shapes.append(images.shape)
+        return images.mean(axis=(1, 2, 3)) / 255
+
+
+def paint(path: Path, grey: int = 200, size=(20, 10)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (grey,) * 3).save(path)
+    return path
+
+
+def noise(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def predicted(folder: Path, network=None, recursive=False, batch_size=4, decision=None):
+    listing = list_images(folder, recursive)
+    return predict(listing, network or Brightness(), PREPROCESSING, decision or Decision(), batch_size)
+
+
+def entries_of(folder: Path, **options) -> list[dict]:
+    output = folder.parent / "predictions.json"
+    save(predicted(folder, **options), PredictConfig(output=output))
+    return json.loads(output.read_text())
+
+
+def rows_of(folder: Path, **options) -> dict[str, dict]:
+    return {row["image"]: row for row in map(details_of, predicted(folder, **options))}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A small network with random weights, as train_model.py would save it."""
+    start_keras()
+    import keras
+
+    from fakereal.config import Config, NetworkConfig
+    from fakereal.model import model_file, networks
+
+    keras.utils.set_random_seed(5)
+    config = Config(image_size=SIZE_PX, network=NetworkConfig(name="cnn", filters=(4, 8)))
+    metadata = model_file.Metadata(config, PREPROCESSING, Decision(temperature=1.5, band=(0.49, 0.51)))
+    path = tmp_path_factory.mktemp("model") / "small.h5"
+    model_file.save(path, model_file.Detector(networks.build(config.network, SIZE_PX), metadata))
+    return path
+
+
+@pytest.fixture
+def detector(model):
+    from fakereal.model import model_file
+
+    return model_file.load(model)
+
+
+# what the JSON holds
+
+
+def test_numbered_images_give_exactly_the_documented_text(tmp_path):
+    for index, grey in ((10, 250), (2, 10), (1, 240)):
+        paint(tmp_path / "test" / f"{index}.png", grey)
+    save(predicted(tmp_path / "test"), PredictConfig(output=tmp_path / "p.json"))
+    assert (tmp_path / "p.json").read_text() == (
+        "[\n"
+        '    {\n        "index": 1,\n        "prediction": "real"\n    },\n'
+        '    {\n        "index": 2,\n        "prediction": "fake"\n    },\n'
+        '    {\n        "index": 10,\n        "prediction": "real"\n    }\n'
+        "]\n"
+    )
+
+
+def test_other_names_stand_behind_the_numbers_with_their_path(tmp_path):
+    for name in ("b.png", "a/7.PNG", "3.jpg", "a/deep/x.webp"):
+        paint(tmp_path / "in" / name)
+    names = [entry.get("index", entry.get("image")) for entry in entries_of(tmp_path / "in", recursive=True)]
+    assert names == [3, "a/7.PNG", "a/deep/x.webp", "b.png"]
+
+
+def test_files_of_one_number_keep_their_places_under_their_names(tmp_path):
+    for name, grey in (("7.png", 255), ("007.png", 0), ("1.jpg", 0), ("1.png", 255), ("2.png", 255)):
+        paint(tmp_path / "in" / name, grey)
+    assert entries_of(tmp_path / "in") == [
+        {"index": 2, "prediction": "real"},
+        {"image": "007.png", "prediction": "fake"},
+        {"image": "1.jpg", "prediction": "fake"},
+        {"image": "1.png", "prediction": "real"},
+        {"image": "7.png", "prediction": "real"},
+    ]
+    assert list_images(tmp_path / "in").shared == ("1.jpg", "1.png", "007.png", "7.png")
+
+
+def test_a_file_that_cannot_be_read_keeps_its_place_with_the_reason(tmp_path):
+    paint(tmp_path / "in/1.png")
+    (tmp_path / "in/2.png").write_text("no picture")
+    paint(tmp_path / "in/3.png")
+    first, second, third = entries_of(tmp_path / "in")
+    assert second["index"] == 2
+    assert second["prediction"] is None
+    assert "no image of these formats" in second["error"]
+    assert (first["prediction"], third["prediction"]) == ("real", "real")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_folders_pipes_and_dead_links_named_like_pictures_keep_their_places(tmp_path):
+    paint(tmp_path / "in/1.png")
+    (tmp_path / "in/2.png").mkdir()
+    os.mkfifo(tmp_path / "in/3.png")
+    (tmp_path / "in/4.png").symlink_to("nowhere.png")
+    (tmp_path / "in/5.png").symlink_to("5.png")
+    reasons = [entry.get("error", "") for entry in entries_of(tmp_path / "in")]
+    assert reasons[0] == ""
+    for reason, word in zip(reasons[1:], ("a folder", "a pipe", "leads nowhere", "symbolic links"), strict=True):
+        assert word in reason
+
+
+def test_every_entry_of_a_folder_is_listed_somewhere(tmp_path):
+    for name in ("1.png", "notes.txt", ".hidden.png", "17", "sub/2.png", "odd.png/3.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"")
+    flat, deep = list_images(tmp_path / "in"), list_images(tmp_path / "in", recursive=True)
+    assert [item.name for item in flat.items] == ["1.png", "odd.png"]
+    assert flat.others == deep.others == (".hidden.png", "17", "notes.txt")
+    assert flat.folders == ("sub/",)
+    assert [item.name for item in deep.items] == ["1.png", "odd.png", "odd.png/3.png", "sub/2.png"]
+    assert deep.folders == ()
+
+
+def test_a_ring_of_links_between_folders_is_not_followed(tmp_path):
+    paint(tmp_path / "in/1.png")
+    (tmp_path / "in/ring").symlink_to(tmp_path / "in")
+    listing = list_images(tmp_path / "in", recursive=True)
+    assert [item.name for item in listing.items] == ["1.png"]
+    assert listing.folders == ("ring/",)
+
+
+def test_one_picture_can_be_predicted_by_itself(tmp_path):
+    assert entries_of(paint(tmp_path / "7.png")) == [{"index": 7, "prediction": "real"}]
+
+
+# the pipeline
+
+
+def test_breaking_adding_and_removing_images_changes_no_other_row(tmp_path, detector):
+    for number in range(1, 12):
+        noise(tmp_path / "in" / f"{number}.png", number)
+    before = rows_of(tmp_path / "in", network=detector)
+    (tmp_path / "in/2.png").write_bytes((tmp_path / "in/2.png").read_bytes()[:300])
+    (tmp_path / "in/5.png").unlink()
+    noise(tmp_path / "in/0.png", 99)
+    after = rows_of(tmp_path / "in", network=detector)
+    untouched = before.keys() - {"2.png", "5.png"}
+    assert {name: before[name] for name in untouched} == {name: after[name] for name in untouched}
+    assert after["2.png"]["prediction"] is None
+    assert len({row["p_real"] for row in before.values()}) == 11  # pictures that all look alike would prove nothing
+
+
+def test_the_networks_output_is_the_same_to_the_bit_at_every_place_of_a_batch(detector):
+    images = np.random.default_rng(0).integers(0, 256, (8, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    expected = detector.p_real(images)
+    for shift in range(1, 8):
+        np.testing.assert_array_equal(np.roll(detector.p_real(np.roll(images, shift, axis=0)), -shift), expected)
+    alone = np.zeros_like(images)
+    alone[3] = images[0]
+    assert detector.p_real(alone)[3] == expected[0]
+
+
+def test_every_batch_has_the_same_shape(tmp_path):
+    for number in range(5):
+        paint(tmp_path / f"in/{number}.png")
+    (tmp_path / "in/5.png").write_bytes(b"")
+    network = Brightness()
+    assert len(predicted(tmp_path / "in", network, batch_size=4)) == 6
+    assert network.shapes == [(4, SIZE_PX, SIZE_PX, 3)] * 2
+
+
+def test_a_folder_without_any_sound_picture_never_asks_the_network(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.png").write_bytes(b"")
+    network = Brightness()
+    assert [result.label for result in predicted(tmp_path / "in", network)] == [None]
+    assert network.shapes == []
+
+
+def test_decoding_goes_on_while_the_network_computes(tmp_path):
+    for number in range(12):
+        paint(tmp_path / f"in/{number}.png")
+    decoded, decoded_meanwhile = [], []
+
+    class Counting(Preprocessing):
+        def read_with_info(self, source):
+            decoded.append(source)
+            return super().read_with_info(source)
+
+    class Slow(Brightness):
+        def p_real(self, images):
+            until = time.monotonic() + 10
+            while len(decoded) < 12 and time.monotonic() < until:
+                time.sleep(0.01)
+            decoded_meanwhile.append(len(decoded))
+            return super().p_real(images)
+
+    items = list_images(tmp_path / "in").items
+    assert len(list(pipeline.outcomes(items, Slow(), Counting(SIZE_PX), 4))) == 12
+    assert decoded_meanwhile[0] == 12
+
+
+def test_only_a_bounded_number_of_files_is_read_ahead(tmp_path):
+    paint(tmp_path / "in/1.png")
+    (item,) = list_images(tmp_path / "in").items
+    taken, lead = 0, []
+
+    def endless():
+        nonlocal taken
+        while taken < 600:
+            taken += 1
+            yield item
+
+    class Watching(Brightness):
+        def p_real(self, images):
+            lead.append(taken - 4 * len(self.shapes))
+            return super().p_real(images)
+
+    assert sum(1 for _ in pipeline.outcomes(endless(), Watching(), PREPROCESSING, 4)) == 600
+    assert max(lead) <= 4 * 3 + 16
+
+
+def test_an_interrupt_ends_the_threads_and_writes_nothing(tmp_path):
+    for number in range(60):
+        paint(tmp_path / f"in/{number}.png")
+
+    class Interrupted(Brightness):
+        def p_real(self, images):
+            raise KeyboardInterrupt
+
+    def main(argv):
+        save(predicted(tmp_path / "in", Interrupted()), PredictConfig(output=tmp_path / "p.json"))
+        return 0
+
+    assert run_door(main, []) == 130
+    assert not list(tmp_path.glob("*p.json*"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_an_output_that_is_no_number_is_an_error_of_that_image_alone(tmp_path):
+    paint(tmp_path / "in/1.png", 0)
+    paint(tmp_path / "in/2.png", 255)
+
+    class Broken(Brightness):
+        def p_real(self, images):
+            values = super().p_real(images)
+            return np.where(values == 0, np.nan, values)
+
+    first, second = entries_of(tmp_path / "in", network=Broken())
+    assert "no number" in first["error"]
+    assert second == {"index": 2, "prediction": "real"}
+
+
+def test_a_network_that_gives_no_probability_is_refused(tmp_path):
+    paint(tmp_path / "in/1.png")
+
+    class Logits(Brightness):
+        def p_real(self, images):
+            return super().p_real(images) * 10 - 20
+
+    with pytest.raises(ModelFileError, match=r"from 0 to 1, found -12\.\d+ for 1.png"):
+        predicted(tmp_path / "in", Logits())
+
+
+# decisions and details
+
+
+def test_a_threshold_of_ones_own_keeps_the_verdicts_in_order():
+    decision = with_threshold(Decision(0.5, 1.0, (0.4, 0.6)), 0.9)
+    assert decision == Decision(0.9, 1.0, (0.4, 0.9))
+    assert with_threshold(decision, None) is decision
+
+
+def test_details_hold_the_networks_output_and_the_calibrated_confidence(tmp_path):
+    paint(tmp_path / "in/1.png", 51, size=(30, 20))
+    (row,) = rows_of(tmp_path / "in", decision=Decision(0.5, 2.0, (0.4, 0.6))).values()
+    assert row == {
+        "index": 1,
+        "image": "1.png",
+        "prediction": "fake",
+        "verdict": "fake",
+        "confidence": 0.666667,  # logit(0.2) / 2 = log(1/2): 2 to 1 for fake
+        "p_fake": 0.8,
+        "p_real": 0.2,
+        "width": 30,
+        "height": 20,
+        "format": "PNG",
+        "error": None,
+    }
+
+
+def test_the_three_formats_of_details_hold_the_same(tmp_path):
+    paint(tmp_path / "in/2.png", 51)
+    paint(tmp_path / 'in/a,"b"\nc.png')
+    (tmp_path / "in/1.png").write_bytes(b"")
+    rows = [details_of(result) for result in predicted(tmp_path / "in")]
+    for suffix in details.SUFFIXES:
+        details.write(tmp_path / f"d{suffix}", rows)
+    assert json.loads((tmp_path / "d.json").read_text()) == rows
+    assert [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()] == rows
+    with open(tmp_path / "d.csv", newline="") as file:
+        from_csv = list(csv.DictReader(file))
+    assert from_csv == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse file names that are no UTF-8")
+def test_a_file_name_that_is_no_utf8_is_predicted_and_written(tmp_path):
+    odd = os.fsdecode(b"caf\xe9.png")
+    paint(tmp_path / "in/x.png").rename(tmp_path / "in" / odd)
+    results = predicted(tmp_path / "in")
+    for suffix in details.SUFFIXES:
+        save(results, PredictConfig(output=tmp_path / "p.json", details=tmp_path / f"d{suffix}"))
+    (entry,) = json.loads((tmp_path / "p.json").read_text())
+    assert os.fsencode(entry["image"]) == b"caf\xe9.png"
+    assert r"caf\udce9.png" in (tmp_path / "d.csv").read_text(encoding="utf-8")
+
+
+# the door
+
+
+def run(*arguments) -> int:
+    return run_door(door.main, [str(argument) for argument in arguments])
+
+
+def test_a_saved_model_predicts_a_folder_the_same_twice(tmp_path, model, capsys):
+    for number in range(1, 7):
+        noise(tmp_path / f"in/{number}.png", number)
+    (tmp_path / "in/read me.txt").write_text("")
+    (tmp_path / "in/4.png").write_bytes(b"")
+    written, said = [], []
+    for _ in range(2):
+        output, table = tmp_path / "new/p.json", tmp_path / "new/d.csv"
+        assert run("--input", tmp_path / "in", "--model", model, "--output", output, "--details", table) == 1
+        written.append((output.read_bytes(), table.read_bytes()))
+        said.append(capsys.readouterr())
+    assert written[0] == written[1]
+    assert said[0].out == said[1].out
+    assert "4.png: expected an image, found an empty file" in said[0].out
+    assert f"predictions: {output}" in said[0].out
+    assert "1 left out, no pictures by their names: read me.txt" in said[0].err
+    labels = {entry["index"]: entry["prediction"] for entry in json.loads(written[0][0])}
+    assert labels.keys() == set(range(1, 7))
+    assert labels.pop(4) is None
+    assert set(labels.values()) <= {"fake", "real"}
+
+
+def test_the_threshold_option_decides(tmp_path, model, capsys):
+    noise(tmp_path / "in/1.png", 1)
+    answers = []
+    for threshold in (0, 1):
+        output = tmp_path / "p.json"
+        assert run("--input", tmp_path / "in", "--model", model, "--output", output, "--threshold", threshold) == 0
+        answers += [entry["prediction"] for entry in json.loads(output.read_text())]
+    assert answers == ["fake", "real"]
+
+
+def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(tmp_path, model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    noise(tmp_path / "data/test/1.png", 1)
+    assert run() == 2
+    error = capsys.readouterr().err
+    assert "models/my_trained_model.h5 or models/pretrained.h5" in error
+    assert "train_model.py" in error
+    for path in reversed(DEFAULT_MODELS):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(model.read_bytes())
+        assert run() == 0
+        assert f"model: {path}" in capsys.readouterr().err
+    assert json.loads(Path("predictions.json").read_text())[0]["index"] == 1
+
+
+def _mistakes(folder: Path):
+    good = ["--input", folder / "in", "--model", folder / "model.h5"]
+    yield ["--input", folder / "no", *good[2:]], "found nothing there: put images there"
+    yield ["--input", folder / "archive.zip", *good[2:]], "unpack an archive first"
+    yield ["--input", folder / "empty", *good[2:]], "found 0 other files and 1 sub-folders: add --recursive"
+    yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
+    yield ["--input", folder / ("x" * 300), *good[2:]], "found File name too long"
+    yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5 or .keras), found nothing there"
+    yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5 or .keras), found a folder"
+    yield [*good, "--output", folder / "in"], "found the folder"
+    yield [*good, "--output", folder / "in/1.png"], "expected a name ending in .json"
+    yield [*good, "--output", folder / "model.h5/p.json"], "model.h5: Not a directory"
+    yield [*good, "--details", folder / "d.xlsx"], "expected a name ending in .json, .jsonl, .csv"
+    yield [*good, "--output", folder / "p.json", "--details", folder / "in/../p.json"], "another file than --output"
+    yield [*good, "--batch-size", "100000"], "expected at most 1024"
+
+
+@pytest.mark.parametrize("number", range(13))
+def test_a_mistake_is_told_in_one_line_before_any_work(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "in/1.png")
+    (tmp_path / "empty/sub").mkdir(parents=True)
+    (tmp_path / "archive.zip").write_bytes(b"PK")
+    (tmp_path / "model.h5").write_bytes(b"never opened")
+    before = sorted(tmp_path.rglob("*"))
+    arguments, words = list(_mistakes(tmp_path))[number]
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_closed_files_and_folders_are_told(tmp_path):
+    paint(tmp_path / "in/1.png")
+    paint(tmp_path / "in/2.png").chmod(0)
+    (tmp_path / "in/closed").mkdir(mode=0)
+    if os.access(tmp_path / "in/2.png", os.R_OK):
+        pytest.skip("this user may read everything")
+    _, file, folder = entries_of(tmp_path / "in", recursive=True)
+    assert (file["index"], folder["image"]) == (2, "closed")
+    assert "Permission denied" in file["error"]
+    assert "Permission denied" in folder["error"]
+    with pytest.raises(DataError, match="expected a readable folder"):
+        list_images(tmp_path / "in/closed")
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys, predict_and_save_json as door\ntry: door.main(['--help'])\n"
+        "except SystemExit: print(sorted({'numpy', 'PIL', 'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(door.__file__).parent
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--details FILE" in done.stdout

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+
+import pytest
+
+from fakereal.data.scan import scan, skipped_lines
+from fakereal.errors import DataError
+from fakereal.labels import FAKE, REAL
+from fakereal.preprocessing import Preprocessing
+
+SMALL = Preprocessing(32)
+
+
+def by_name(dataset):
+    return {record.path.relative_to(dataset.root).as_posix(): record for record in dataset.records}
+
+
+def reasons(dataset):
+    return {item.path.relative_to(dataset.root).as_posix(): item.reason for item in dataset.skipped}
+
+
+def test_class_folders_give_the_label(make_folder):
+    dataset = scan(make_folder({"fake_images": 2, "REAL": 3}), SMALL)
+    assert [record.label for record in dataset.records] == [REAL] * 3 + [FAKE] * 2
+    assert {(record.source, record.split) for record in dataset.records} == {("", None)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "source", "split"),
+    [
+        ("train/real", REAL, "", "train"),
+        ("Validation/FAKE", FAKE, "", "val"),
+        ("valid/ai", FAKE, "", "val"),
+        ("Testing/0_real", REAL, "", "test"),
+        ("midjourney/fake", FAKE, "midjourney", None),
+        ("midjourney/v5/test/fake", FAKE, "midjourney/v5", "test"),
+        ("training/club/genuine", REAL, "club", "train"),
+        ("photos/fake", FAKE, "photos", None),
+        ("real/2024/summer", REAL, "", None),
+        ("train/real/test", REAL, "", "train"),
+    ],
+)
+def test_folders_say_label_source_and_split(make_folder, folder, label, source, split):
+    root = make_folder({folder: 1, "fake": 1, "real": 1})
+    record = by_name(scan(root, SMALL))[f"{folder}/1.png"]
+    assert (record.label, record.source, record.split) == (label, source, split)
+
+
+def test_records_are_sorted_by_path_and_name_the_file(make_folder):
+    root = make_folder({"fake": 12, "real": 1})
+    dataset = scan(root, SMALL)
+    names = [record.path.relative_to(root).as_posix() for record in dataset.records]
+    assert names == sorted(names)
+    assert all(record.path.is_file() for record in dataset.records)
+    assert dataset.records[0].sha256 == hashlib.sha256((root / "fake/1.png").read_bytes()).hexdigest()
+
+
+def test_pictures_with_the_same_pixels_share_the_content_not_the_file_hash(make_folder, make_image):
+    root = make_folder({"fake": 1, "real": 1})
+    make_image(root / "fake/again.bmp", seed=0)
+    records = by_name(scan(root, SMALL))
+    assert records["fake/1.png"].content == records["fake/again.bmp"].content
+    assert records["fake/1.png"].sha256 != records["fake/again.bmp"].sha256
+    assert records["fake/1.png"].content != records["real/1.png"].content
+
+
+def test_what_is_no_labelled_picture_is_skipped_with_a_reason(make_folder, make_image):
+    root = make_folder({"fake": 1, "real": 1})
+    make_image(root / "elsewhere" / "1.png")
+    make_image(root / "fake" / ".hidden.png")
+    (root / "fake/Thumbs.db").write_bytes(b"x")
+    (root / "fake_preds.json").write_text("[]")
+    (root / "real/cut.png").write_bytes((root / "real/1.png").read_bytes()[:60])
+    (root / "real/none.jpg").touch()
+    found = reasons(scan(root, SMALL))
+    assert found["elsewhere/1.png"] == "not in a folder of fake or of real pictures"
+    assert found["fake/.hidden.png"] == "a hidden file"
+    assert found["fake/Thumbs.db"] == "not named like a picture (.db)"
+    assert found["fake_preds.json"] == "not named like a picture (.json)"
+    assert "truncated" in found["real/cut.png"]
+    assert found["real/none.jpg"] == "expected an image, found an empty file"
+    assert len(found) == 6
+
+
+def test_many_skipped_files_take_one_line_a_reason(make_folder):
+    root = make_folder({"fake": 1, "real": 1})
+    for number in range(2000):
+        (root / f"{number}.json").touch()
+    lines = skipped_lines(scan(root, SMALL))
+    assert lines == ["skipped 2000: not named like a picture (.json) (0.json, 1.json, 10.json, and 1997 more)"]
+
+
+def test_links_to_files_and_folders_are_followed(make_folder, tmp_path):
+    elsewhere = make_folder({"a": 1, "b": 1}, name="elsewhere")
+    root = make_folder({"real": 1})
+    (root / "fake").mkdir()
+    (root / "fake/linked.png").symlink_to(elsewhere / "b/1.png")
+    (root / "ai").symlink_to(elsewhere / "a")
+    assert set(by_name(scan(root, SMALL))) == {"real/1.png", "fake/linked.png", "ai/1.png"}
+
+
+def test_a_loop_of_links_ends_and_is_listed(make_folder):
+    root = make_folder({"fake": 1, "real": 1})
+    (root / "fake/loop").symlink_to(root)
+    dataset = scan(root, SMALL)
+    assert len(dataset.records) == 2
+    assert reasons(dataset) == {"fake/loop": "a folder that was already read under another name"}
+
+
+def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
+    root = make_folder({"fake": 1, "real": 1})
+    (root / "fake/gone.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "fake/pipe.png")
+    found = reasons(scan(root, SMALL))
+    assert found["fake/gone.png"] == "expected a file, found nothing there"
+    assert found["fake/pipe.png"] == "expected a regular file, found a pipe, a device or the like"
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        ({}, "found no files"),
+        ({"real": 2}, "found 0 fake and 2 real: add a folder of fake ones"),
+        ({"cats": 2}, "found none among 2 files (the first: not in a folder of fake or of real pictures)"),
+    ],
+)
+def test_a_folder_without_both_classes_is_one_clear_line(make_folder, tmp_path, folders, found):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError) as caught:
+        scan(make_folder(folders), SMALL)
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_and_a_file_are_one_clear_line(tmp_path, make_image):
+    with pytest.raises(DataError, match="found nothing there: check the path"):
+        scan(tmp_path / "nowhere", SMALL)
+    with pytest.raises(DataError, match="found a file"):
+        scan(make_image(tmp_path / "1.png"), SMALL)
+
+
+def test_odd_names_are_read(make_folder):
+    root = make_folder({"fake": 1, "real": 1})
+    for name in ("-1 &.png", "new\nline.png", "日本.PNG"):
+        shutil.copy(root / "fake/1.png", root / "fake" / name)
+    assert len(scan(root, SMALL).records) == 5

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from fakereal.labels import FAKE, REAL
+from fakereal.model import deciding, metrics, scoring
+from fakereal.model.scoring import Decision
+
+
+def simulated(count, temperature=1.0, seed=0):
+    """Labels drawn from known probabilities, and network outputs that are too sure by the given temperature."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, count)
+    labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(int)
+    return labels, 1 / (1 + np.exp(-logits * temperature))
+
+
+def test_the_label_is_fake_from_the_threshold_on():
+    p_real = np.array([0.9, 0.5, 0.4, 0.1])
+    assert scoring.labels(p_real, Decision()).tolist() == [REAL, FAKE, FAKE, FAKE]
+    assert scoring.labels(p_real, Decision(threshold=0.55)).tolist() == [REAL, REAL, FAKE, FAKE]
+
+
+def test_inside_the_band_the_verdict_is_uncertain_but_the_label_stays():
+    decision = Decision(band=(0.3, 0.7))
+    p_real = np.array([0.9, 0.6, 0.4, 0.1])
+    assert scoring.verdicts(p_real, decision) == ["real", "uncertain", "uncertain", "fake"]
+    assert scoring.labels(p_real, decision).tolist() == [REAL, REAL, FAKE, FAKE]
+
+
+def test_confidence_is_the_probability_of_the_label_given():
+    assert scoring.confidence(np.array([0.9, 0.2]), Decision()) == pytest.approx([0.9, 0.8])
+
+
+def test_a_network_that_is_sure_to_the_last_bit_stays_finite():
+    for decision in (Decision(), Decision(temperature=0.05), Decision(temperature=20)):
+        assert np.isfinite(scoring.confidence(np.array([0.0, 1.0]), decision)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_temperature_scaling_finds_how_much_too_sure_the_outputs_are(temperature):
+    labels, p_real = simulated(20_000, temperature)
+    assert deciding.fit_temperature(labels, p_real) == pytest.approx(temperature, rel=0.07)
+
+
+def test_the_threshold_stays_at_one_half_where_another_is_only_chance():
+    labels, p_real = simulated(200)
+    assert deciding.choose_threshold(labels, 1 - p_real) == 0.5
+
+
+def test_the_threshold_moves_where_another_is_clearly_better():
+    labels = np.array([FAKE] * 100 + [REAL] * 100)
+    p_fake = np.concatenate([np.linspace(0.30, 0.49, 100), np.linspace(0.01, 0.2, 100)])
+    threshold = deciding.choose_threshold(labels, p_fake)
+    assert 0.2 < threshold < 0.31
+
+
+def test_outside_the_band_the_promised_share_is_right():
+    labels, p_real = simulated(5_000)
+    decision = deciding.decide(labels, p_real)
+    measured = metrics.measure(labels, p_real, decision)
+    assert measured["accuracy"] < deciding.CERTAIN_ACCURACY <= measured["accuracy_outside_band"]
+    assert 0.05 < measured["uncertain_share"] < 0.9
+
+
+def test_a_detector_that_is_always_right_has_no_band():
+    labels = np.array([FAKE, REAL] * 50)
+    assert deciding.decide(labels, np.where(labels == REAL, 0.999, 0.001)).band == (0.5, 0.5)
+
+
+def test_the_figures_are_scikit_learns():
+    labels, p_real = simulated(500)
+    measured = metrics.measure(labels, p_real, Decision())
+    predicted = (p_real > 0.5).astype(int)
+    expected = sklearn_metrics.classification_report(labels, predicted, output_dict=True)
+    assert measured["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
+    assert measured["f1_macro"] == pytest.approx(expected["macro avg"]["f1-score"], abs=1e-6)
+    for label, name in enumerate(("fake", "real")):
+        for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert measured[f"{ours}_{name}"] == pytest.approx(expected[str(label)][theirs], abs=1e-6)
+    assert measured["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted).tolist()
+    assert measured["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, p_real), abs=1e-6)
+    assert measured["loss"] == pytest.approx(sklearn_metrics.log_loss(labels, p_real), rel=1e-6)
+
+
+def test_tied_scores_count_half_in_the_roc_auc():
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.5, 0.5, 0.2, 0.5])
+    assert metrics.roc_auc(labels, scores) == sklearn_metrics.roc_auc_score(labels, scores)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    hits = 0
+    for seed in range(60):
+        labels, p_real = simulated(300, seed=seed)
+        low, high = metrics.measure(labels, p_real, Decision())["intervals"]["accuracy"]
+        hits += low <= 0.7781 <= high  # the accuracy of this simulation over ten million pictures
+    assert 53 <= hits <= 60
+
+
+def test_the_same_labels_and_outputs_give_the_same_figures_to_the_last_digit():
+    labels, p_real = simulated(200)
+    assert metrics.measure(labels, p_real, Decision()) == metrics.measure(labels, p_real, Decision())

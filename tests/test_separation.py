@@ -1,0 +1,279 @@
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from separation_sets import folder_of_three, journal_in, names_in, picture, predictions, separate, separated, tree
+
+import image_separate
+from fakereal.data.separation_pairing import names_for
+from fakereal.data.separation_voting import Ballot, Vote, decide
+
+SCRIPT = Path(image_separate.__file__)
+HACKATHON = SCRIPT.parent.parent / "shared" / "data" / "hackathon.tar.xz"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "clean"
+
+
+# Pairing
+
+
+def test_a_folder_is_paired_with_its_three_names_and_an_images_folder_also_with_the_short_ones():
+    assert names_for("x") == ("x.json", "x_preds.json", "x_predictions.json")
+    assert names_for("x_images")[3:] == ("x_preds.json", "x_predictions.json")
+
+
+@pytest.mark.parametrize("name", ["x.json", "x_preds.json", "x_predictions.json"])
+def test_each_name_of_the_predictions_is_found(source, output, name):
+    picture(source / "x" / "1.png")
+    predictions(source / name, "real")
+    assert separate(source, "--output", output) == 0
+    assert separated(output) == {"real_images/x__1.png"}
+
+
+def test_the_predictions_of_x_are_never_taken_for_those_of_x_images_too(source, output, capsys):
+    folder_of_three(source, "x")
+    picture(source / "x_images" / "1.png")
+    assert separate(source, "--output", output) == 1
+    assert (source / "x_images" / "1.png").exists()
+    assert "x_images/ (1 picture): no prediction JSON" in capsys.readouterr().out
+
+
+def test_predictions_lie_elsewhere_in_a_folder_or_are_named_one_by_one(source, output, tmp_path):
+    folder_of_three(source)
+    elsewhere = tmp_path / "runs"
+    elsewhere.mkdir()
+    predictions(elsewhere / "x.json", "real", "real", "real")
+    assert separate(source, "--output", output, "--mode", "copy", "--predictions", elsewhere) == 0
+    assert len(separated(output)) == 3
+    assert all(name.startswith("real_images/") for name in separated(output))
+    assert separate(source, "--output", tmp_path / "other", "--predictions", elsewhere / "x.json") == 0
+
+
+def test_a_given_pair_overrides_what_the_names_say(source, output, tmp_path):
+    folder_of_three(source)
+    odd = predictions(tmp_path / "a=b.json", "real", "real", "real")
+    assert separate(source, "--output", output, "--pair", f"x={odd}") == 0
+    assert separated(output) == {f"real_images/x__{number}.png" for number in (1, 2, 3)}
+
+
+def test_a_pair_that_names_nothing_is_one_line_and_exit_code_2(source, output, capsys):
+    folder_of_three(source)
+    assert separate(source, "--output", output, "--pair", "x=missing.json") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_folders_without_any_predictions_are_exit_code_2_and_nothing_is_made(source, output, capsys):
+    picture(source / "x" / "1.png")
+    assert separate(source, "--output", output) == 2
+    assert "expected sub-folders with prediction JSONs" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_source_itself_may_be_paired_and_each_file_is_counted_once(source, output, tmp_path, capsys):
+    folder_of_three(source)
+    picture(source / "1.png")
+    picture(source / "test" / "1.png")
+    own = predictions(tmp_path / "own.json", "real")
+    assert separate(source, "--output", output, "--pair", f".={own}") == 1
+    assert separated(output) == {
+        "real_images/raw__1.png",
+        *(
+            f"{folder}/x__{number}.png"
+            for folder, number in (("fake_images", 1), ("real_images", 2), ("fake_images", 3))
+        ),
+    }
+    assert capsys.readouterr().out.count("stays ") == 1
+
+
+def test_a_folder_that_is_meant_to_stay_is_skipped_without_a_word(source, output, capsys):
+    folder_of_three(source)
+    picture(source / "test" / "1.png")
+    assert separate(source, "--output", output, "--skip", "test") == 0
+    assert "test" not in capsys.readouterr().out.replace(str(output), "")
+    assert separate(source, "--output", output, "--skip", "tset") == 2
+
+
+def test_a_json_that_fits_no_folder_is_listed(source, output, capsys):
+    folder_of_three(source)
+    predictions(source / "typo_preds.json", "real")
+    assert separate(source, "--output", output) == 1
+    assert "typo_preds.json: fits no sub-folder" in capsys.readouterr().out
+
+
+def test_files_without_a_number_and_in_folders_within_are_found_by_their_path(source, output):
+    picture(source / "x" / "cat.png")
+    picture(source / "x" / "deep" / "7.png")
+    predictions(source / "x.json", **{"cat.png": "fake", "deep/7.png": "real"})
+    assert separate(source, "--output", output) == 0
+    assert separated(output) == {"fake_images/x__cat.png", "real_images/x__deep__7.png"}
+
+
+# Bad predictions
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"index": 1}', "\x00\x01", "[" * 100_000])
+def test_a_json_that_cannot_be_read_is_listed_and_its_folder_stays_whole(source, output, capsys, text):
+    folder_of_three(source, "x")
+    folder_of_three(source, "y")
+    (source / "x_preds.json").write_text(text)
+    assert separate(source, "--output", output) == 1
+    assert len(names_in(source / "x")) == 3
+    assert len(separated(output)) == 3
+    assert "x_preds.json: expected a" in capsys.readouterr().out
+
+
+def test_every_entry_that_cannot_be_used_is_listed_and_the_others_are_used(source, output, capsys):
+    folder = folder_of_three(source)
+    entries = [
+        {"index": 1, "prediction": "fake"},
+        {"index": 2, "prediction": "maybe"},
+        {"index": 77, "prediction": "real"},
+        {"prediction": "real"},
+        "nonsense",
+        {"image": "../../secret.png", "prediction": "real"},
+    ]
+    (source / "x_preds.json").write_text(json.dumps(entries))
+    assert separate(source, "--output", output) == 1
+    out = capsys.readouterr().out
+    assert separated(output) == {"fake_images/x__1.png"}
+    assert names_in(folder) == ["2.png", "3.png"]
+    assert out.count("unusable ") == 5
+    assert "index 77" in out
+    assert "'maybe'" in out or '"maybe"' in out
+
+
+def test_entries_of_one_json_that_contradict_each_other_count_for_nothing(source, output, capsys):
+    folder = folder_of_three(source)
+    entries = [{"index": 1, "prediction": label} for label in ("fake", "real")]
+    entries += [{"index": 2, "prediction": "real"}, {"index": 2, "prediction": "real"}]
+    (source / "x_preds.json").write_text(json.dumps(entries))
+    assert separate(source, "--output", output) == 1
+    assert (folder / "1.png").exists()
+    assert separated(output) == {"real_images/x__2.png"}
+    assert "one JSON says both fake and real" in capsys.readouterr().out
+
+
+def test_two_files_with_one_number_stay_unless_an_entry_names_them_by_their_path(source, output, capsys):
+    folder = folder_of_three(source)
+    shutil.copy(folder / "1.png", folder / "1.jpg")
+    shutil.copy(folder / "2.png", folder / "002.png")
+    (source / "x_preds.json").write_text(
+        json.dumps(
+            [
+                {"index": 1, "prediction": "fake"},
+                {"index": 2, "prediction": "real"},
+                {"index": 3, "prediction": "fake"},
+                {"image": "002.png", "prediction": "real"},
+            ]
+        )
+    )
+    assert separate(source, "--output", output) == 1
+    assert separated(output) == {"fake_images/x__3.png", "real_images/x__002.png"}
+    assert names_in(folder) == ["1.jpg", "1.png", "2.png"]
+    assert "several files have the same number" in capsys.readouterr().out
+
+
+def test_a_null_prediction_leaves_the_file_with_the_reason_that_the_json_gives(source, output, capsys):
+    folder = folder_of_three(source)
+    entries = [{"index": 1, "prediction": None, "error": "truncated"}, {"index": 2, "prediction": "real"}]
+    (source / "x_preds.json").write_text(json.dumps(entries))
+    assert separate(source, "--output", output) == 1
+    assert (folder / "1.png").exists()
+    assert "truncated" in capsys.readouterr().out
+
+
+def test_all_that_stayed_stands_in_the_report_with_its_reason(source, output):
+    folder_of_three(source)
+    picture(source / "test" / "9.png")
+    picture(source / "loose.png")
+    (source / "x/2.png").write_bytes(b"no picture")
+    separate(source, "--output", output)
+    report = json.loads((output / "separation_report.json").read_text())
+    assert report["counts"] == {"fake": 2, "real": 0}
+    reasons = {entry["path"]: entry["reason"] for entry in report["stayed"]}
+    assert reasons == {"loose.png": "loose", "test/9.png": "no_predictions", "x/2.png": "unreadable"}
+
+
+# Voting
+
+
+@pytest.mark.parametrize(
+    ("votes", "min_agreement", "label"),
+    [("f", 0.5, 0), ("ffr", 0.5, 0), ("frr", 0.6, 1), ("frr", 0.7, None), ("fr", 0.5, None), ("rrr", 1.0, 1)],
+)
+def test_the_majority_decides_where_it_is_large_enough(votes, min_agreement, label):
+    ballot = Ballot([Vote(Path(f"{number}.json"), "fr".index(vote)) for number, vote in enumerate(votes)])
+    assert decide(ballot, min_agreement, []).label == label
+
+
+def test_a_vote_counts_by_its_weight():
+    ballot = Ballot([Vote(Path("a.json"), 0, weight=3.0), Vote(Path("b.json"), 1), Vote(Path("c.json"), 1)])
+    assert decide(ballot, 0.5, []).label == 0
+
+
+def test_several_experiments_vote_and_a_tie_stays_with_the_votes_told(source, output, tmp_path, capsys):
+    folder = folder_of_three(source)
+    first = predictions(tmp_path / "first.json", "fake", "real", "fake")
+    second = predictions(tmp_path / "second.json", "fake", "fake", "fake")
+    code = separate(source, "--output", output, "--pair", f"x={first}", "--pair", f"x={second}")
+    assert code == 1
+    assert separated(output) == {"fake_images/x__1.png", "fake_images/x__3.png"}
+    assert (folder / "2.png").exists()
+    assert "first.json: real, second.json: fake" in capsys.readouterr().out
+
+
+def test_all_jsons_beside_a_folder_vote(source, output):
+    folder_of_three(source, "x", "fake", "fake", "fake")
+    predictions(source / "x.json", "real", "fake", "fake")
+    predictions(source / "x_predictions.json", "real", "fake", "fake")
+    assert separate(source, "--output", output, "--min-agreement", "0.6") == 0
+    assert "real_images/x__1.png" in separated(output)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not HACKATHON.is_file(), reason="the development image sets are not here")
+def test_the_hackathon_set_gives_1012_fakes_and_988_reals_and_comes_back(tmp_path, output):
+    with tarfile.open(HACKATHON) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / "hackathon"
+    before = tree(source)
+    assert separate(source, "--output", output) == 1  # test/ has no predictions
+    assert len(names_in(output / "fake_images")) == 1012
+    assert len(names_in(output / "real_images")) == 988
+    assert separate("--undo", journal_in(output)) == 0
+    assert tree(source) == before
+
+
+# The door
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    command = "import sys, image_separate\ntry: image_separate.main(['--help'])\nexcept SystemExit: pass\n"
+    heavy = "sys.exit(bool({'numpy', 'PIL', 'tensorflow', 'rich'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", command + heavy], cwd=SCRIPT.parent, capture_output=True)
+    assert run.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["raw", "--undo", "j"], ["--undo", "j", "--dry-run"], ["raw", "--mode", "x"]]
+)
+def test_arguments_that_do_not_fit_together_are_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        image_separate.main(arguments)
+    assert stopped.value.code == 2

@@ -1,0 +1,67 @@
+import importlib.util
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+import image_separate
+
+if os.name == "nt":
+    pytest.skip("kills work otherwise here", allow_module_level=True)
+
+BENCHMARK = Path(image_separate.__file__).parent / "benchmarks" / "separation_kills.py"
+_spec = importlib.util.spec_from_file_location("separation_kills", BENCHMARK)
+separation_kills = importlib.util.module_from_spec(_spec)
+sys.modules["separation_kills"] = separation_kills  # where its dataclasses look themselves up
+_spec.loader.exec_module(separation_kills)
+
+
+def run(kills: int, sizes: list[int], scratch: Path) -> None:
+    tally = separation_kills.run(kills, sizes, 1, scratch, separation_kills.find_other_device(scratch))
+    assert tally.kills.total() == kills
+    assert (tally.lost, tally.doubled, tally.strange) == (0, 0, [])
+
+
+def test_a_few_kills_lose_and_double_nothing(tmp_path):
+    run(6, [12, 60], tmp_path)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_over_several_sizes_lose_and_double_nothing(tmp_path):
+    run(200, [10, 100, 1000], tmp_path)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return separation_kills.make_set(tmp_path / "raw", tmp_path / "clean", "move", 12, 0, random.Random(0))
+
+
+def checked(made, separated: bool) -> tuple[int, int, int]:
+    tally = separation_kills.Tally()
+    separation_kills.check_at_end(made, tally, separated)
+    return tally.lost, tally.doubled, len(tally.strange)
+
+
+def test_the_check_sees_a_lost_a_doubled_and_a_changed_file(made):
+    assert checked(made, separated=False) == (0, 0, 0)
+    first, second, third = (Path(os.fsdecode(path)) for path in list(made.moves)[:3])
+    third.with_name("twin.png").write_bytes(third.read_bytes())
+    assert checked(made, separated=False) == (0, 1, 1)
+    second.write_bytes(b"changed")
+    first.unlink()
+    assert checked(made, separated=False) == (2, 2, 2)
+
+
+def test_the_check_takes_a_set_that_was_not_separated_for_wrong(made):
+    lost, doubled, strange = checked(made, separated=True)
+    assert (lost, doubled, strange) == (0, 0, len(made.moves))
+
+
+def test_the_check_after_a_kill_sees_what_is_at_neither_name(made):
+    tally = separation_kills.Tally()
+    next(Path(os.fsdecode(path)) for path in made.moves).unlink()
+    (made.source / "stranger.png").write_bytes(b"?")
+    separation_kills.check_after_kill(made, tally)
+    assert (tally.lost, len(tally.strange)) == (1, 1)

@@ -1,0 +1,344 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from separation_sets import (
+    entry_for,
+    folder_of_three,
+    journal_in,
+    names_in,
+    picture,
+    predictions,
+    separate,
+    separated,
+    tree,
+)
+
+import image_separate
+from fakereal.data import journal as journals
+from fakereal.data import separation_guards
+
+SCRIPT = Path(image_separate.__file__)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "clean"
+
+
+# Odd names, links, folders that can't be written
+
+
+def test_odd_names_go_and_come_back(source, output):
+    names = ["-r f.png", "a b.png", "new\nline.png", "Übermut-猫.png", "a=b.png", "..png", "quote'\".png"]
+    for shade, name in enumerate(names):
+        picture(source / "-x y" / name, shade)
+    predictions(source / "-x y.json", **dict.fromkeys(names, "fake"))
+    before = tree(source)
+    assert separate(source, "--output", output) == 0
+    assert len(separated(output)) == len(names)
+    assert separate("--undo", journal_in(output)) == 0
+    assert tree(source) == before
+
+
+def test_a_name_that_is_no_utf8_goes_comes_back_and_is_shown_on_one_line(source, output, capsys):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    try:
+        picture(source / "x" / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    picture(source / "x" / "2.png")
+    predictions(source / "x.json", **{name: "fake"})
+    before = tree(source)
+    assert separate(source, "--output", output, "--dry-run") == 1
+    assert r"x/caf\udce9\n.png -> fake_images/x__caf\udce9\n.png" in capsys.readouterr().out
+    assert separate(source, "--output", output) == 1
+    assert separated(output) == {f"fake_images/x__{name}"}
+    assert separate("--undo", journal_in(output)) == 0
+    assert tree(source) == before
+
+
+def test_accents_written_either_way_find_their_file(source, output):
+    picture(source / "x" / "e\u0301.png")
+    predictions(source / "x.json", **{"\u00e9.png": "real"})
+    assert separate(source, "--output", output) == 0
+
+
+def test_a_name_that_would_become_too_long_stays(source, output, capsys):
+    name = "n" * 250 + ".png"
+    picture(source / "folder" / name)
+    predictions(source / "folder.json", **{name: "real"})
+    assert separate(source, "--output", output) == 1
+    assert "would be too long" in capsys.readouterr().out
+    assert (source / "folder" / name).exists()
+
+
+def test_symbolic_links_are_never_followed_and_are_listed(source, output, tmp_path, capsys):
+    secret = picture(tmp_path / "outside" / "1.png")
+    folder_of_three(source)
+    (source / "x/4.png").symlink_to(secret)
+    (source / "x/5.png").symlink_to(source / "x/1.png")
+    (source / "linked").symlink_to(secret.parent)
+    (source / "x/deep").symlink_to(secret.parent)
+    predictions(source / "linked.json", "fake")
+    predictions(source / "x_preds.json", *["fake"] * 5, **{"deep/1.png": "fake"})
+    assert separate(source, "--output", output) == 1
+    out = capsys.readouterr().out
+    assert out.count("a symbolic link (it points to") == 4
+    assert "outside" in out
+    assert secret.exists()
+    assert (source / "x/4.png").is_symlink()
+    assert separated(output) == {f"fake_images/x__{number}.png" for number in (1, 2, 3)}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_called_like_a_picture_does_not_hang_the_run(source, output):
+    folder_of_three(source)
+    os.mkfifo(source / "x/4.png")
+    assert separate(source, "--output", output) == 1
+    assert (source / "x/4.png").is_fifo()
+
+
+def test_a_picture_that_is_damaged_stays_unless_the_check_is_switched_off(source, output, capsys):
+    folder = folder_of_three(source)
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    (folder / "2.png").write_bytes(b"")
+    assert separate(source, "--output", output) == 1
+    assert names_in(folder) == ["1.png", "2.png"]
+    assert "found an empty file" in capsys.readouterr().out
+    assert separate(source, "--output", output, "--no-check") == 0
+    assert len(separated(output)) == 3
+
+
+def test_two_names_of_one_file_go_one_by_one_and_come_back(source, output):
+    folder = folder_of_three(source)
+    (folder / "2.png").unlink()
+    os.link(folder / "1.png", folder / "2.png")
+    before = tree(source)
+    assert separate(source, "--output", output) == 0
+    assert len(separated(output)) == 3
+    separate("--undo", journal_in(output))
+    assert tree(source) == before
+
+
+@contextlib.contextmanager
+def as_a_user_without_rights(folder: Path):
+    """Makes permissions count, also where the tests run as root; the folder goes to that user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that a user without rights can reach, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name).resolve()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
+def test_a_read_only_folder_keeps_its_files_when_moving_and_gives_copies(open_folder, capsys):
+    source = open_folder / "raw"
+    folder = folder_of_three(source)
+    before = tree(source)
+    folder.chmod(0o555)
+    with as_a_user_without_rights(open_folder):
+        assert separate(source, "--output", open_folder / "clean") == 1
+        assert tree(source) == before
+        assert "read-only" in capsys.readouterr().out
+        assert separate(source, "--output", open_folder / "clean", "--mode", "copy") == 0
+        assert len(separated(open_folder / "clean")) == 3
+    folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
+def test_a_folder_that_turns_read_only_after_the_plan_leaves_no_file_doubled(open_folder):
+    source, output = open_folder / "raw", open_folder / "clean"
+    folder = folder_of_three(source)
+    entry = entry_for(folder / "1.png")
+    output.mkdir()
+    journal = journals.create(output, "move", source, [entry])
+    folder.chmod(0o555)
+    before = tree(source)
+    with as_a_user_without_rights(open_folder):
+        outcome = journals.apply(journal, lambda _: None, lambda: False)
+    folder.chmod(0o755)
+    assert [stay.reason for stay in outcome.stayed] == ["failed"]
+    assert tree(source) == before
+    assert separated(output) == set()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_code_2(open_folder, capsys):
+    source = open_folder / "raw"
+    folder_of_three(source)
+    before = tree(source)
+    with as_a_user_without_rights(open_folder):
+        open_folder.chmod(0o555)
+        assert separate(source, "--output", open_folder / "clean") == 2
+        open_folder.chmod(0o755)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert tree(source) == before
+
+
+@pytest.fixture
+def other_device(tmp_path):
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second device here")
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
+
+
+def test_files_go_to_another_device_and_back_with_their_times(source, other_device):
+    folder = folder_of_three(source)
+    os.utime(folder / "1.png", (1_000_000_000, 1_000_000_000))
+    before = tree(source)
+    assert separate(source, "--output", other_device / "clean") == 0
+    assert len(separated(other_device / "clean")) == 3
+    assert (other_device / "clean/fake_images/x__1.png").stat().st_mtime == 1_000_000_000
+    assert set(tree(source)) == {"x_preds.json"}
+    assert separate("--undo", journal_in(other_device / "clean")) == 0
+    assert tree(source) == before
+    assert (folder / "1.png").stat().st_mtime == 1_000_000_000
+
+
+def test_links_to_another_device_are_refused_with_what_to_do(source, other_device, capsys):
+    folder_of_three(source)
+    before = tree(source)
+    assert separate(source, "--output", other_device / "clean", "--mode", "link") == 1
+    assert tree(source) == before
+    assert "use --mode copy" in capsys.readouterr().out
+
+
+# Interruptions
+
+
+def interrupted_journal(source: Path, output: Path, after: int) -> journals.Journal:
+    """Separates up to a number of files and stops there, as Ctrl-C does."""
+    folder = folder_of_three(source)
+    output.mkdir()
+    paths = sorted(folder.iterdir())
+    entries = [entry_for(path) for path in paths]
+    predictions(source / "x_preds.json", "fake", "fake", "fake")
+    journal = journals.create(output, "move", source, entries)
+    done = []
+    outcome = journals.apply(journal, done.append, lambda: len(done) == after)
+    assert outcome.interrupted
+    assert outcome.handled == after
+    return journal
+
+
+def test_the_same_command_goes_on_where_an_interrupted_run_stopped(source, output):
+    interrupted_journal(source, output, after=1)
+    assert len(separated(output)) == 1
+    assert separate(source, "--output", output) == 0
+    assert len(separated(output)) == 3
+    assert not journal_in(output, 2).exists()
+
+
+def test_an_interrupted_run_is_undone_like_any_other(source, output):
+    journal = interrupted_journal(source, output, after=2)
+    assert separate("--undo", journal.path) == 0
+    assert len(names_in(source / "x")) == 3
+    assert separated(output) == set()
+
+
+def test_a_run_killed_between_its_two_steps_leaves_one_file_after_going_on_or_back(source, output):
+    journal = interrupted_journal(source, output, after=1)
+    os.link(source / "x/2.png", output / "fake_images/x__2.png")
+    (output / "fake_images" / journal.transfer(2).part).write_bytes(b"half a cop")
+    assert separate(source, "--output", output) == 0
+    assert len(separated(output)) == 3
+    assert names_in(source / "x") == []
+
+
+def test_what_a_kill_left_of_a_journal_or_report_is_cleared_away(source, output):
+    folder_of_three(source)
+    separate(source, "--output", output)
+    for torn in (".separation_002.journal.jsonl.0a1b.part", ".separation_report.json.0a1b.part"):
+        (output / torn).write_bytes(b"{")
+    assert separate("--undo", journal_in(output)) == 0
+    assert names_in(output) == ["separation_001.journal.jsonl", "separation_report.json"]
+
+
+def test_another_command_refuses_an_output_with_a_run_half_done(source, output, tmp_path, capsys):
+    interrupted_journal(source, output, after=1)
+    assert separate(source, "--output", output, "--mode", "copy") == 2
+    assert "--undo" in capsys.readouterr().err
+
+
+def test_a_half_done_undo_is_finished_before_anything_else(source, output):
+    journal = interrupted_journal(source, output, after=2)
+    assert journals.undo(journal, lambda _: None, lambda: True).interrupted
+    assert separate(source, "--output", output) == 2
+    assert separate("--undo", journal.path) == 0
+    assert separate(source, "--output", output) == 0
+
+
+def test_a_last_line_that_a_kill_has_torn_does_not_spoil_the_journal(source, output):
+    journal = interrupted_journal(source, output, after=1)
+    with open(journal.path, "ab") as file:
+        file.write(b'\n{"stat')
+    assert journals.read(journal.path).status == "open"
+    assert separate("--undo", journal.path) == 0
+    assert journals.read(journal.path).status == "undone"
+
+
+def test_a_second_run_at_the_same_time_is_refused(source, output, capsys):
+    if separation_guards.fcntl is None:
+        pytest.skip("no locks here")
+    folder_of_three(source)
+    with separation_guards.alone_in(source):
+        assert separate(source, "--output", output) == 2
+    assert "expected no other run at work there" in capsys.readouterr().err
+    assert separate(source, "--output", output) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work otherwise here")
+def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(source, output):
+    for number in range(1, 401):
+        picture(source / "x" / f"{number}.png", number)
+    predictions(source / "x.json", *["fake"] * 400)
+    before = tree(source)
+    command = [sys.executable, str(SCRIPT), str(source), "--output", str(output), "--mode", "copy"]
+    # A shell may have started the tests with Ctrl-C switched off, which children inherit.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (output / "fake_images").is_dir() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in out
+    assert "--undo" in out
+    assert 0 <= len(separated(output)) < 400
+    assert separate("--undo", journal_in(output)) == 0
+    assert tree(source) == before
+    assert separated(output) == set()

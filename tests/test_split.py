@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from fakereal.data.scan import Dataset, Record, scan
+from fakereal.data.split import SPLITS, read_manifest, split_dataset, summary, write_manifest
+from fakereal.errors import ConfigError, DataError
+from fakereal.labels import FAKE, REAL
+from fakereal.preprocessing import Preprocessing
+
+SMALL = Preprocessing(32)
+
+
+def record(root, name, label, content, split=None, source=""):
+    return Record(root / name, label, source, f"sha of {name}", content, split)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """1,000 pictures, of which no file needs to exist."""
+    records = [record(tmp_path, f"{number:04}", number % 2, f"content {number}") for number in range(1000)]
+    return Dataset(tmp_path, tuple(records), ())
+
+
+def where(split):
+    return {item.path.name: name for name in SPLITS for item in getattr(split, name)}
+
+
+def with_more(dataset, *records):
+    return Dataset(dataset.root, (*dataset.records, *records), ())
+
+
+def test_the_shares_hold_in_expectation_for_each_class(dataset):
+    split = split_dataset(dataset, seed=0)
+    for name, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
+        for label in (FAKE, REAL):
+            count = sum(item.label == label for item in getattr(split, name))
+            assert abs(count / 500 - share) < 0.07  # over three standard deviations of a binomial
+
+
+def test_other_shares_are_kept_too(dataset):
+    split = split_dataset(dataset, seed=0, shares=(0.8, 0.1, 0.1))
+    assert abs(len(split.train) - 800) < 50
+    assert abs(len(split.val) - 100) < 40
+
+
+def test_adding_a_file_moves_no_other(dataset):
+    before = where(split_dataset(dataset, seed=0))
+    after = where(split_dataset(with_more(dataset, record(dataset.root, "new", REAL, "new")), seed=0))
+    after.pop("new")
+    assert after == before
+
+
+def test_order_and_names_do_not_matter(dataset):
+    renamed = [
+        Record(dataset.root / f"moved {item.path.name}", item.label, "elsewhere", item.sha256, item.content, None)
+        for item in reversed(dataset.records)
+    ]
+    before = where(split_dataset(dataset, seed=0))
+    after = where(split_dataset(Dataset(dataset.root, tuple(renamed), ()), seed=0))
+    assert after == {f"moved {name}": split for name, split in before.items()}
+
+
+def test_the_same_seed_gives_the_same_split_and_another_a_different_one(dataset):
+    assert split_dataset(dataset, seed=1) == split_dataset(dataset, seed=1)
+    assert where(split_dataset(dataset, seed=1)) != where(split_dataset(dataset, seed=2))
+
+
+def test_identical_pictures_stay_together(dataset):
+    copies = [record(dataset.root, f"copy {number}", number % 2, f"content {number}") for number in range(1000)]
+    split = where(split_dataset(with_more(dataset, *copies), seed=0))
+    assert all(split[f"{number:04}"] == split[f"copy {number}"] for number in range(1000))
+
+
+def test_a_picture_in_both_classes_is_left_out_every_time(dataset):
+    split = split_dataset(with_more(dataset, record(dataset.root, "doubtful", REAL, "content 0")), seed=0)
+    assert {(item.record.path.name, item.reason) for item in split.left_out} == {
+        ("0000", "the same picture is labelled fake and real"),
+        ("doubtful", "the same picture is labelled fake and real"),
+    }
+    assert not {"0000", "doubtful"} & set(where(split))
+
+
+def given(dataset, name_of):
+    records = [
+        Record(item.path, item.label, "", item.sha256, item.content, name_of(number))
+        for number, item in enumerate(dataset.records)
+    ]
+    return Dataset(dataset.root, tuple(records), ())
+
+
+def test_a_given_split_is_kept(dataset):
+    kept = given(dataset, lambda number: SPLITS[number // 10 % 3])
+    assert where(split_dataset(kept, seed=0)) == {item.path.name: item.split for item in kept.records}
+
+
+def test_a_missing_val_is_carved_out_of_train_and_test_is_kept(dataset):
+    kept = given(dataset, lambda number: "test" if number >= 800 else "train")
+    split = split_dataset(kept, seed=0)
+    assert {item.path.name for item in split.test} == {f"{number:04}" for number in range(800, 1000)}
+    assert abs(len(split.val) / 800 - 0.25) < 0.06
+
+
+def test_a_missing_test_is_carved_out_of_train(dataset):
+    split = split_dataset(given(dataset, lambda number: "val" if number >= 800 else "train"), seed=0)
+    assert len(split.val) == 200
+    assert abs(len(split.test) / 800 - 0.25) < 0.06
+
+
+def test_train_alone_is_divided_like_pictures_without_a_split(dataset):
+    assert where(split_dataset(given(dataset, lambda number: "train"), seed=0)) == where(split_dataset(dataset, seed=0))
+
+
+def test_given_test_pictures_that_also_train_are_left_out_of_the_test(dataset):
+    kept = given(dataset, lambda number: SPLITS[number // 10 % 3])
+    train = kept.records[0]
+    copies = [record(kept.root, f"copy in {name}", train.label, train.content, name) for name in ("val", "test")]
+    split = split_dataset(with_more(kept, *copies), seed=0)
+    assert {(item.record.path.name, item.reason) for item in split.left_out} == {
+        ("copy in val", "in val, but the same picture is in train"),
+        ("copy in test", "in test, but the same picture is in train"),
+    }
+    assert where(split)[train.path.name] == "train"
+
+
+def test_a_split_without_a_class_is_one_clear_line(tmp_path):
+    few = Dataset(tmp_path, tuple(record(tmp_path, str(n), n % 2, str(n)) for n in range(4)), ())
+    with pytest.raises(DataError, match=r"found train \d fake and \d real, val .* another --seed, .*--split FILE"):
+        split_dataset(few, seed=0)
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.3), (1.0, 0.0, 0.0), (1.2, -0.1, -0.1)])
+def test_shares_that_do_not_add_up_are_refused(dataset, shares):
+    with pytest.raises(ConfigError, match="shares"):
+        split_dataset(dataset, 0, shares)
+
+
+@pytest.fixture
+def images(make_folder):
+    """Real files: 30 fake ones, 30 real ones of two sources, one picture in both classes."""
+    root = make_folder({"club/real": 15, "web/real": 15, "web/fake": 30})
+    shutil.copy(root / "web/fake/1.png", root / "club/real/doubtful.png")
+    return root
+
+
+def test_a_manifest_gives_the_same_split_back(images, tmp_path):
+    dataset = scan(images, SMALL)
+    split = split_dataset(dataset, seed=0)
+    write_manifest(tmp_path / "split.csv", split, images)
+    assert read_manifest(tmp_path / "split.csv", dataset) == split
+    with (tmp_path / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "sha256", "label", "source", "split", "reason"]
+    assert len(rows) == 61
+    doubtful = [row for row in rows if row["split"] == "left_out"]
+    assert {row["path"] for row in doubtful} == {"club/real/doubtful.png", "web/fake/1.png"}
+    assert {row["reason"] for row in doubtful} == {"the same picture is labelled fake and real"}
+
+
+def test_a_manifest_survives_odd_names(images, tmp_path):
+    for number, name in enumerate(
+        ["new\nline.png", 'a "quoted", name.png', "日本.png", b"\xff.png".decode(errors="surrogateescape")]
+    ):
+        (images / f"web/fake/{number + 2}.png").rename(images / "web/fake" / name)
+    dataset = scan(images, SMALL)
+    split = split_dataset(dataset, seed=0)
+    write_manifest(tmp_path / "split.csv", split, images)
+    assert read_manifest(tmp_path / "split.csv", dataset) == split
+
+
+def test_a_manifest_finds_renamed_pictures_by_their_content(images, tmp_path):
+    split = split_dataset(scan(images, SMALL), seed=0)
+    write_manifest(tmp_path / "split.csv", split, images)
+    (images / "moved").mkdir()
+    (images / "web/real").rename(images / "moved/real")
+    again = read_manifest(tmp_path / "split.csv", scan(images, SMALL))
+    assert [{item.content for item in getattr(again, name)} for name in SPLITS] == [
+        {item.content for item in getattr(split, name)} for name in SPLITS
+    ]
+
+
+def test_a_manifest_leaves_out_what_does_not_fit_and_says_why(images, make_image, tmp_path):
+    write_manifest(tmp_path / "split.csv", split_dataset(scan(images, SMALL), seed=0), images)
+    make_image(images / "web/fake/new.png", seed=1000)
+    make_image(images / "web/fake/2.png", seed=1001)
+    (images / "web/fake/3.png").rename(images / "web/real/relabelled.png")
+    (images / "web/fake/4.png").unlink()
+    split = read_manifest(tmp_path / "split.csv", scan(images, SMALL))
+    reasons = {item.record.path.relative_to(images).as_posix(): item.reason for item in split.left_out}
+    for name in ("club/real/doubtful.png", "web/fake/1.png"):
+        assert reasons.pop(name) == "the same picture is labelled fake and real"
+    assert reasons == {
+        "web/fake/new.png": "not in the split file",
+        "web/fake/2.png": "its content changed since the split file was written",
+        "web/real/relabelled.png": "fake in the split file, but in a folder of real pictures",
+        "web/fake/4.png": "in the split file, but not among the readable pictures",
+    }
+
+
+def test_what_a_manifest_leaves_out_is_written_again(images, tmp_path):
+    write_manifest(tmp_path / "split.csv", split_dataset(scan(images, SMALL), seed=0), images)
+    (images / "web/fake/4.png").unlink()
+    dataset = scan(images, SMALL)
+    split = read_manifest(tmp_path / "split.csv", dataset)
+    write_manifest(tmp_path / "again.csv", split, images)
+    assert read_manifest(tmp_path / "again.csv", dataset).test == split.test
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected the columns"),
+        ("path,label\n1.png,fake\n", "found none named sha256, source, split, reason"),
+        ("path,sha256,label,source,split,reason\n1.png,00,fake,,training,\n", "row 1: .*'training'"),
+        ("path,sha256,label,source,split,reason\n1.png,00,cat,,train,\n", "row 1: .*'cat'"),
+        ("path,sha256,label,source,split,reason\n1.png,00,fake,,train,\n", "check that .* belongs to"),
+    ],
+)
+def test_a_file_that_is_no_manifest_of_these_pictures_is_one_clear_line(dataset, tmp_path, text, message):
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path / "split.csv", dataset)
+
+
+def test_a_missing_manifest_is_one_clear_line(dataset, tmp_path):
+    with pytest.raises(DataError, match="expected a split file, found No such file"):
+        read_manifest(tmp_path / "split.csv", dataset)
+
+
+def test_the_summary_counts_splits_classes_sources_and_what_is_left_out(images):
+    split = split_dataset(scan(images, SMALL), seed=0)
+    lines = summary(split)
+    assert [line.split()[0] for line in lines[:3]] == list(SPLITS)
+    assert sum(int(line.split()[1]) for line in lines[:3]) == 59
+    assert "club: train 0 fake" in lines[3]
+    assert lines[-1].startswith("left out 2: the same picture is labelled fake and real (")
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_cifakes_378_test_fakes_that_also_train_are_left_out(data_dir):
+    root = data_dir("cifake")
+    listed = json.loads((data_dir.archives / "cifake_duplicates.json").read_text())
+    split = split_dataset(scan(root, SMALL), seed=0)
+    names = {item.record.path.relative_to(root).as_posix() for item in split.left_out}
+    assert names == {f"test/FAKE/{name}" for name in listed["test_FAKE_pixel_identical_to_train_FAKE"]}
+    assert len(names) == 378
+    assert (len(split.train) + len(split.val), len(split.test)) == (100_000, 20_000 - 378)

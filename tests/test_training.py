@@ -1,0 +1,287 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakereal import config
+from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
+from fakereal.data.scan import Record, scan
+from fakereal.model import geometry, model_file, training
+from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_array, training_batches
+from fakereal.model.weights import Origin
+from fakereal.preprocessing import Preprocessing
+
+ROOT = Path(__file__).resolve().parents[1]
+STILL = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)
+
+
+def make_set(folder, count=40, size=32, source=""):
+    """Fakes carry a checkerboard, reals do not: easy to learn, and no two pictures are alike."""
+    rng = np.random.default_rng(len(source))
+    board = (np.indices((size, size)) // 2).sum(axis=0)[..., None] % 2 * 60
+    for name in ("fake", "real"):
+        (folder / source / name).mkdir(parents=True)
+        for number in range(count):
+            smooth = Image.fromarray(rng.integers(40, 180, (5, 5, 3), dtype=np.uint8)).resize((size, size))
+            array = np.asarray(smooth) + (board if name == "fake" else 0)
+            Image.fromarray(array.astype(np.uint8)).save(folder / source / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("set"))
+
+
+def options(data, output, *more):
+    return ["--data", str(data), "--output", str(output), "--network", "cnn", "--weights", "none", "--fine-tune", "all",
+            "--image-size", "32", "--batch-size", "16", *more]  # fmt: skip
+
+
+def train(data, output, *more, check=True):
+    command = [sys.executable, str(ROOT / "train_model.py"), *options(data, output, *more)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "model.h5"
+    return output, train(pictures, output, "--epochs", "6")
+
+
+def test_a_folder_becomes_a_model_that_tells_fake_from_real(trained):
+    output, done = trained
+    metadata = model_file.read_metadata(output)
+    assert metadata.metrics["test"]["roc_auc"] > 0.9
+    assert metadata.base_weights == "random weights"
+    assert metadata.preprocessing == Preprocessing(32)
+    assert "F1 on" in done.stdout.splitlines()[-1]
+    assert "validation loss" in done.stderr
+
+
+def test_the_run_leaves_its_records(trained, pictures):
+    folder = trained[0].with_name("model_run")
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == [str(number) for number in range(1, 7)]
+    assert config.load(folder / "config.yaml").data.path == str(pictures)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["metrics"]["test"]["images"] == sum(report["data"]["test"].values())
+    split = list(csv.DictReader((folder / "split.csv").open()))
+    assert len(split) == 80
+    assert {row["split"] for row in split} == {"train", "val", "test"}
+
+
+def test_the_figures_in_the_file_are_those_of_the_model_in_the_file(trained, pictures):
+    output, _ = trained
+    detector = model_file.load(output)
+    split = trained[0].with_name("model_run") / "split.csv"
+    test = [pictures / row["path"] for row in csv.DictReader(split.open()) if row["split"] == "test"]
+    p_real = detector.p_real(np.stack([Preprocessing(32).read(path) for path in test]))
+    labels = np.array([path.parent.name == "real" for path in test], dtype=int)
+    from fakereal.model.metrics import measure
+
+    again = measure(labels, p_real, detector.metadata.decision)
+    assert again["confusion"] == detector.metadata.metrics["test"]["confusion"]
+    assert again["roc_auc"] == pytest.approx(detector.metadata.metrics["test"]["roc_auc"], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_model_to_the_bit(trained, pictures, tmp_path):
+    train(pictures, tmp_path / "again.h5", "--epochs", "6")
+    once, again = (model_file.load(path).model.get_weights() for path in (trained[0], tmp_path / "again.h5"))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(once, again, strict=True))
+
+
+def test_a_killed_run_goes_on_to_the_same_model(trained, pictures, tmp_path):
+    output = tmp_path / "killed.h5"
+    command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, output, "--epochs", "6")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "epoch 2/6" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stderr.close()
+    process.wait()
+    assert not output.exists()
+    done = train(pictures, output, "--epochs", "6", "--resume")
+    assert "resuming after epoch" in done.stderr
+    assert "epoch 1/6" not in done.stderr
+    once, again = (model_file.load(path).model.get_weights() for path in (trained[0], output))
+    assert all(np.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(once, again, strict=True))
+
+
+def test_ctrl_c_keeps_the_best_model_so_far_and_says_so(pictures, tmp_path):
+    output = tmp_path / "model.h5"
+    command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, output, "--epochs", "500")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    text = ""
+    for line in process.stderr:
+        text += line
+        if "epoch 2/500" in line:
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            break
+    text += process.stderr.read()
+    assert process.wait(timeout=120) == 130
+    assert "interrupted: the best model so far is kept, measured and saved" in text
+    assert model_file.load(output).metadata.metrics["test"]["images"] > 0
+
+
+def test_a_checkpoint_of_another_run_is_refused(trained, pictures):
+    done = train(pictures, trained[0], "--epochs", "9", "--resume", check=False)
+    assert done.returncode == 2
+    assert "found one of another run" in done.stderr
+    assert len(done.stderr.strip().splitlines()[-1]) < 400
+
+
+@pytest.mark.parametrize("names", [(), ("fake",), ("fake", "real")])
+def test_too_little_to_learn_from_is_one_clear_line(tmp_path, names):
+    for name in names:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), name == "fake" and "red" or "blue").save(tmp_path / "set" / name / "1.png")
+    (tmp_path / "set").mkdir(exist_ok=True)
+    done = train(tmp_path / "set", tmp_path / "model.h5", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "expected" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_picture_that_cannot_be_read_is_listed_and_costs_exit_code_1(tmp_path):
+    make_set(tmp_path / "set")
+    (tmp_path / "set" / "fake" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    done = train(tmp_path / "set", tmp_path / "model.h5", "--epochs", "1", check=False)
+    assert done.returncode == 1
+    assert "fake/broken.png" in done.stderr
+    assert "notes.txt" in done.stderr
+
+
+FORMATS = [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("BMP", {}), ("GIF", {}),
+           ("TIFF", {}), ("AVIF", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file_format", "save"), FORMATS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_training_and_prediction_see_the_same_array_bit_for_bit(tmp_path, file_format, save, mode):
+    picture = Image.effect_noise((75, 50), 90).convert(mode)
+    path = tmp_path / f"picture.{file_format.lower()}"
+    try:
+        picture.save(path, file_format, **save)
+    except OSError:
+        picture.convert("RGB").save(path, file_format, **save)
+    record, preprocessing = Record(path, 1, "", "", "", None), Preprocessing(64)
+    predicted = preprocessing.read(path)
+    rng = np.random.default_rng(0)
+    assert np.array_equal(training_array(record, preprocessing, STILL, rng), predicted)
+    for batches in (
+        training_batches([record], preprocessing, STILL, Draw(0, 0, 0), 4),
+        plain_batches([record], preprocessing, 4),
+    ):
+        ((images, labels),) = list(batches.as_numpy_iterator())
+        assert images.dtype == np.float32
+        assert np.array_equal(images[0].astype(np.uint8), predicted)
+        assert labels.tolist() == [[1.0]]
+
+
+def test_an_epoch_holds_every_picture_once_in_an_order_of_its_own(pictures):
+    records = scan(pictures, Preprocessing(32)).records
+    first, second = (Draw(0, 0, epoch).order(records) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(80))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == Draw(0, 0, 0).order(records).tolist()
+
+
+def test_a_balanced_draw_gives_small_sources_more_than_their_share():
+    records = [Record(Path(str(n)), n % 2, "large" if n < 900 else "small", "", "", None) for n in range(1000)]
+    shares = {}
+    for balance in (0.0, 0.5, 1.0):
+        drawn = Draw(0, 0, 0, 150, balance).order(records)
+        assert len(set(drawn.tolist())) == 150
+        shares[balance] = np.mean(drawn >= 900)
+    assert shares[0.0] < 0.2 < shares[0.5] < shares[1.0]
+
+
+def test_changes_depend_on_seed_epoch_and_picture_alone(pictures):
+    record = scan(pictures, Preprocessing(32)).records[0]
+    strong = AugmentationConfig(shift=0.1, brightness=0.2, resaving=ResavingConfig(share=1.0))
+
+    def changed(draw):
+        return training_array(record, Preprocessing(64), strong, draw.rng(0))
+
+    assert np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 0)))
+    assert not np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 1)))
+    assert not np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(2, 0, 0)))
+
+
+def test_a_rotation_leaves_no_black_corners():
+    white = np.full((64, 64, 3), 255, dtype=np.uint8)
+    for seed in range(20):
+        turned = geometry.transform(white, np.random.default_rng(seed), AugmentationConfig(rotation_degrees=180))
+        assert turned.shape == white.shape
+        assert turned.min() == 255
+
+
+def test_a_shift_moves_the_content():
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[30:34, 30:34] = 255
+    seen = set()
+    for seed in range(20):
+        moved = geometry.transform(
+            image, np.random.default_rng(seed), AugmentationConfig(False, rotation_degrees=0, shift=0.2)
+        )
+        assert moved.sum() == image.sum()
+        seen.add(tuple(np.argwhere(moved[..., 0]).mean(axis=0)))
+    assert len(seen) > 10
+    assert max(abs(y - 31.5) for y, _ in seen) <= 13
+
+
+def test_a_pretrained_base_is_first_kept_frozen_then_fine_tuned_with_frozen_batch_norm():
+    plan = training.phases(TrainingConfig(fine_tune="last20", epochs=3), Origin("ImageNet", True))
+    assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("head", 3, "frozen"), ("last20", 10, "frozen")]
+    assert plan[1].learning_rate < plan[0].learning_rate
+
+
+def test_a_base_of_random_weights_learns_at_once_and_with_its_batch_norm():
+    plan = training.phases(TrainingConfig(fine_tune="all", epochs=3), Origin("random weights", False))
+    assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("all", 3, "learned")]
+
+
+def test_phases_of_ones_own_are_taken_as_they_are():
+    own = TrainingConfig(phases=(PhaseConfig("all", 2, image_size=32), PhaseConfig("head", 1)), batch_size=7)
+    plan = training.phases(own, Origin("ImageNet", True))
+    assert [(p.train, p.epochs, p.image_size, p.batch_size) for p in plan] == [("all", 2, 32, 7), ("head", 1, None, 7)]
+
+
+def test_phases_at_growing_sizes_run_one_after_the_other_and_resume(pictures, tmp_path):
+    recipe = tmp_path / "grow.yaml"
+    recipe.write_text(
+        "training:\n  optimizer: adamw\n  schedule: cosine\n  warmup: 0.2\n  average_weights: 0.5\n  weight_decay: 0.01\n"
+        "  class_weights: true\n  label_smoothing: 0.05\n"
+        "  phases:\n  - {train: all, epochs: 2, image_size: 32}\n"
+        "  - {train: all, epochs: 2, images_per_epoch: 20}\n"
+        "network: {name: efficientnetb0}\nweights: none\nimage_size: 40\n"
+    )
+    command = ["--config", str(recipe), "--data", str(pictures), "--output", str(tmp_path / "grown.h5")]
+    runs = [subprocess.run([sys.executable, str(ROOT / "train_model.py"), *command, *more], capture_output=True,
+                           text=True, env={**os.environ}, timeout=300) for more in ([], ["--resume"])]  # fmt: skip
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+    metadata = model_file.read_metadata(tmp_path / "grown.h5")
+    assert [(row["phase"], row["epoch"]) for row in metadata.history] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert "epoch 1/2" not in runs[1].stderr
+    assert runs[0].stdout == runs[1].stdout
+
+
+def test_labels_come_in_the_order_of_the_records(pictures):
+    records = scan(pictures, Preprocessing(32)).records
+    assert labels_of(records).tolist() == [record.label for record in records]
