@@ -15,7 +15,8 @@ _EXAMPLES = """examples:
   python train_model.py --config configs/pretrained.yaml --data DIR --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
-inside one folder a source. Beside the model, NAME_run/ gets the split, the configuration, the history and the figures."""
+inside one folder a source. Beside the model, NAME_run/ gets the split, the configuration, the history and the
+figures."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,11 @@ EXIT_OK, EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows each option's default, and keeps the examples in a description as they were written."""
+    """Shows each option's default where it says something, and keeps the examples as they were written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        empty = action.default is None or action.default is False or action.default in ((), [])
+        return action.help if empty else super()._get_help_string(action)
 
 
 def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -24,9 +25,12 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
+    except BaseException as error:  # Ctrl-C too must leave no part behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
+        raise
 
 
 def sha256_of(path: Path) -> str:

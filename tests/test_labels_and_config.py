@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -85,12 +86,12 @@ def test_the_effective_configuration_reads_back_as_itself(tmp_path):
 
 
 def test_every_option_of_the_configuration_is_explained():
-    source = dict(enumerate(open(config.__file__).read().splitlines()))
+    source = Path(config.__file__).read_text().splitlines()
     names = {field.name for kind in vars(config).values() if dataclasses.is_dataclass(kind)
              for field in dataclasses.fields(kind)}  # fmt: skip
     obvious = {"seed", "data", "network", "augmentation", "training", "resaving", "name", "epochs", "learning_rate",
                "batch_size", "optimizer", "fine_tune_epochs", "fine_tune_learning_rate", "horizontal_flip",
                "vertical_flip", "path"}  # fmt: skip
-    bare = [line for line in source.values() if ": " in line and " = " in line and line.startswith("    ")
+    bare = [line for line in source if ": " in line and " = " in line and line.startswith("    ")
             and line.split(":")[0].strip() in names - obvious and "  # " not in line]  # fmt: skip
     assert bare == []

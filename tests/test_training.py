@@ -148,7 +148,7 @@ def test_a_checkpoint_of_another_run_is_refused(trained, pictures):
 def test_too_little_to_learn_from_is_one_clear_line(tmp_path, names):
     for name in names:
         (tmp_path / "set" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), name == "fake" and "red" or "blue").save(tmp_path / "set" / name / "1.png")
+        Image.new("RGB", (8, 8), "red" if name == "fake" else "blue").save(tmp_path / "set" / name / "1.png")
     (tmp_path / "set").mkdir(exist_ok=True)
     done = train(tmp_path / "set", tmp_path / "model.h5", check=False)
     assert done.returncode == 2
@@ -263,11 +263,12 @@ def test_phases_of_ones_own_are_taken_as_they_are():
     assert [(p.train, p.epochs, p.image_size, p.batch_size) for p in plan] == [("all", 2, 32, 7), ("head", 1, None, 7)]
 
 
+@pytest.mark.slow
 def test_phases_at_growing_sizes_run_one_after_the_other_and_resume(pictures, tmp_path):
     recipe = tmp_path / "grow.yaml"
     recipe.write_text(
-        "training:\n  optimizer: adamw\n  schedule: cosine\n  warmup: 0.2\n  average_weights: 0.5\n  weight_decay: 0.01\n"
-        "  class_weights: true\n  label_smoothing: 0.05\n"
+        "training:\n  optimizer: adamw\n  weight_decay: 0.01\n  schedule: cosine\n  warmup: 0.2\n"
+        "  average_weights: 0.5\n  class_weights: true\n  label_smoothing: 0.05\n"
         "  phases:\n  - {train: all, epochs: 2, image_size: 32}\n"
         "  - {train: all, epochs: 2, images_per_epoch: 20}\n"
         "network: {name: efficientnetb0}\nweights: none\nimage_size: 40\n"

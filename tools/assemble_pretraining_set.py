@@ -2,7 +2,8 @@
 
     python -m tools.assemble_pretraining_set --sets SETS --output DIR
 
-SETS holds the unpacked sets, `cifake/train|test/REAL|FAKE` and `<set>/real|fake`. In DIR: `train|val|test/<set>/<class>/`.
+SETS holds the unpacked sets, `cifake/train|test/REAL|FAKE` and `<set>/real|fake`; DIR gets
+`train|val|test/<set>/<class>/`.
 CIFAKE's official test pictures are not taken: they judge the result. Of the other sets, some give their labels away by
 size or JPEG table; of those both classes go through the same crop, reduction and JPEG encoding, which ends the old
 8x8 grid and table. All files of the small sets are encoded anew, at a quality that the content's hash chooses, not

@@ -141,7 +141,7 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
         DataError: the file is no manifest, or a split would be without pictures of a class.
     """
     rows = _rows(path)
-    by_path = {row["path"]: row for row in rows}
+    paths = {row["path"] for row in rows}
     by_sha256: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
         by_sha256[row["sha256"].lower()][row["path"]] = row
@@ -150,17 +150,22 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
     met: set[str] = set()  # paths of the rows whose picture, or its successor under that path, is there
     for record in dataset.records:
         where = record.path.relative_to(dataset.root).as_posix()
-        same = by_sha256.get(record.sha256, {})
-        row = same.get(where) or next((row for name, row in same.items() if name not in met), None)
-        row = row or next(iter(same.values()), None)
+        row = _row_for(where, by_sha256.get(record.sha256, {}), met)
         met.add(row["path"] if row else where)
-        reason = _why_not(row, record, where in by_path)
+        reason = _why_not(row, record, where in paths)
         if row is None or reason:
             left_out.append(LeftOut(record, reason))
         else:
             placed.append((record, row["split"]))
     left_out += [_absent(row, dataset.root) for row in rows if row["path"] not in met]
     return _settled(placed, left_out, f"check that {path} belongs to {dataset.root}")
+
+
+def _row_for(where: str, same: dict[str, dict[str, str]], met: set[str]) -> dict[str, str] | None:
+    """Returns, of the rows with a picture's content, the one with its path, else one not met yet, else any."""
+    if where in same:
+        return same[where]
+    return next((row for path, row in same.items() if path not in met), next(iter(same.values()), None))
 
 
 def _why_not(row: dict[str, str] | None, record: Record, path_is_known: bool) -> str:

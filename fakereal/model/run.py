@@ -58,6 +58,8 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     dataset, split = prepare(config)
     for line in [*skipped_lines(dataset), *summary(split)]:
         say(line)
+    checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
+    state = training.resumed(checkpoint, identity) if resume else None
     write_manifest(folder / "split.csv", split, dataset.root)
     write_whole(folder / "config.yaml", configuration.dumps(config).encode())
 
@@ -66,8 +68,7 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     origin = load_base(model, config.network, config.weights)
     say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
     _warn_of_frozen_noise(config, origin)
-    checkpoint = folder / "checkpoint.npz"
-    trained = training.train(model, config, origin, split, checkpoint, _identity(config, split), resume)
+    trained = training.train(model, config, origin, split, checkpoint, identity, state)
     if trained.interrupted:
         say("interrupted: the best model so far is kept, measured and saved")
 
@@ -183,7 +184,7 @@ def _history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
 def table(detector: Detector) -> list[str]:
     """Returns the figures of the three splits for people, the confusion matrix of the test split, and F1 last."""
     metrics = detector.metadata.metrics
-    lines = [f"{'':7}{'images':>7} {'accuracy':>9} {'ROC AUC':>8}" + _class_headings()]
+    lines = [f"{'':14}{'images':>7} {'accuracy':>9} {'ROC AUC':>8}" + _class_headings()]
     lines += [_split_line(name, metrics[name]) for name in SPLITS]
     test = metrics["test"]
     (fake_fake, fake_real), (real_fake, real_real) = test["confusion"]
@@ -191,6 +192,7 @@ def table(detector: Detector) -> list[str]:
     low, high = test["intervals"]["f1_macro"]
     return [
         *lines,
+        *(_split_line(f"  {source}", row) for source, row in metrics["test_by_source"].items()),
         "",
         "test: called fake, called real",
         f"  fake {fake_fake:10,} {fake_real:12,}",
@@ -209,6 +211,6 @@ def _class_headings() -> str:
 
 def _split_line(name: str, row: dict[str, Any]) -> str:
     figures = [row[f"{figure}_{name}"] for name in ("fake", "real") for figure in ("precision", "recall", "f1")]
-    return f"{name:7}{row['images']:7,} {row['accuracy']:9.4f} {row['roc_auc']:8.4f}" + "".join(
+    return f"{name:14}{row['images']:7,} {row['accuracy']:9.4f} {row['roc_auc']:8.4f}" + "".join(
         f" {value:10.4f}" for value in figures
     )

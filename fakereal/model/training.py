@@ -16,7 +16,7 @@ import numpy as np
 from fakereal.cli import progress_bar, say
 from fakereal.config import Config, PhaseConfig, TrainingConfig
 from fakereal.data.split import Split
-from fakereal.errors import DataError
+from fakereal.errors import ConfigError, DataError
 from fakereal.files import write_whole
 from fakereal.labels import FAKE, REAL
 from fakereal.model import networks
@@ -76,8 +76,32 @@ def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
     )
 
 
+def resumed(checkpoint: Path, identity: str) -> State | None:
+    """Returns where a killed run stood, or None where it left no checkpoint.
+
+    Args:
+        checkpoint: the file.
+        identity: names the configuration and the data.
+
+    Raises:
+        DataError: the checkpoint belongs to another run, or is damaged.
+    """
+    if not checkpoint.exists():
+        say(f"no checkpoint at {checkpoint}, so this run starts anew")
+        return None
+    state = _load(checkpoint, identity)
+    say(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
+    return state
+
+
 def train(
-    model: keras.Model, config: Config, origin: Origin, split: Split, checkpoint: Path, identity: str, resume: bool
+    model: keras.Model,
+    config: Config,
+    origin: Origin,
+    split: Split,
+    checkpoint: Path,
+    identity: str,
+    state: State | None = None,
 ) -> Trained:
     """Trains a network, phase by phase; after Ctrl-C the best weights so far are what counts.
 
@@ -87,16 +111,14 @@ def train(
         origin: where those weights come from.
         split: what learns and what chooses the best epoch.
         checkpoint: the file that a killed run goes on from; written after every epoch.
-        identity: names the configuration and the data, so that a checkpoint of another run is refused.
-        resume: go on from the checkpoint, where there is one.
+        identity: names the configuration and the data; the checkpoint carries it.
+        state: where a killed run stood, as `resumed` gives it; None starts anew.
 
     Raises:
-        DataError: the checkpoint belongs to another run, or is damaged.
+        ConfigError: the loss is no number any more.
         KeyboardInterrupt: before the first epoch was done.
     """
-    state = _load(checkpoint, identity) if resume and checkpoint.exists() else State(best=model.get_weights())
-    if state.history:
-        say(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
+    state = state or State(best=model.get_weights())
     plan = phases(config.training, origin)
     interrupted = False
     try:
@@ -118,7 +140,7 @@ def _run_phase(
     model = _phase_model(config, phase, preprocessing, split, state)
     if state.phase != number:
         # Losses at another size can't be compared; at the same one the phase before must be beaten.
-        if phase.image_size != plan[number - 1].image_size:
+        if preprocessing.image_size_px != (plan[number - 1].image_size or config.image_size):
             state.best_loss = float("inf")
         state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
     elif state.current:
@@ -198,6 +220,8 @@ def _run_epoch(
     kept = _averaged(model, training)
     p_real = predict(model, plain_batches(split.val, preprocessing, phase.batch_size))
     row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
+    if not np.isfinite(row["loss"] + row["val_loss"]):
+        raise ConfigError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
     if row["val_loss"] < state.best_loss:
         state.best_loss, state.best = row["val_loss"], model.get_weights()
     _assign(model.trainable_variables, kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,8 @@ def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
     if network.name not in networks.EFFICIENTNETS:
         raise ConfigError(f"weights: expected a network with ImageNet weights, found {network.name}: --weights none")
     try:
-        source = networks.EFFICIENTNETS[network.name](include_top=False, weights="imagenet", pooling="avg")
+        with contextlib.redirect_stdout(sys.stderr):  # where Keras tells of its download
+            source = networks.EFFICIENTNETS[network.name](include_top=False, weights="imagenet", pooling="avg")
     except Exception as error:  # what a download raises depends on the network between here and there
         raise ConfigError(
             "weights: expected ImageNet weights in the Keras cache or by download, found neither"

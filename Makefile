@@ -1,0 +1,49 @@
+# `make` lists what there is. Everything runs in .venv, which is made once and renewed when the requirements change.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format clean
+
+help:  ## list what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
+
+setup: $(READY)  ## make .venv with all that is needed
+
+demo: $(READY)  ## set up, then clean, train and predict on a small set made on the spot
+	@test ! -f demo/test_truth.json || rm -rf demo
+	$(BIN)/python -m fakereal demo demo --run
+
+test: $(READY_DEV)  ## set up, then run the fast tests
+	$(BIN)/python -m pytest
+
+test-all: $(READY_DEV)  ## run the slow tests too
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+lint: $(READY_DEV)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY_DEV)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and the demo
+	rm -rf $(VENV)
+	@test ! -f demo/test_truth.json || rm -rf demo
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 13) and \
+	    f"error: expected Python 3.11 to 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.txt into $(VENV) (once; about 2 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(READY_DEV): requirements-dev.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

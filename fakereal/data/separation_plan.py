@@ -1,0 +1,213 @@
+"""The plan of a separation: every picture in the source once, with its label and new name, or with why it stays."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fakereal.cli import progress_bar
+from fakereal.data.journal import CLASS_FOLDERS, Entry, Journal
+from fakereal.data.separation_pairing import Folder, contents_of, find_folders
+from fakereal.data.separation_stays import Stay, shown
+from fakereal.data.separation_voting import Ballot, cast_votes, decide, index_pictures
+from fakereal.errors import DataError, ImageRefused
+from fakereal.files import sha256_of
+from fakereal.labels import NAMES
+from fakereal.predictions_json import read
+from fakereal.preprocessing import IMAGE_SIZE_PX, decode
+
+_MAX_NAME_BYTES = 255  # of one file name, on nearly every file system
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    source: Path  # the folder of folders
+    output: Path  # gets fake_images/, real_images/ and the journal
+    mode: str = "move"  # move, copy or link
+    predictions: tuple[Path, ...] = ()  # JSONs, or folders of them, to look in instead of the source
+    pairs: tuple[str, ...] = ()  # FOLDER=JSON
+    skip: tuple[str, ...] = ()  # names of sub-folders that are meant to stay
+    min_agreement: float = 0.5  # share of the votes that a label needs, besides more than half
+    check_images: bool = True  # decode every picture, so that a damaged one stays
+
+
+@dataclass
+class Plan:
+    """Every picture in the source, once."""
+
+    folders: tuple[Folder, ...] = ()
+    entries: list[Entry] = field(default_factory=list)  # to be carried to their new names
+    already: list[Entry] = field(default_factory=list)  # brought there by an earlier run
+    stays: list[Stay] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # sentences on JSONs and entries that can't be used
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A picture with a label."""
+
+    path: Path
+    label: int
+    name: str  # the new one
+    sha256: str = ""
+    size: int = 0  # bytes
+
+
+def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
+    """Plans a separation; reads, and writes nothing.
+
+    Args:
+        options: with absolute paths.
+        earlier: the journals in the output, so that pictures already separated are not missed in their folders.
+
+    Raises:
+        ConfigError: an option names what isn't there.
+        DataError: no sub-folder has predictions.
+    """
+    pairing = find_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
+    if not any(folder.experiments for folder in pairing.folders):
+        raise DataError(_nothing_paired(options, pairing.folders))
+    plan = Plan(pairing.folders, stays=list(pairing.stays), problems=list(pairing.problems))
+    separated = _separated(earlier, {folder.path for folder in pairing.folders})
+    candidates: list[_Candidate] = []
+    for folder in pairing.folders:
+        candidates += _label_pictures(folder, separated.get(folder.path, {}), options, plan)
+    _give_names(_sound(candidates, options, plan), options, plan)
+    return plan
+
+
+def _nothing_paired(options: Options, folders: Sequence[Folder]) -> str:
+    names = ", ".join(shown(folder.path.name) + "/" for folder in folders[:5]) or "no sub-folder at all"
+    return (
+        f"{shown(options.source)}: expected sub-folders with prediction JSONs, such as X/ with X.json, X_preds.json or"
+        f" X_predictions.json, found {names} and no JSON for any: name the JSONs with --predictions or --pair"
+    )
+
+
+def _separated(earlier: Sequence[Journal], folders: set[Path]) -> dict[Path, dict[Path, Entry]]:
+    """Returns, by folder, the pictures that earlier runs moved away and that lie where those put them."""
+    found: dict[Path, dict[Path, Entry]] = {}
+    for journal in earlier:
+        for entry in journal.entries if journal.status != "undone" else ():
+            folder = next((parent for parent in entry.source.parents if parent in folders), None)
+            if folder and not os.path.lexists(entry.source) and journal.target(entry).exists():
+                found.setdefault(folder, {})[entry.source] = entry
+    return found
+
+
+def _label_pictures(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> Iterator[_Candidate]:
+    judged = {other.path for other in plan.folders if other.experiments}
+    contents = contents_of(folder.path, {options.output, *judged} - {folder.path}, options.source)
+    plan.stays += contents.stays
+    if not folder.experiments:
+        plan.stays += [Stay(path, "no_predictions", "") for path in contents.pictures]
+        return
+    for path, ballot in _ballots(folder, [*contents.pictures, *separated], plan).items():
+        decision = decide(ballot, options.min_agreement, folder.experiments)
+        if path in separated:
+            _look_back(separated[path], decision.label, plan)
+        elif decision.label is None:
+            plan.stays.append(Stay(path, decision.reason, decision.detail))
+        elif options.mode == "move" and not _is_writable(path.parent):
+            plan.stays.append(Stay(path, "read_only", "nothing can be moved out of it: use --mode copy"))
+        else:
+            yield _Candidate(path, decision.label, "__".join((folder.name, *path.relative_to(folder.path).parts)))
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _ballots(folder: Folder, pictures: Sequence[Path], plan: Plan) -> dict[Path, Ballot]:
+    ballots = {picture: Ballot() for picture in pictures}
+    index = index_pictures(folder.path, pictures)
+    for experiment in folder.experiments:
+        try:
+            plan.problems += cast_votes(read(experiment), index, ballots)
+        except DataError as error:
+            plan.problems.append(str(error))
+    return ballots
+
+
+def _look_back(entry: Entry, label: int | None, plan: Plan) -> None:
+    """A picture that an earlier run separated is done; that the predictions have changed since must be said."""
+    plan.already.append(entry)
+    if label not in (None, entry.label):
+        plan.problems.append(
+            f"{shown(entry.source)}: an earlier run put it into {CLASS_FOLDERS[entry.label]},"
+            f" the predictions now say {NAMES[label]}: undo that run first"
+        )
+
+
+def _sound(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> list[_Candidate]:
+    """Returns the candidates that can be read, with what identifies their content."""
+    inspect = _inspect_image if options.check_images else _identify
+    sound = []
+    for result in _in_threads(inspect, candidates):
+        if isinstance(result, Stay):
+            plan.stays.append(result)
+        else:
+            sound.append(result)
+    return sound
+
+
+def _in_threads(inspect: Callable, candidates: Sequence[_Candidate]) -> Iterator[_Candidate | Stay]:
+    with progress_bar("reading pictures", len(candidates)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for result in pool.map(inspect, candidates):
+                yield result
+                advance(1)
+        except BaseException:  # Ctrl-C must not wait for the rest
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _inspect_image(candidate: _Candidate) -> _Candidate | Stay:
+    try:
+        decode(candidate.path, IMAGE_SIZE_PX)
+    except ImageRefused as error:
+        return Stay(candidate.path, "unreadable", str(error))
+    return _identify(candidate)
+
+
+def _identify(candidate: _Candidate) -> _Candidate | Stay:
+    try:
+        size = candidate.path.stat().st_size
+        return _Candidate(candidate.path, candidate.label, candidate.name, sha256_of(candidate.path), size)
+    except OSError as error:
+        return Stay(candidate.path, "unreadable", f"expected a readable file, found: {error.strerror or error}")
+
+
+def _give_names(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> None:
+    """Makes entries of the candidates whose new names are free, in both classes and in any spelling of case."""
+    holders = {}
+    for folder in (options.output / name for name in CLASS_FOLDERS):
+        holders.update({_folded(path.name): path for path in folder.iterdir()} if folder.is_dir() else {})
+    for candidate in candidates:
+        entry = Entry(candidate.path, candidate.name, candidate.label, candidate.sha256, candidate.size)
+        holder = holders.setdefault(_folded(candidate.name), candidate.path)
+        if len(os.fsencode(candidate.name)) > _MAX_NAME_BYTES:
+            detail = f"{len(os.fsencode(candidate.name))} bytes, at most {_MAX_NAME_BYTES} are possible"
+            plan.stays.append(Stay(candidate.path, "name_too_long", detail))
+        elif holder is candidate.path:
+            plan.entries.append(entry)
+        elif options.mode != "move" and _is_copy(holder, entry, options.output):
+            plan.already.append(entry)
+        else:
+            plan.stays.append(Stay(candidate.path, "name_taken", f"{candidate.name} is the name of {shown(holder)}"))
+
+
+def _folded(name: str) -> str:
+    """Returns what a file system that ignores case and accents' spelling takes the name for."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_copy(path: Path, entry: Entry, output: Path) -> bool:
+    same_place = path == output / CLASS_FOLDERS[entry.label] / entry.name and not path.is_symlink()
+    return same_place and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Clean a folder of images: sort them into real_images/ and fake_images/ by the predictions of earlier experiments.
+
+Examples:
+  python image_separate.py data/raw --dry-run                 show what would happen
+  python image_separate.py data/raw --output data/clean       move the files, write a journal
+  python image_separate.py --undo data/clean/separation_001.journal.jsonl
+  python image_separate.py data/raw --pair X=run1.json --pair X=run2.json --pair X=run3.json --mode copy
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, HelpFormatter, parse_share, run_door
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the arguments; exits with 2 where they can't be used."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("source", nargs="?", type=Path, help="folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json")
+    add("--output", type=Path, default=Path("data/clean"), help="gets real_images/, fake_images/ and the journal")
+    add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
+    add(
+        "--predictions",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="JSONs, or folders of them, if elsewhere",
+    )
+    add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="repeatable; several for a folder vote")
+    add("--skip", action="append", default=[], metavar="FOLDER", help="a sub-folder that is meant to stay; repeatable")
+    add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes, besides more than half")
+    add("--no-check", action="store_true", help="don't decode the pictures; damaged ones are separated like any other")
+    add("--dry-run", action="store_true", help="print the plan, write nothing")
+    add("--undo", type=Path, metavar="JOURNAL", help="put every file of a journal back where it was")
+    args = parser.parse_args(argv)
+    if (args.source is None) == (args.undo is None) or (args.undo and args.dry_run):
+        parser.error("expected either SOURCE or --undo JOURNAL (without --dry-run): see --help")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Separates, previews or undoes; returns the exit code."""
+    args = parse(argv)
+    from fakereal.data import separation, separation_report
+
+    if args.undo:
+        journal, outcome = separation.undo(args.undo)
+        return _finish(separation_report.undo_lines(journal, outcome), outcome.stayed, outcome.interrupted)
+    lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
+    options = separation.Options(args.source, args.output, args.mode, *lists, args.min_agreement, not args.no_check)
+    if args.dry_run:
+        plan = separation.preview(options)
+        return _finish(separation_report.plan_lines(plan, args.source), plan.stays or plan.problems)
+    result = separation.separate(options)
+    report = separation_report.write_report(result, options)
+    lines = separation_report.result_lines(result, options, report)
+    return _finish(lines, result.stays or result.plan.problems, result.outcome.interrupted)
+
+
+def _finish(lines: Iterable[str], left: Sequence[object], interrupted: bool = False) -> int:
+    """Prints the lines; returns the exit code."""
+    print(*lines, sep="\n")
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_PARTIAL if left else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
