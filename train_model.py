@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seed": options.seed,
     })  # fmt: skip
     cli.start_keras()
-    from fakereal.model import run
+    from fakereal.model import report, run
 
     outcome = run.run(effective, options.output, options.resume)
-    print("\n".join(run.table(outcome.detector)))
+    print("\n".join(report.table(outcome.detector)))
     cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}")
     if outcome.interrupted:
         return cli.EXIT_INTERRUPTED

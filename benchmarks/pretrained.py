@@ -60,11 +60,10 @@ def report(title: str, records: Sequence[Record], detector, variants: Sequence[s
 
     decision = detector.metadata.decision
     truth = np.array([record.label for record in records])
-    plain = None
+    plain = labels(outputs(records, detector, "png"), decision)
     for variant in variants:
         p_real = outputs(records, detector, variant)
         row, called = measure(truth, p_real, decision), labels(p_real, decision)
-        plain = called if plain is None else plain
         low, high = row["intervals"]["accuracy"]
         auc_low, auc_high = row["intervals"]["roc_auc"]
         print(

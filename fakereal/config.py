@@ -1,9 +1,13 @@
-"""One run's configuration: nested frozen dataclasses; defaults < YAML file < flags."""
+"""One run's configuration: nested frozen dataclasses; defaults < YAML file < flags.
+
+Model files carry it: a key may come, but none may go or change its meaning unless the model file's format is raised.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -13,6 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from fakereal.errors import ConfigError
+
+SIZES_PX = (32, 1024)
+"""Smallest and largest width of the pictures that a network takes."""
 
 TrainScope = Literal["head", "last20", "all"]
 FineTune = Literal["none", "last20", "all"]
@@ -80,7 +87,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0  # 0..0.5
     average_weights: float = 0.0  # momentum of a moving average of the weights, e.g. 0.99; 0: off
     class_weights: bool = False  # weigh each class by the inverse of its count
-    source_balance: float = 0.0  # 0: draw pictures alike; 1: draw every source alike (with images_per_epoch)
+    source_balance: float = 0.0  # with images_per_epoch; 0: draw pictures alike; 1: sources alike, until they run out
     fine_tune: FineTune = "none"  # a second phase on a pre-trained base
     fine_tune_epochs: int = 10
     fine_tune_learning_rate: float = 1e-4
@@ -128,6 +135,10 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
             _set(tree, dotted.split("."), value)
     config = _parse(Config, tree, str(path) if path else "options")
     _check(config)
+    for key in ("epochs", "learning_rate", "fine_tune", "batch_size"):
+        if config.training.phases and (overrides or {}).get(f"training.{key}") is not None:
+            flag = "--" + key.replace("_", "-")
+            raise ConfigError(f"{flag}: {path} has phases of its own, which it can't change: edit them there")
     return config
 
 
@@ -210,9 +221,11 @@ def _parse_scalar(kind: type, value: Any, where: str) -> Any:
         return _expect(False, value, where, f"a value of type {kind.__name__}")
     if kind is float:
         try:
-            return float(value)  # PyYAML reads 1e-3 as a string
-        except (TypeError, ValueError):
-            return _expect(False, value, where, "a number")
+            number = float(value)  # PyYAML reads 1e-3 as a string
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        _expect(math.isfinite(number), value, where, "a number")
+        return number
     return _expect(isinstance(value, kind), value, where, {int: "a whole number", str: "text"}[kind])
 
 
@@ -223,17 +236,43 @@ def _expect(good: bool, value: Any, where: str, expected: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    """Refuses values of the right type that can't be meant."""
-    shares = {"network.dropout": config.network.dropout, "training.warmup": config.training.warmup}
-    shares |= {f"augmentation.resaving.{key}": value for key, value in vars(config.augmentation.resaving).items()}
-    shares |= {key: getattr(config.training, key) for key in ("label_smoothing", "average_weights", "source_balance")}
-    for key, value in shares.items():
-        _expect(0.0 <= value <= 1.0, value, key, "a number from 0 to 1")
-    counts = {f"training.{key}": getattr(config.training, key) for key in ("epochs", "batch_size", "fine_tune_epochs")}
-    for number, phase in enumerate(config.training.phases):
-        counts |= {f"training.phases[{number}].epochs": phase.epochs}
-        _expect(phase.learning_rate > 0, phase.learning_rate, "learning_rate", "a number above 0")
-    for key, value in counts.items():
-        _expect(value >= 1, value, key, "a whole number of at least 1")
-    _expect(config.training.learning_rate > 0, config.training.learning_rate, "learning_rate", "a number above 0")
-    _expect(32 <= config.image_size <= 1024, config.image_size, "image_size", "32 to 1024 pixels")
+    """Refuses values of the right type that can't be meant, before anything takes time."""
+    training, network, augmentation = config.training, config.network, config.augmentation
+    _in_range(config, 0, 2**32 - 1, "seed")
+    _in_range(config, *SIZES_PX, "image_size")
+    _in_range(network, 0.0, 0.95, "dropout")
+    _in_range(augmentation.resaving, 0.0, 1.0, *vars(augmentation.resaving))
+    _in_range(augmentation, 0.0, 180.0, "rotation_degrees")
+    _in_range(augmentation, 0.0, 0.5, "shift", "brightness")
+    _in_range(training, 1, 10**6, "epochs", "batch_size", "fine_tune_epochs")
+    _in_range(training, 0, 10**6, "patience")
+    _in_range(training, 1e-9, 10.0, "learning_rate", "fine_tune_learning_rate")
+    _in_range(training, 0.0, 1.0, "warmup", "weight_decay", "source_balance")
+    _in_range(training, 0.0, 0.5, "label_smoothing")
+    _in_range(training, 0.0, 0.99999, "average_weights")
+    decays = training.optimizer == "adamw" or training.weight_decay == 0
+    _expect(decays, training.optimizer, "training.optimizer", "adamw, as weight_decay is given")
+    for units in (*network.dense, *network.filters):
+        _expect(units >= 1, units, "network.dense and filters", "whole numbers of at least 1")
+    for number, phase in enumerate(training.phases):
+        _check_phase(config, phase, f"training.phases[{number}]")
+    if network.name == "cnn":
+        _expect(config.image_size >> len(network.filters) >= 1, len(network.filters), "network.filters", "fewer blocks")
+
+
+def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
+    _expect(phase.epochs >= 1, phase.epochs, f"{where}.epochs", "a whole number of at least 1")
+    _expect(0 < phase.learning_rate <= 10, phase.learning_rate, f"{where}.learning_rate", "a number above 0, up to 10")
+    for key in ("batch_size", "images_per_epoch"):
+        value = getattr(phase, key)
+        _expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
+    size = phase.image_size or config.image_size
+    _expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
+    same = config.network.name != "cnn" or size == config.image_size
+    _expect(same, size, f"{where}.image_size", f"{config.image_size}, as a cnn's weights fit one size only")
+
+
+def _in_range(section: Any, low: float, high: float, *keys: str) -> None:
+    for key in keys:
+        value = getattr(section, key)
+        _expect(low <= value <= high, value, key, f"{low:g} to {high:g}")

@@ -53,6 +53,8 @@ def test_the_threshold_moves_where_another_is_clearly_better():
     p_fake = np.concatenate([np.linspace(0.30, 0.49, 100), np.linspace(0.01, 0.2, 100)])
     threshold = deciding.choose_threshold(labels, p_fake)
     assert 0.2 < threshold < 0.31
+    # ... and the band is around it, not around 0.5
+    assert deciding.choose_band(labels, p_fake, threshold) == (threshold, threshold)
 
 
 def test_outside_the_band_the_promised_share_is_right():
@@ -100,3 +102,31 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_the_same_labels_and_outputs_give_the_same_figures_to_the_last_digit():
     labels, p_real = simulated(200)
     assert metrics.measure(labels, p_real, Decision()) == metrics.measure(labels, p_real, Decision())
+
+
+def test_a_threshold_never_calls_all_pictures_alike():
+    labels = np.array([REAL] * 180 + [FAKE] * 20)
+    p_fake = np.random.default_rng(0).uniform(0.4, 0.9, 200)
+    assert p_fake.min() < deciding.choose_threshold(labels, p_fake) < p_fake.max()
+
+
+def test_a_threshold_never_cuts_through_pictures_of_the_same_output():
+    labels = np.array([REAL] * 100 + [REAL] * 20 + [FAKE] * 80)
+    p_fake = np.array([0.6] * 100 + [0.9] * 100)
+    threshold = deciding.choose_threshold(labels, p_fake)
+    assert 0.6 < threshold < 0.9
+    assert deciding.choose_threshold(labels, np.full(200, 0.3)) == 0.5
+
+
+def test_a_dozen_right_answers_are_no_reason_for_near_certainty():
+    labels = np.array([FAKE, REAL] * 6)
+    p_real = np.where(labels == REAL, np.linspace(0.55, 0.65, 12), np.linspace(0.35, 0.45, 12))
+    decision = deciding.decide(labels, p_real)
+    assert scoring.confidence(p_real, decision).max() < 0.97
+
+
+def test_ten_right_answers_are_no_proof_of_perfection():
+    labels = np.array([FAKE, REAL] * 5)
+    measured = metrics.measure(labels, np.where(labels == REAL, 0.9, 0.1), Decision())
+    assert measured["f1_macro"] == measured["intervals"]["f1_macro"][1] == 1.0
+    assert measured["intervals"]["accuracy"][0] < 0.9

@@ -1,18 +1,20 @@
 """Development tool: the image sets behind models/pretrained.h5 -> one folder that train_model.py takes.
 
-    python -m tools.assemble_pretraining_set --sets SETS --output DIR
+    python -m tools.assemble_pretraining_set --sets SETS --cifake-split models/cifake_run/split.csv --output DIR
 
 SETS holds the unpacked sets, `cifake/train|test/REAL|FAKE` and `<set>/real|fake`; DIR gets
 `train|val|test/<set>/<class>/`.
-CIFAKE's official test pictures are not taken: they judge the result. Of the other sets, some give their labels away by
-size or JPEG table; of those both classes go through the same crop, reduction and JPEG encoding, which ends the old
-8x8 grid and table. All files of the small sets are encoded anew, at a quality that the content's hash chooses, not
-the class.
+CIFAKE's official test pictures are not taken: they judge the result. What the first step (configs/cifake.yaml) learnt
+from stays in train, what it chose by becomes val and test, so that no picture is ever learnt from and chosen by.
+Of the other sets, some give their labels away by size or JPEG table; of those both classes go through the same crop,
+reduction and JPEG encoding, which ends the old 8x8 grid and table. All files of the small sets are encoded anew, at a
+quality that the content's hash chooses, not the class.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import io
 import os
@@ -30,9 +32,8 @@ SIDE_PX = {"humanfaces": 133, "shoes": 180, "lfw_faceswap": 187, "ciplab": 448, 
 """Sets with a leak: the side, three quarters of the smaller class's, to which both classes are reduced."""
 KEPT_SIZE = ("dualcue", "visionprobe")
 """Sets whose classes have the same sizes and tables: encoded anew, not resized."""
-SHARES = {"cifake": (0.96, 0.02)}
-"""Of train and validation; the rest is for testing."""
-_OTHER_SHARES = (0.7, 0.15)
+SHARES = (0.7, 0.15)
+"""Of train and validation in the small sets; the rest is for testing."""
 _QUALITIES = (80, 97)
 
 
@@ -41,10 +42,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path, required=True, metavar="DIR", help="the unpacked image sets")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the result goes")
+    parser.add_argument("--cifake-split", type=Path, required=True, metavar="FILE", help="split.csv of the first step")
     options = parser.parse_args()
+    with open(options.cifake_split, newline="", encoding="utf-8") as file:
+        learnt = {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
     jobs = [(name, path) for name in ("cifake", *KEPT_SIZE, *SIDE_PX) for path in pictures(options.sets, name)]
     with progress_bar("assembling", len(jobs)) as advance, ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda job: place(*job, options.output), jobs):
+        for _ in pool.map(lambda job: place(*job, options.output, learnt), jobs):
             advance(1)
     print(options.output)
     return 0
@@ -56,13 +60,15 @@ def pictures(sets: Path, name: str) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and label_of_folder(path.parent.name) in (0, 1))
 
 
-def place(name: str, path: Path, output: Path) -> None:
-    """Puts one picture where its content's hash says."""
+def place(name: str, path: Path, output: Path, learnt: set[str]) -> None:
+    """Puts one picture where the first step had it, or where its content's hash says."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).digest()
     draw = int.from_bytes(digest[:8]) / 2**64
-    train, val = SHARES.get(name, _OTHER_SHARES)
-    split = "train" if draw < train else "val" if draw < train + val else "test"
+    if name == "cifake":
+        split = "train" if digest.hex() in learnt else "val" if draw < 0.5 else "test"
+    else:
+        split = "train" if draw < SHARES[0] else "val" if draw < sum(SHARES) else "test"
     target = output / split / name / NAMES[label_of_folder(path.parent.name)] / f"{path.stem}.jpg"
     target.parent.mkdir(parents=True, exist_ok=True)
     if name == "cifake":

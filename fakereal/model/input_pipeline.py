@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +12,12 @@ import tensorflow as tf
 
 from fakereal.config import AugmentationConfig
 from fakereal.data.scan import Record
+from fakereal.errors import DataError, ImageRefused
 from fakereal.model import geometry
 from fakereal.model.augmentation import resave
 from fakereal.preprocessing import Preprocessing, decode, fit
+
+_MARK = "<<picture>>"
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Draw:
     phase: int
     epoch: int
     images_per_epoch: int | None = None  # None: every picture once
-    source_balance: float = 0.0  # 0: every picture alike; 1: every source alike
+    source_balance: float = 0.0  # 0: every picture alike; 1: every source alike, until its pictures run out
 
     def order(self, records: Sequence[Record]) -> np.ndarray:
         """Returns the indices of the epoch's pictures in their order, int64."""
@@ -81,14 +86,36 @@ def labels_of(records: Sequence[Record]) -> np.ndarray:
     return np.array([record.label for record in records], dtype=np.int64)
 
 
+@contextmanager
+def pictures_named() -> Iterator[None]:
+    """Turns TensorFlow's error about a picture that vanished or broke since the scan into one line with its name.
+
+    Raises:
+        DataError: which picture, and how to go on.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(f"{_MARK}(.*?){_MARK}", str(error), re.DOTALL)
+        if not found:
+            raise
+        raise DataError(f"{found[1]}; it was sound when the run began: put it back and add --resume") from error
+
+
 def _batches(
     records: Sequence[Record], order: np.ndarray, load, preprocessing: Preprocessing, batch_size: int
 ) -> tf.data.Dataset:
     labels = labels_of(records)[order].astype(np.float32)[:, None]
     size = preprocessing.image_size_px
 
+    def named_load(index: np.int64) -> np.ndarray:
+        try:
+            return load(index)
+        except ImageRefused as error:  # the marks let `pictures_named` find the sentence inside TensorFlow's own
+            raise DataError(f"{_MARK}{records[index].path}: {error}{_MARK}") from error
+
     def image_and_label(index: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.numpy_function(load, [index], tf.uint8, stateful=False)
+        image = tf.numpy_function(named_load, [index], tf.uint8, stateful=False)
         return tf.ensure_shape(image, (size, size, 3)), label
 
     def as_float(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

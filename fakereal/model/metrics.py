@@ -39,7 +39,8 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
     predicted = labels_from(p_real, decision)
     confusion = np.bincount(labels * 2 + predicted, minlength=4).reshape(2, 2)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(labels), confusion.reshape(-1) / len(labels), RESAMPLES).reshape(-1, 2, 2)
+    # Bayesian bootstrap with Jeffreys' prior: ten right answers out of ten are no proof of an accuracy of exactly 1
+    draws = rng.dirichlet(confusion.reshape(-1) + 0.5, RESAMPLES).reshape(-1, 2, 2)
     values, spread = _from_confusion(confusion[None]), _from_confusion(draws)
     p_fake = calibrated_p_fake(p_real, decision)
     values["roc_auc"] = np.array([roc_auc(labels, p_real)])
@@ -51,7 +52,7 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
         "loss": binary_log_loss(labels, p_real),
         "confusion": confusion.tolist(),
         **{key: _number(value[0]) for key, value in values.items()},
-        "intervals": {key: _interval(value) for key, value in spread.items()},
+        "intervals": {key: _interval(value, values[key][0]) for key, value in spread.items()},
         "uncertain_share": float(np.mean(inside)),
         "accuracy_outside_band": _number(np.mean((predicted == labels)[~inside])) if not inside.all() else None,
     }
@@ -104,8 +105,10 @@ def _auc_draws(labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator)
     return np.array([_auc(labels, ranks, counts) for counts in draws])
 
 
-def _interval(values: np.ndarray) -> list[float | None]:
-    return [_number(value) for value in np.nanpercentile(values, (2.5, 97.5))]
+def _interval(draws: np.ndarray, value: float) -> list[float | None]:
+    """Returns the middle 95 % of the draws, stretched to hold the value itself."""
+    low, high = np.nanpercentile(draws, (2.5, 97.5))
+    return [_number(min(low, value)), _number(max(high, value))]
 
 
 def _number(value: float) -> float | None:

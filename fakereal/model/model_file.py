@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 
 from fakereal import config as configuration
+from fakereal.cli import say
 from fakereal.config import Config
 from fakereal.errors import ConfigError, FakeRealError, ModelFileError
 from fakereal.labels import NAMES
@@ -26,6 +28,19 @@ from fakereal.preprocessing import Preprocessing
 FORMAT = 1
 _DATASET = "fakereal_metadata"  # in an .h5 file; no attribute, which may hold 64 KB only
 _MEMBER = "fakereal_metadata.json"  # in a .keras file, which is a zip archive
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What h5py, zipfile and Keras raise on damaged or hostile files."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,8 @@ class Detector:
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Returns the network's output for uint8 pictures of shape (n, S, S, 3): float64 (n,), 0..1."""
-        return np.asarray(self.model.predict_on_batch(images.astype(np.float32)), dtype=np.float64).reshape(-1)
+        outputs = self.model.predict_on_batch(images.astype(np.float32))
+        return np.asarray(outputs, dtype=np.float64).reshape(-1)
 
 
 def save(path: Path, detector: Detector) -> None:
@@ -68,9 +84,11 @@ def save(path: Path, detector: Detector) -> None:
         detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
         _write_metadata(temporary, text)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too must leave no part behind
         temporary.unlink(missing_ok=True)
-        raise ModelFileError(f"{path}: expected to write the model, found {error.strerror or error}") from error
+        if isinstance(error, OSError):
+            raise ModelFileError(f"{path}: expected to write the model, found {error.strerror or error}") from error
+        raise
 
 
 def check_suffix(path: Path) -> None:
@@ -99,11 +117,12 @@ def load(path: Path, foreign: bool = False) -> Detector:
             f"{path}: expected a model made by train_model.py, found a Keras file without our metadata;"
             " --foreign-model takes it all the same"
         )
-    model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
+    name = metadata.config.network.name
     try:
+        model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
         _load_weights(model, path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: expected the weights of {model.name}, found a damaged file ({error})") from error
+    except _DAMAGE as error:
+        raise ModelFileError(f"{path}: expected the weights of {name}, found a damaged file ({error})") from error
     return Detector(model, metadata)
 
 
@@ -117,7 +136,7 @@ def read_metadata(path: Path) -> Metadata | None:
         raise ModelFileError(f"{path}: expected a model file, found nothing there; train_model.py makes one")
     try:
         text = _read_metadata_text(path)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
+    except _DAMAGE as error:
         raise ModelFileError(f"{path}: expected a Keras model file, found something else ({error})") from error
     return None if text is None else _from_json(text, path)
 
@@ -150,9 +169,10 @@ def _load_weights(model: keras.Model, path: Path) -> None:
 def _load_foreign(path: Path) -> Detector:
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
+        shape, output = tuple(model.input_shape), tuple(model.output_shape)
     except Exception as error:
         raise ModelFileError(f"{path}: expected a Keras model, found one that does not load ({error})") from error
-    shape, output = model.input_shape, model.output_shape
+    say("foreign model: its output is taken as the probability of REAL, from RGB pixels in 0..255")
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3 or output[1:] != (1,):
         raise ModelFileError(
             f"{path}: expected pictures (S, S, 3) in and one probability out, found {shape} in and {output} out"
@@ -195,7 +215,12 @@ def _from_json(text: str, path: Path) -> Metadata:
             history=tuple(tree["history"]),
             **{key: tree[key] for key in ("base_weights", "data", "metrics", "versions")},
         )
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except ConfigError as error:
+        made = tree.get("versions", {}).get("fakereal", "an unknown version")
+        raise ModelFileError(
+            f"{path}: made by fakereal {made} with a setting unknown here ({error}): update"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: expected our metadata, found damaged ones ({error})") from error
     except FakeRealError as error:
         raise ModelFileError(f"{path}: {error}") from error

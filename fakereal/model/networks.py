@@ -88,9 +88,3 @@ def set_trainable(model: keras.Model, scope: str, learn_batch_norm: bool) -> Non
     for number, layer in enumerate(base.layers):
         frozen_norm = isinstance(layer, layers.BatchNormalization) and not learn_batch_norm
         layer.trainable = number >= first and not frozen_norm
-
-
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies all weights between two models that `build` made of the same network, also of different image sizes."""
-    for layer in source.layers:
-        target.get_layer(layer.name).set_weights(layer.get_weights())

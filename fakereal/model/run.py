@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,20 +12,25 @@ import keras
 import numpy as np
 
 from fakereal import config as configuration
-from fakereal.cli import say
+from fakereal.cli import one_line, say
 from fakereal.config import Config
-from fakereal.data.scan import Dataset, scan, skipped_lines
+from fakereal.data.scan import Dataset, Record, scan, skipped_lines
 from fakereal.data.split import SPLITS, Split, read_manifest, split_dataset, summary, write_manifest
+from fakereal.errors import ConfigError
 from fakereal.files import write_whole
 from fakereal.labels import FAKE, REAL
-from fakereal.model import model_file, networks, training
+from fakereal.model import model_file, networks, report, training
+from fakereal.model.checkpoint import resumed
 from fakereal.model.deciding import decide
-from fakereal.model.input_pipeline import labels_of, plain_batches
+from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector, Metadata
 from fakereal.model.scoring import Decision
 from fakereal.model.weights import Origin, load_base
 from fakereal.preprocessing import Preprocessing, is_picture_name
+
+MAX_TRAIN_MEASURED = 5_000
+"""Of larger training sets, the figures on the training split come from so many pictures, drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     dataset, split = prepare(config)
     for line in [*skipped_lines(dataset), *summary(split)]:
         say(line)
+    if dataset.skipped:
+        say(f"all that was skipped: {folder / 'skipped.tsv'}")
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
-    state = training.resumed(checkpoint, identity) if resume else None
-    write_manifest(folder / "split.csv", split, dataset.root)
+    state = resumed(checkpoint, identity) if resume else None
+    _keep_lists(folder, config, dataset, split)
     write_whole(folder / "config.yaml", configuration.dumps(config).encode())
 
     keras.utils.set_random_seed(config.seed)
@@ -68,41 +73,44 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     origin = load_base(model, config.network, config.weights)
     say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
     _warn_of_frozen_noise(config, origin)
-    trained = training.train(model, config, origin, split, checkpoint, identity, state)
-    if trained.interrupted:
-        say("interrupted: the best model so far is kept, measured and saved")
-
-    detector = _measured(trained, config, origin, split)
+    with pictures_named():
+        trained = training.train(model, config, origin, split, checkpoint, identity, state)
+        say("measuring")
+        detector = _measured(trained, config, origin, split)
     model_file.save(output, detector)
-    write_whole(folder / "history.csv", _history_csv(trained.history))
-    write_whole(folder / "report.json", json.dumps(report(detector), indent=4, allow_nan=False).encode())
+    write_whole(folder / "history.csv", report.history_csv(trained.history))
+    write_whole(folder / "report.json", json.dumps(report.as_json(detector), indent=4, allow_nan=False).encode())
     skipped = sum(is_picture_name(item.path) for item in dataset.skipped) + len(split.left_out)
     return Outcome(detector, output, folder, skipped, trained.interrupted)
 
 
+def _keep_lists(folder: Path, config: Config, dataset: Dataset, split: Split) -> None:
+    """Writes down every file that was found, in the split or among the skipped ones."""
+    manifest = folder / "split.csv"
+    given = config.data.split_file
+    if not (given and manifest.exists() and Path(given).samefile(manifest)):  # never overwrite the user's own
+        write_manifest(manifest, split, dataset.root)
+    rows = "".join(f"{one_line(str(item.path))}\t{item.reason}\n" for item in dataset.skipped)
+    write_whole(folder / "skipped.tsv", rows.encode(errors="surrogateescape"))
+
+
 def prepare(config: Config) -> tuple[Dataset, Split]:
-    """Reads and divides the pictures that a configuration names."""
-    dataset = scan(Path(config.data.path), Preprocessing(config.image_size))
+    """Reads and divides the pictures that a configuration names.
+
+    What counts as the same picture is decided at one size, whatever the network's, so that runs with other sizes on
+    the same folder have the same split.
+    """
+    dataset = scan(Path(config.data.path), Preprocessing())
     if config.data.exclude_sources:
+        known = {record.source for record in dataset.records}
+        for name in set(config.data.exclude_sources) - known:
+            raise ConfigError(f"exclude_sources: expected some of {', '.join(sorted(known))}, found {name!r}")
         kept = tuple(record for record in dataset.records if record.source not in config.data.exclude_sources)
         say(f"left out {len(dataset.records) - len(kept)} pictures of {', '.join(config.data.exclude_sources)}")
         dataset = replace(dataset, records=kept)
     if config.data.split_file:
         return dataset, read_manifest(Path(config.data.split_file), dataset)
     return dataset, split_dataset(dataset, config.seed, config.data.shares)
-
-
-def report(detector: Detector) -> dict[str, Any]:
-    """Returns what a run found, for programs: figures of each split, the decision, the data, the versions."""
-    metadata = detector.metadata
-    return {
-        "network": metadata.config.network.name,
-        "weights": metadata.base_weights,
-        "decision": vars(metadata.decision),
-        "metrics": metadata.metrics,
-        "data": metadata.data,
-        "versions": metadata.versions,
-    }
 
 
 def _warn_of_frozen_noise(config: Config, origin: Origin) -> None:
@@ -117,13 +125,12 @@ def _warn_of_frozen_noise(config: Config, origin: Origin) -> None:
 def _measured(trained: training.Trained, config: Config, origin: Origin, split: Split) -> Detector:
     """Chooses the decision on validation, and measures all three splits with it."""
     preprocessing = Preprocessing(config.image_size)
+    judged = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
     outputs = {
-        name: training.predict(
-            trained.model, plain_batches(getattr(split, name), preprocessing, config.training.batch_size)
-        )
-        for name in SPLITS
+        name: training.predict(trained.model, plain_batches(records, preprocessing, config.training.batch_size))
+        for name, records in judged.items()
     }
-    labels = {name: labels_of(getattr(split, name)) for name in SPLITS}
+    labels = {name: labels_of(records) for name, records in judged.items()}
     decision = decide(labels["val"], outputs["val"])
     metrics: dict[str, Any] = {name: measure(labels[name], outputs[name], decision) for name in SPLITS}
     plain = Decision(temperature=decision.temperature)
@@ -140,6 +147,14 @@ def _measured(trained: training.Trained, config: Config, origin: Origin, split: 
         versions=model_file.versions(),
     )
     return Detector(trained.model, metadata)
+
+
+def _sample(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
+    """Returns at most `MAX_TRAIN_MEASURED` pictures: what training sees says little of what counts."""
+    if len(records) <= MAX_TRAIN_MEASURED:
+        return records
+    chosen = np.random.default_rng(seed).permutation(len(records))[:MAX_TRAIN_MEASURED]
+    return tuple(records[number] for number in sorted(chosen))
 
 
 def _by_source(split: Split, p_real: np.ndarray, decision: Decision) -> dict[str, Any]:
@@ -171,46 +186,3 @@ def _fingerprint(split: Split) -> str:
 def _identity(config: Config, split: Split) -> str:
     """Names a run for its checkpoint: a longer or otherwise changed run can't go on from another's."""
     return hashlib.sha256((configuration.dumps(config) + _fingerprint(split)).encode()).hexdigest()[:16]
-
-
-def _history_csv(history: tuple[dict[str, Any], ...]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]) if history else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue().encode()
-
-
-def table(detector: Detector) -> list[str]:
-    """Returns the figures of the three splits for people, the confusion matrix of the test split, and F1 last."""
-    metrics = detector.metadata.metrics
-    lines = [f"{'':14}{'images':>7} {'accuracy':>9} {'ROC AUC':>8}" + _class_headings()]
-    lines += [_split_line(name, metrics[name]) for name in SPLITS]
-    test = metrics["test"]
-    (fake_fake, fake_real), (real_fake, real_real) = test["confusion"]
-    decision = detector.metadata.decision
-    low, high = test["intervals"]["f1_macro"]
-    return [
-        *lines,
-        *(_split_line(f"  {source}", row) for source, row in metrics["test_by_source"].items()),
-        "",
-        "test: called fake, called real",
-        f"  fake {fake_fake:10,} {fake_real:12,}",
-        f"  real {real_fake:10,} {real_real:12,}",
-        f"threshold {decision.threshold:g} on p_fake, temperature {decision.temperature:g}, uncertain between"
-        f" {decision.band[0]:g} and {decision.band[1]:g}: {test['uncertain_share']:.1%} of the test pictures",
-        "",
-        f"F1 on {test['images']:,} test images: fake {test['f1_fake']:.4f}, real {test['f1_real']:.4f},"
-        f" mean {test['f1_macro']:.4f} (95 % interval {low:.4f} to {high:.4f})",
-    ]
-
-
-def _class_headings() -> str:
-    return "".join(f" {name + ' ' + figure:>10}" for name in ("fake", "real") for figure in ("prec.", "recall", "F1"))
-
-
-def _split_line(name: str, row: dict[str, Any]) -> str:
-    figures = [row[f"{figure}_{name}"] for name in ("fake", "real") for figure in ("precision", "recall", "f1")]
-    return f"{name:14}{row['images']:7,} {row['accuracy']:9.4f} {row['roc_auc']:8.4f}" + "".join(
-        f" {value:10.4f}" for value in figures
-    )

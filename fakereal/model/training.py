@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from fakereal.cli import progress_bar, say
+from fakereal.cli import one_line, progress_bar, say
 from fakereal.config import Config, PhaseConfig, TrainingConfig
 from fakereal.data.split import Split
-from fakereal.errors import ConfigError, DataError
-from fakereal.files import write_whole
+from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import networks
+from fakereal.model.checkpoint import State, save
 from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_batches
 from fakereal.model.metrics import binary_log_loss
 from fakereal.model.weights import Origin
@@ -28,26 +26,17 @@ from fakereal.preprocessing import Preprocessing
 _NO_DECAY = ["bias", "gamma", "beta"]  # weight decay is for kernels; on norms and biases it only hurts
 
 
-@dataclass
-class State:
-    """Where a run stands after a finished epoch; the checkpoint holds it with the arrays below."""
-
-    phase: int = 0  # number of the phase, from 0
-    epoch: int = 0  # epochs done in that phase
-    best_loss: float = float("inf")  # lowest validation loss so far, of this phase's image size
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
-    best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
-    current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
-    optimizer: list[np.ndarray] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Trained:
     """What training gives."""
 
     model: keras.Model  # for prediction, at the size of the configuration, with the best weights
     history: tuple[dict[str, Any], ...]
-    interrupted: bool  # True where Ctrl-C ended it early
+    interrupted: bool  # True where Ctrl-C, or a loss that is no number, ended it early
+
+
+class DivergedError(FakeRealError):
+    """The loss is no number any more."""
 
 
 def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
@@ -76,24 +65,6 @@ def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
     )
 
 
-def resumed(checkpoint: Path, identity: str) -> State | None:
-    """Returns where a killed run stood, or None where it left no checkpoint.
-
-    Args:
-        checkpoint: the file.
-        identity: names the configuration and the data.
-
-    Raises:
-        DataError: the checkpoint belongs to another run, or is damaged.
-    """
-    if not checkpoint.exists():
-        say(f"no checkpoint at {checkpoint}, so this run starts anew")
-        return None
-    state = _load(checkpoint, identity)
-    say(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
-    return state
-
-
 def train(
     model: keras.Model,
     config: Config,
@@ -112,10 +83,10 @@ def train(
         split: what learns and what chooses the best epoch.
         checkpoint: the file that a killed run goes on from; written after every epoch.
         identity: names the configuration and the data; the checkpoint carries it.
-        state: where a killed run stood, as `resumed` gives it; None starts anew.
+        state: where a killed run stood, as `checkpoint.resumed` gives it; None starts anew.
 
     Raises:
-        ConfigError: the loss is no number any more.
+        DivergedError: the loss is no number, in the first epoch already.
         KeyboardInterrupt: before the first epoch was done.
     """
     state = state or State(best=model.get_weights())
@@ -123,17 +94,19 @@ def train(
     interrupted = False
     try:
         for number in range(state.phase, len(plan)):
-            _run_phase(config, plan, number, split, state, lambda: _save(checkpoint, identity, state))
-    except KeyboardInterrupt:
+            _run_phase(config, plan, number, split, state, lambda: save(checkpoint, identity, state))
+    except (KeyboardInterrupt, DivergedError) as error:
         if not state.history:
             raise
+        say(one_line(error) if isinstance(error, DivergedError) else "interrupted")
+        say("the best model so far is kept, measured and saved")
         interrupted = True
     model.set_weights(state.best)
     return Trained(model, tuple(state.history), interrupted)
 
 
 def _run_phase(
-    config: Config, plan: Sequence[PhaseConfig], number: int, split: Split, state: State, save: Callable[[], None]
+    config: Config, plan: Sequence[PhaseConfig], number: int, split: Split, state: State, keep: Callable[[], None]
 ) -> None:
     phase = plan[number]
     preprocessing = Preprocessing(phase.image_size or config.image_size)
@@ -149,7 +122,7 @@ def _run_phase(
         _assign(model.optimizer.variables, state.optimizer)
     while state.epoch < phase.epochs and not _stalled(state, number, config.training.patience):
         _run_epoch(model, config, phase, number, preprocessing, split, state)
-        save()
+        keep()
 
 
 def _phase_model(
@@ -214,17 +187,20 @@ def _run_epoch(
     batches = training_batches(split.train, preprocessing, config.augmentation, draw, phase.batch_size)
     title = f"{phase.train} {preprocessing.image_size_px} px, epoch {state.epoch + 1}/{phase.epochs}"
     with progress_bar(title, len(batches)) as advance:
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+        raw: list[np.ndarray] = []  # Keras ends `fit` with the moving average, where there is one, in their place
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: advance(1),
+            on_epoch_end=lambda epoch, logs: raw.extend(np.array(each) for each in model.trainable_variables),
+        )
         weights = _class_weights(split) if training.class_weights else None
         fitted = model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
-    kept = _averaged(model, training)
     p_real = predict(model, plain_batches(split.val, preprocessing, phase.batch_size))
     row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
     if not np.isfinite(row["loss"] + row["val_loss"]):
-        raise ConfigError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
+        raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
     if row["val_loss"] < state.best_loss:
         state.best_loss, state.best = row["val_loss"], model.get_weights()
-    _assign(model.trainable_variables, kept)
+    _assign(model.trainable_variables, raw)
     state.epoch += 1
     state.history.append(row)
     state.current = [np.asarray(variable) for variable in _variables(model)]
@@ -238,14 +214,6 @@ def _run_epoch(
 def predict(model: keras.Model, batches: Any) -> np.ndarray:
     """Returns p_real of every picture of `plain_batches`: float64 (n,)."""
     return np.asarray(model.predict(batches, verbose=0), dtype=np.float64).reshape(-1)
-
-
-def _averaged(model: keras.Model, training: TrainingConfig) -> list[np.ndarray]:
-    """Puts the moving average into the model, where it is on; returns the weights to go on training from."""
-    kept = [np.asarray(variable) for variable in model.trainable_variables]
-    if training.average_weights:
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-    return kept
 
 
 def _row(
@@ -287,31 +255,3 @@ def _variables(model: keras.Model) -> list[Any]:
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-_ARRAYS = ("best", "current", "optimizer")
-
-
-def _save(path: Path, identity: str, state: State) -> None:
-    text = json.dumps(
-        {"identity": identity, **{key: value for key, value in vars(state).items() if key not in _ARRAYS}}
-    )
-    arrays = {f"{name}_{n:04d}": value for name in _ARRAYS for n, value in enumerate(getattr(state, name))}
-    buffer = io.BytesIO()
-    np.savez(buffer, state=np.array(text), **arrays)
-    write_whole(path, buffer.getvalue())
-
-
-def _load(path: Path, identity: str) -> State:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tree = json.loads(str(file["state"]))
-            arrays = {name: [file[key] for key in sorted(file.files) if key.startswith(f"{name}_")] for name in _ARRAYS}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: expected a checkpoint, found a damaged file: delete it to start anew") from error
-    if tree.pop("identity") != identity:
-        raise DataError(
-            f"{path}: expected a checkpoint of this configuration and these pictures, found one of another run:"
-            " leave out --resume to start anew, or give the same options again"
-        )
-    return State(**tree, **arrays)

@@ -1,0 +1,77 @@
+"""What a killed run goes on from: one file, written after every epoch."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fakereal.cli import say
+from fakereal.errors import DataError
+from fakereal.files import write_whole
+
+_ARRAYS = ("best", "current", "optimizer")
+
+
+@dataclass
+class State:
+    """Where a run stands after a finished epoch; the checkpoint holds it with the arrays below."""
+
+    phase: int = 0  # number of the phase, from 0
+    epoch: int = 0  # epochs done in that phase
+    best_loss: float = float("inf")  # lowest validation loss so far, of this phase's image size
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
+    current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
+    optimizer: list[np.ndarray] = field(default_factory=list)
+
+
+def resumed(checkpoint: Path, identity: str) -> State | None:
+    """Returns where a killed run stood, or None where it left no checkpoint.
+
+    Args:
+        checkpoint: the file.
+        identity: names the configuration and the data.
+
+    Raises:
+        DataError: the checkpoint belongs to another run, or is damaged.
+    """
+    if not checkpoint.exists():
+        say(f"no checkpoint at {checkpoint}, so this run starts anew")
+        return None
+    state = _load(checkpoint, identity)
+    say(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
+    return state
+
+
+def save(path: Path, identity: str, state: State) -> None:
+    """Writes the checkpoint whole: a kill leaves the one before or this one."""
+    text = json.dumps(
+        {"identity": identity, **{key: value for key, value in vars(state).items() if key not in _ARRAYS}}
+    )
+    arrays = {f"{name}_{n:04d}": value for name in _ARRAYS for n, value in enumerate(getattr(state, name))}
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.array(text), **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def _load(path: Path, identity: str) -> State:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tree = json.loads(str(file["state"]))
+            arrays = {name: [file[key] for key in sorted(file.files) if key.startswith(f"{name}_")] for name in _ARRAYS}
+            stored = tree.pop("identity")
+            state = State(**tree, **arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: expected a checkpoint, found a damaged file: delete it to start anew") from error
+    if stored != identity:
+        raise DataError(
+            f"{path}: expected a checkpoint of this configuration and these pictures, found one of another run:"
+            " leave out --resume to start anew, or give the same options again"
+        )
+    return state
