@@ -48,8 +48,8 @@ def table(detector: Detector) -> list[str]:
         "test: called fake, called real",
         f"  fake {fake_fake:10,} {fake_real:12,}",
         f"  real {real_fake:10,} {real_real:12,}",
-        f"threshold {decision.threshold:g} on p_fake, temperature {decision.temperature:g}, uncertain between"
-        f" {decision.band[0]:g} and {decision.band[1]:g}: {test['uncertain_share']:.1%} of the test pictures",
+        f"threshold {decision.threshold:.3g} on p_fake, temperature {decision.temperature:.3g}, uncertain between"
+        f" {decision.band[0]:.3g} and {decision.band[1]:.3g}: {test['uncertain_share']:.1%} of the test pictures",
         "",
         f"F1 on {test['images']:,} test images: fake {test['f1_fake']:.4f}, real {test['f1_real']:.4f},"
         f" mean {test['f1_macro']:.4f} (95 % interval {low:.4f} to {high:.4f})",

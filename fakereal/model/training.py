@@ -190,7 +190,7 @@ def _run_epoch(
         raw: list[np.ndarray] = []  # Keras ends `fit` with the moving average, where there is one, in their place
         callback = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: advance(1),
-            on_epoch_end=lambda epoch, logs: raw.extend(np.array(each) for each in model.trainable_variables),
+            on_epoch_end=lambda epoch, logs: raw.extend(np.asarray(each) for each in model.trainable_variables),
         )
         weights = _class_weights(split) if training.class_weights else None
         fitted = model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
