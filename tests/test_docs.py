@@ -49,7 +49,8 @@ def test_every_flag_of_a_script_is_in_readme(script, capsys):
 def test_every_recipe_loads_and_its_first_line_is_the_command_to_run(path, monkeypatch):
     loaded = config.load(path)
     assert loaded != config.Config()
-    first = path.read_text().splitlines()[0]
+    first, second = path.read_text().splitlines()[:2]
+    assert second.startswith("# Expect: ")
     assert first.startswith("# python train_model.py --config configs/" + path.name)
     arguments = train_model.parser().parse_args(shlex.split(first.removeprefix("# python train_model.py ")))
     assert arguments.config.name == path.name

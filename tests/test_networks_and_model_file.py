@@ -215,6 +215,25 @@ def test_weights_that_cannot_be_had_are_refused(choice, network, expected):
         weights.load_base(networks.build(network, 32), network, choice)
 
 
+def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, capsys):
+    """Keras' cache is empty here and its download refused, as on a machine without internet."""
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", refuse)
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path / "pretrained.h5")
+    model = networks.build(NetworkConfig(), 32)
+    with pytest.raises(ConfigError, match="found none of them: go online, or --weights none"):
+        weights.load_base(model, NetworkConfig(), "auto")
+    with pytest.raises(ConfigError, match="--weights pretrained works offline"):
+        weights.load_base(model, NetworkConfig(), "imagenet")
+    model_file.save(tmp_path / "pretrained.h5", detector(NetworkConfig(), 32))
+    origin = weights.load_base(model, NetworkConfig(), "auto")
+    assert (origin.words, origin.pretrained) == ("models/pretrained.h5", True)
+    assert "can't be had offline" in capsys.readouterr().err
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     model_file.save(tmp_path / "cnn.h5", detector())
     with pytest.raises(ModelFileError, match="expected weights of efficientnetb0, found cnn"):

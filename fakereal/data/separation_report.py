@@ -44,7 +44,7 @@ def result_lines(result: Result, options: Options, report: Path | None) -> Itera
         yield from _table(result.plan.folders, in_place(result), result.stays)
         yield from _counts(result, options)
     if report:
-        yield f"all that stayed, and why: {shown(report)}"
+        yield f"report: {shown(report)}"
     for journal in reversed(result.journals):
         yield f"to put everything back: python image_separate.py --undo {shlex.quote(shown(journal.path))}"
 

@@ -57,8 +57,8 @@ def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
     except ConfigError as error:
         if not _fits(PRETRAINED, network):
             raise ConfigError(
-                f"{one_line(error)}; and models/pretrained.h5 has no {network.name} either: give --weights FILE,"
-                " or --weights none --fine-tune all"
+                f"weights: expected ImageNet's from the Keras cache or by download, or else a {network.name} in"
+                f" {PRETRAINED}, found none of them: go online, or --weights none --fine-tune all"
             ) from error
     say("weights: ImageNet's can't be had offline, so the base of models/pretrained.h5 is taken")
     return _pretrained(base, network)
