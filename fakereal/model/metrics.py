@@ -43,8 +43,7 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
     draws = rng.dirichlet(confusion.reshape(-1) + 0.5, RESAMPLES).reshape(-1, 2, 2)
     values, spread = _from_confusion(confusion[None]), _from_confusion(draws)
     p_fake = calibrated_p_fake(p_real, decision)
-    values["roc_auc"] = np.array([roc_auc(labels, p_real)])
-    spread["roc_auc"] = _auc_draws(labels, p_real, rng)
+    intervals = {key: _interval(value, values[key][0]) for key, value in spread.items()}
     low, high = decision.band
     inside = (p_fake > low) & (p_fake < high)
     return {
@@ -52,7 +51,8 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
         "loss": binary_log_loss(labels, p_real),
         "confusion": confusion.tolist(),
         **{key: _number(value[0]) for key, value in values.items()},
-        "intervals": {key: _interval(value, values[key][0]) for key, value in spread.items()},
+        "roc_auc": _number(roc_auc(labels, p_real)),
+        "intervals": {**intervals, "roc_auc": _auc_interval(labels, p_real, rng)},
         "uncertain_share": float(np.mean(inside)),
         "accuracy_outside_band": _number(np.mean((predicted == labels)[~inside])) if not inside.all() else None,
     }
@@ -98,18 +98,17 @@ def _auc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
     return float(np.sum(reals * (below + fakes / 2)) / pairs) if pairs else float("nan")
 
 
-def _auc_draws(labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ranks once and lets each picture count as often as it is drawn: sorting 1,000 times would take seconds.
-
-    Where no pair is out of order, no draw has one either. Then the rule of three speaks for the smaller class: of n
-    pictures all were right, so up to 3 / n of all pictures may be wrong.
-    """
+def _auc_interval(labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> list[float | None]:
+    """Ranks once and lets each picture count as often as it is drawn: sorting 1,000 times would take seconds."""
     size, ranks = len(labels), _ranks(scores)
-    if _auc(labels, ranks, np.ones(size)) in (0.0, 1.0):
+    value = _auc(labels, ranks, np.ones(size))
+    if value in (0.0, 1.0):
+        # No draw is out of order where no pair is. The rule of three speaks for the smaller class: n pictures were
+        # right, so up to 3 / n of all may be wrong.
         unseen = min(1.0, 3 / np.bincount(labels, minlength=2).min())
-        return np.abs(np.linspace(0.0, 1.0, RESAMPLES) * unseen / 0.975 - _auc(labels, ranks, np.ones(size)))
+        return [_number(max(0.0, value - unseen)), _number(min(1.0, value + unseen))]
     draws = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(RESAMPLES))
-    return np.array([_auc(labels, ranks, counts) for counts in draws])
+    return _interval(np.array([_auc(labels, ranks, counts) for counts in draws]), value)
 
 
 def _interval(draws: np.ndarray, value: float) -> list[float | None]:
