@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}")
     if outcome.interrupted:
         return cli.EXIT_INTERRUPTED
-    return cli.EXIT_PARTIAL if outcome.skipped else cli.EXIT_OK
+    return cli.EXIT_PARTIAL if outcome.skipped or outcome.diverged else cli.EXIT_OK
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.pretrained --cifake CIFAKE --sets SET [--model models/pretrained.h5] [--limit N]
 
 CIFAKE is the official folder (train/, test/); test pictures that are pixel-identical to a training picture are left
-out. SET is what tools/assemble_pretraining_set.py made; its test/ part was neither trained on nor chosen by.
+out. SET is what tools/assemble_pretraining_set.py made; its test/ part was not trained on.
 """
 
 from __future__ import annotations

@@ -43,6 +43,12 @@ def label_of_folder(name: str) -> int | None:
     return None
 
 
+def is_plain_class_folder(name: str) -> bool:
+    """Says whether a class folder's name holds the very word fake or real, as in `1_fake` or `real_images`."""
+    words = name.strip().lower().replace("-", "_").replace(" ", "_").split("_")
+    return any(word in NAMES for word in words)
+
+
 def known_folder_names() -> str:
     """Returns a short sample of class folder names, for error messages."""
     return "fake, fake_images, ai, generated, tampered ... and real, real_images, genuine, nature ..."

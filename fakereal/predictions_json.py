@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _parse(entry: object, where: str) -> Prediction | str:
     if not isinstance(entry, dict):
         return f"{where}: expected an object with index and prediction, found {type(entry).__name__}"
     index, image = entry.get("index"), entry.get("image")
-    if isinstance(index, str) and index.strip().isascii() and index.strip().isdigit():
+    if isinstance(index, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", index):  # Python reads no number of 5,000 digits
         index = int(index)
     has_index = isinstance(index, int) and not isinstance(index, bool) and index >= 0
     has_image = isinstance(image, str) and image != ""

@@ -292,11 +292,12 @@ def png_of(width, height, data=b""):
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
-    started = time.perf_counter()
-    error = refused(png_of(50_000, 50_000))
+    content = png_of(50_000, 50_000)
+    started = time.process_time()
+    error = refused(content)
     assert error.reason == "too_large"
     assert "found 2500 (50000x50000)" in str(error)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_the_pixel_limit_itself_is_allowed(monkeypatch):
@@ -313,9 +314,10 @@ def progressive_with_scans(count):
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_at_once():
     decode(progressive_with_scans(20), 224)
-    started = time.perf_counter()
-    assert refused(progressive_with_scans(5000)).reason == "too_large"
-    assert time.perf_counter() - started < 0.5
+    content = progressive_with_scans(5000)
+    started = time.process_time()
+    assert refused(content).reason == "too_large"
+    assert time.process_time() - started < 0.5
 
 
 def test_what_only_looks_like_scans_behind_a_jpeg_does_not_refuse_it():

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 
 from fakereal.data.scan import scan, skipped_lines
 from fakereal.errors import DataError
@@ -147,3 +148,25 @@ def test_odd_names_are_read(make_folder):
     for name in ("-1 &.png", "new\nline.png", "日本.PNG"):
         shutil.copy(root / "fake/1.png", root / "fake" / name)
     assert len(scan(root, SMALL).records) == 5
+
+
+@pytest.mark.parametrize(
+    ("folders", "label"),
+    [
+        (("fake", "nature"), FAKE),
+        (("real_images", "edited"), REAL),
+        (("photos", "fake"), FAKE),
+        (("1_fake", "camera", "human"), FAKE),
+        (("ai", "nature"), None),
+        (("fake", "real"), None),
+    ],
+)
+def test_plain_words_win_over_others_and_what_stays_doubtful_is_skipped(tmp_path, folders, label):
+    for name, colour in (("fake", "red"), ("real", "blue")):
+        (tmp_path / "sure" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "sure" / name / "1.png")
+    (tmp_path.joinpath(*folders)).mkdir(parents=True)
+    Image.new("RGB", (8, 8), "green").save(tmp_path.joinpath(*folders, "x.png"))
+    dataset = scan(tmp_path, Preprocessing(32))
+    assert [record.label for record in dataset.records if record.path.name == "x.png"] == [label] * (label is not None)
+    assert [item.failed for item in dataset.skipped] == [True] * (label is None)

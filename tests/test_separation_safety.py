@@ -318,9 +318,9 @@ def test_a_second_run_at_the_same_time_is_refused(source, output, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise here")
 def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(source, output):
-    for number in range(1, 401):
+    for number in range(1, 2001):
         picture(source / "x" / f"{number}.png", number)
-    predictions(source / "x.json", *["fake"] * 400)
+    predictions(source / "x.json", *["fake"] * 2000)
     before = tree(source)
     command = [sys.executable, str(SCRIPT), str(source), "--output", str(output), "--mode", "copy"]
     # A shell may have started the tests with Ctrl-C switched off, which children inherit.
@@ -338,7 +338,7 @@ def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(sourc
     assert process.returncode == 130
     assert "run the same command again" in out
     assert "--undo" in out
-    assert 0 <= len(separated(output)) < 400
+    assert 0 <= len(separated(output)) < 2000
     assert separate("--undo", journal_in(output)) == 0
     assert tree(source) == before
     assert separated(output) == set()

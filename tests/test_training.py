@@ -102,28 +102,36 @@ def test_the_same_seed_gives_the_same_model_to_the_bit(trained, pictures, tmp_pa
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(once, again, strict=True))
 
 
-def test_a_killed_run_goes_on_to_the_same_model(trained, pictures, tmp_path):
-    output = tmp_path / "killed.h5"
-    command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, output, "--epochs", "6")]
+def test_a_killed_run_goes_on_to_the_same_model(pictures, tmp_path):
+    more = ("--epochs", "20")
+    whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
+    train(pictures, whole, *more)
+    command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, killed, *more)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if "epoch 2/6:" in line:
-            process.send_signal(signal.SIGKILL)
+        if "epoch 2/20:" in line:
+            process.kill()
             break
     process.stderr.close()
     process.wait()
-    assert not output.exists()
-    done = train(pictures, output, "--epochs", "6", "--resume")
+    assert not killed.exists()
+    done = train(pictures, killed, *more, "--resume")
     assert "resuming after epoch" in done.stderr
-    assert "epoch 1/6:" not in done.stderr
-    once, again = (model_file.load(path).model.get_weights() for path in (trained[0], output))
+    assert "epoch 1/20:" not in done.stderr
+    once, again = (model_file.load(path).model.get_weights() for path in (whole, killed))
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(once, again, strict=True))
 
 
 def test_ctrl_c_keeps_the_best_model_so_far_and_says_so(pictures, tmp_path):
     output = tmp_path / "model.h5"
     command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, output, "--epochs", "500")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell may have started the tests with Ctrl-C switched off, which children inherit.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     text = ""
     for line in process.stderr:
         text += line
@@ -360,3 +368,13 @@ def test_every_skipped_file_is_written_down(tmp_path):
 def test_labels_come_in_the_order_of_the_records(pictures):
     records = scan(pictures, Preprocessing(32)).records
     assert labels_of(records).tolist() == [record.label for record in records]
+
+
+def test_a_loss_that_runs_away_keeps_the_best_epoch_and_is_not_taken_for_ctrl_c(pictures, tmp_path, monkeypatch):
+    from fakereal.model.training import binary_log_loss
+
+    losses = iter([0.5, 0.4, float("nan")])
+    monkeypatch.setattr(training, "binary_log_loss", lambda *arrays: binary_log_loss(*arrays) * 0 + next(losses))
+    outcome = run_here(pictures, tmp_path / "m.h5", epochs=5)
+    assert (outcome.diverged, outcome.interrupted) == (True, False)
+    assert [row["val_loss"] for row in outcome.detector.metadata.history] == [0.5, 0.4]

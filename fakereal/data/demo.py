@@ -19,7 +19,7 @@ from PIL import Image
 
 from fakereal import predictions_json
 from fakereal.data.split import COLUMNS
-from fakereal.errors import DataError
+from fakereal.errors import ConfigError, DataError
 from fakereal.files import write_whole
 from fakereal.labels import FAKE, NAMES, REAL
 
@@ -80,6 +80,8 @@ def make(folder: Path, seed: int = 0) -> DemoSet:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: expected a new or empty folder, found one with content: remove it or name another")
+    if seed < 0:
+        raise ConfigError(f"--seed: expected a whole number of at least 0, found {seed}")
     rng = np.random.default_rng(seed)
     pictures = list(_pictures(rng))
     pictures = [pictures[number] for number in rng.permutation(len(pictures))]

@@ -67,6 +67,7 @@ def _findings(made: demo.DemoSet, clean: Path, score: str, answers: Path) -> lis
         "demo, no benchmark: two photographs, and fakes of one simple decoder, which says nothing of other generators.",
         "",
         "With your own images",
+        "  . .venv/bin/activate",
         "  python image_separate.py FOLDER --output data/clean   FOLDER: image folders and their prediction JSONs;",
         "                                                        or sort into data/clean/fake and data/clean/real",
         "  python train_model.py                                 data/clean -> models/my_trained_model.h5",

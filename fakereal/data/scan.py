@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fakereal.cli import progress_bar
 from fakereal.errors import DataError, ImageRefused
-from fakereal.labels import FAKE, NAMES, REAL, known_folder_names, label_of_folder
-from fakereal.preprocessing import SUFFIXES, Preprocessing, bytes_of
+from fakereal.labels import FAKE, NAMES, REAL, is_plain_class_folder, known_folder_names, label_of_folder
+from fakereal.preprocessing import SUFFIXES, Preprocessing, bytes_of, is_picture_name
 
 _SPLIT_OF_FOLDER = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -41,6 +41,7 @@ class Skipped:
 
     path: Path
     reason: str  # one line why
+    failed: bool = True  # False: no picture by its name, so nothing is missed
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
     """Reads every picture under `root` once and says what it is.
 
     The layouts are `<class>/`, `train|val|test/<class>/` and `<source>/<class>/`, at any depth and mixed: of a file's
-    folders the deepest with a class name gives the label, and those above it the split and the source.
+    folders the one with a class name gives the label, and those above it the split and the source.
 
     Raises:
         DataError: the folder is missing, or doesn't hold pictures of both classes.
@@ -76,10 +77,11 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
     wanted: list[tuple[Path, _Place]] = []
     skipped: list[Skipped] = []
     for path in _files(root, skipped):
-        place = _place(path.relative_to(root).parts[:-1])
-        reason = _why_not(path, place)
+        folders = path.relative_to(root).parts[:-1]
+        place = _place(folders)
+        reason = _why_not(path, folders, place)
         if place is None or reason:
-            skipped.append(Skipped(path, reason))
+            skipped.append(Skipped(path, reason, is_picture_name(path)))
         else:
             wanted.append((path, place))
     records: list[Record] = []
@@ -118,7 +120,7 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
     for folder, names, files in os.walk(root, followlinks=True, onerror=refuse):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
-            skipped.append(Skipped(Path(folder), "a folder that was already read under another name"))
+            skipped.append(Skipped(Path(folder), "a folder that was already read under another name", failed=False))
             names.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -127,22 +129,26 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _place(folders: tuple[str, ...]) -> _Place | None:
-    """Returns what the folders from the root down to a file say, or None outside of the class folders."""
-    for depth in range(len(folders) - 1, -1, -1):
-        label = label_of_folder(folders[depth])
-        if label is not None:
-            above = folders[:depth]
-            splits = [_SPLIT_OF_FOLDER[name.lower()] for name in above if name.lower() in _SPLIT_OF_FOLDER]
-            source = "/".join(name for name in above if name.lower() not in _SPLIT_OF_FOLDER)
-            return _Place(label, source, splits[-1] if splits else None)
+    """Returns what the folders from the root down to a file say, or None where they don't say one class."""
+    depths = [depth for depth, name in enumerate(folders) if label_of_folder(name) is not None]
+    # The plain words win: fake/nature/ is a folder of fakes, photos/fake/ too.
+    depths = [depth for depth in depths if is_plain_class_folder(folders[depth])] or depths
+    labels = {label_of_folder(folders[depth]) for depth in depths}
+    if len(labels) == 1:
+        above = folders[: depths[-1]]
+        splits = [_SPLIT_OF_FOLDER[name.lower()] for name in above if name.lower() in _SPLIT_OF_FOLDER]
+        source = "/".join(name for name in above if name.lower() not in _SPLIT_OF_FOLDER)
+        return _Place(labels.pop(), source, splits[-1] if splits else None)
     return None
 
 
-def _why_not(path: Path, place: _Place | None) -> str:
+def _why_not(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
     if path.name.startswith("."):
         return "a hidden file"
     if path.suffix.lower() not in SUFFIXES:
         return f"not named like a picture ({path.suffix.lower() or 'no suffix'})"
+    if place is None and any(label_of_folder(name) is not None for name in folders):
+        return "in folders of both classes, so its label is in doubt"
     return "" if place else "not in a folder of fake or of real pictures"
 
 

@@ -197,6 +197,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if missing:
         raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}, found none named {', '.join(missing)}")
     for number, row in enumerate(rows, start=1):
+        if Path(row["path"]).is_absolute():
+            raise DataError(f"{path}: row {number}: expected a path relative to the data folder, found {row['path']!r}")
         if row["split"] not in (*SPLITS, _LEFT_OUT) or label_of_name(row["label"]) is None:
             raise DataError(
                 f"{path}: row {number}: expected a label (fake, real) and a split (train, val, test, {_LEFT_OUT}),"

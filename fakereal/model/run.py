@@ -27,7 +27,7 @@ from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector, Metadata
 from fakereal.model.scoring import Decision
 from fakereal.model.weights import Origin, load_base
-from fakereal.preprocessing import Preprocessing, is_picture_name
+from fakereal.preprocessing import Preprocessing
 
 MAX_TRAIN_MEASURED = 5_000
 """Of larger training sets, the figures on the training split come from so many pictures, drawn at random."""
@@ -42,6 +42,7 @@ class Outcome:
     folder: Path  # config.yaml, split.csv, history.csv, report.json, checkpoint.npz
     skipped: int  # pictures that took no part; other files are only listed
     interrupted: bool  # True where Ctrl-C ended the training early
+    diverged: bool  # True where the loss became no number, and the best epoch before counts
 
 
 def run(config: Config, output: Path, resume: bool = False) -> Outcome:
@@ -80,8 +81,8 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     model_file.save(output, detector)
     write_whole(folder / "history.csv", report.history_csv(trained.history))
     write_whole(folder / "report.json", json.dumps(report.as_json(detector), indent=4, allow_nan=False).encode())
-    skipped = sum(is_picture_name(item.path) for item in dataset.skipped) + len(split.left_out)
-    return Outcome(detector, output, folder, skipped, trained.interrupted)
+    skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
+    return Outcome(detector, output, folder, skipped, trained.interrupted, trained.diverged)
 
 
 def _keep_lists(folder: Path, config: Config, dataset: Dataset, split: Split) -> None:

@@ -32,7 +32,8 @@ class Trained:
 
     model: keras.Model  # for prediction, at the size of the configuration, with the best weights
     history: tuple[dict[str, Any], ...]
-    interrupted: bool  # True where Ctrl-C, or a loss that is no number, ended it early
+    interrupted: bool  # True where Ctrl-C ended it early
+    diverged: bool  # True where a loss that is no number did
 
 
 class DivergedError(FakeRealError):
@@ -91,7 +92,7 @@ def train(
     """
     state = state or State(best=model.get_weights())
     plan = phases(config.training, origin)
-    interrupted = False
+    early: BaseException | None = None
     try:
         for number in range(state.phase, len(plan)):
             _run_phase(config, plan, number, split, state, lambda: save(checkpoint, identity, state))
@@ -100,9 +101,9 @@ def train(
             raise
         say(one_line(error) if isinstance(error, DivergedError) else "interrupted")
         say("the best model so far is kept, measured and saved")
-        interrupted = True
+        early = error
     model.set_weights(state.best)
-    return Trained(model, tuple(state.history), interrupted)
+    return Trained(model, tuple(state.history), isinstance(early, KeyboardInterrupt), isinstance(early, DivergedError))
 
 
 def _run_phase(

@@ -25,7 +25,7 @@ from fakereal.preprocessing import Preprocessing
 
 DEFAULT_MODELS = (Path("models/my_trained_model.h5"), Path("models/pretrained.h5"))
 MAX_BATCH_SIZE = 1024  # 150 MB of pictures at 224x224, and several times that inside the network
-_SHOWN = 20  # of a long list of names, on the screen; the files hold all of them
+_SHOWN = 20  # of a long list of failures, on the screen; predictions.json holds all of them
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,7 @@ def report_listing(listing: Listing) -> None:
         ('of a number that another file has too, so called by "image", not "index"', listing.shared),
     ):
         if names:
-            say(f"{len(names):,} {text}: {_shortened(names)}")
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(map(one_line, names[:_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+            say(f"{len(names):,} {text}: {', '.join(map(one_line, names))}")  # all: they stand nowhere else
 
 
 def with_threshold(decision: Decision, threshold: float | None) -> Decision:
