@@ -12,6 +12,7 @@ Half of the kills strike once a random number of files have gone, the others aft
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -167,8 +168,11 @@ def kill_once(made: PictureSet, arguments: list[str], rng: random.Random, span_s
 
 
 def _arrived(made: PictureSet) -> int:
-    folders = [made.output / name for name in CLASS_FOLDERS]
-    return sum(len(os.listdir(folder)) for folder in folders if folder.is_dir())  # noqa: PTH208 - fast
+    arrived = 0
+    for name in CLASS_FOLDERS:
+        with contextlib.suppress(FileNotFoundError):  # an undo may take the folder away at any moment
+            arrived += len(os.listdir(made.output / name))  # noqa: PTH208 - fast
+    return arrived
 
 
 def play_round(made: PictureSet, rng: random.Random, tally: Tally, wanted: int) -> None:
