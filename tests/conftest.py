@@ -44,6 +44,20 @@ def make_folder(make_image: Callable[..., Path], tmp_path: Path) -> Callable[...
     return make
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Raw folders, to be separated."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where separated pictures go; not there yet."""
+    return tmp_path / "clean"
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function that unpacks one of the development image sets, once a session, and returns its folder."""

@@ -16,18 +16,6 @@ SCRIPT = Path(image_separate.__file__)
 HACKATHON = SCRIPT.parent.parent / "shared" / "data" / "hackathon.tar.xz"
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "clean"
-
-
 # Pairing
 
 

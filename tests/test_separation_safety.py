@@ -27,18 +27,6 @@ from fakereal.data import separation_guards
 SCRIPT = Path(image_separate.__file__)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "clean"
-
-
 # Odd names, links, folders that can't be written
 
 

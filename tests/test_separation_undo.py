@@ -21,18 +21,6 @@ from fakereal.data import journal as journals
 SCRIPT = Path(image_separate.__file__)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "clean"
-
-
 # Modes, plan, undo
 
 
