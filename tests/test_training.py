@@ -102,18 +102,23 @@ def test_the_same_seed_gives_the_same_model_to_the_bit(trained, pictures, tmp_pa
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(once, again, strict=True))
 
 
+def kill_after(text, command):
+    """Runs a command until it says `text`, and kills it there."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if text in line:
+            process.kill()
+            break
+    process.stderr.close()
+    process.wait()
+
+
 def test_a_killed_run_goes_on_to_the_same_model(pictures, tmp_path):
     more = ("--epochs", "20")
     whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
     train(pictures, whole, *more)
     command = [sys.executable, str(ROOT / "train_model.py"), *options(pictures, killed, *more)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "epoch 2/20:" in line:
-            process.kill()
-            break
-    process.stderr.close()
-    process.wait()
+    kill_after("epoch 2/20:", command)
     assert not killed.exists()
     done = train(pictures, killed, *more, "--resume")
     assert "resuming after epoch" in done.stderr
@@ -296,13 +301,7 @@ def test_a_run_killed_in_its_second_phase_goes_on_to_the_same_model(pictures, tm
     script = [sys.executable, str(ROOT / "train_model.py"), "--config", str(recipe), "--data", str(pictures)]
     whole = subprocess.run([*script, "--output", str(tmp_path / "whole.h5")], capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen([*script, "--output", str(tmp_path / "killed.h5")], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "40 px, epoch 1/3:" in line:
-            process.kill()
-            break
-    process.stderr.close()
-    process.wait()
+    kill_after("40 px, epoch 1/3:", [*script, "--output", str(tmp_path / "killed.h5")])
     again = subprocess.run(
         [*script, "--output", str(tmp_path / "killed.h5"), "--resume"], capture_output=True, text=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,19 +72,16 @@ def _decoded(items: Iterable[Item], preprocessing: Preprocessing, batch_size: in
     workers = min(os.cpu_count() or 1, _MAX_WORKERS)
     items = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    # Decoding silences Pillow's warnings in a way that threads can undo for one another: silence them around it.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ahead: deque[Future[_Decoded]] = deque()
-            while True:
-                missing = _READ_AHEAD_BATCHES * batch_size + workers - len(ahead)
-                ahead.extend(pool.submit(_decode, item, preprocessing) for item in islice(items, missing))
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        ahead: deque[Future[_Decoded]] = deque()
+        while True:
+            missing = _READ_AHEAD_BATCHES * batch_size + workers - len(ahead)
+            ahead.extend(pool.submit(_decode, item, preprocessing) for item in islice(items, missing))
+            if not ahead:
+                return
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _decode(item: Item, preprocessing: Preprocessing) -> _Decoded:
