@@ -19,23 +19,31 @@ inside one folder a source. Beside the model, NAME_run/ gets the split, the conf
 figures."""
 
 
+_NOT_CONFIGURATION = ("config", "output", "resume")
+"""Options that are no key of the configuration; every other one's `dest` is its dotted key."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the options; what is not given comes from --config, or else is the default."""
     p = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--data", metavar="DIR", help="the labelled pictures (default: data/clean)")
+    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labelled pictures (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
     p.add_argument("--config", metavar="FILE", type=Path, help="a YAML recipe, such as those in configs/")
-    p.add_argument("--split", metavar="FILE", help="the split.csv of an earlier run (default: 60/20/20 by content)")
-    p.add_argument("--network", metavar="NAME", help="efficientnetb0 (default) | cnn")
+    p.add_argument("--split", dest="data.split_file", metavar="FILE",
+                   help="the split.csv of an earlier run (default: 60/20/20 by content)")  # fmt: skip
+    p.add_argument("--network", dest="network.name", metavar="NAME", help="efficientnetb0 (default) | cnn")
     p.add_argument("--weights", metavar="CHOICE",
                    help="auto (default) | imagenet | pretrained | none | a file;\n"
                         "auto: ImageNet from the Keras cache or by download, offline models/pretrained.h5")  # fmt: skip
-    p.add_argument("--fine-tune", choices=("none", "last20", "all"),
+    p.add_argument("--fine-tune", dest="training.fine_tune", choices=("none", "last20", "all"),
                    help="which layers of the base learn too, after the head (default: none)")  # fmt: skip
-    p.add_argument("--epochs", type=cli.parse_count, metavar="N", help="passes over the pictures (default: 25)")
-    p.add_argument("--batch-size", type=cli.parse_count, metavar="N", help="pictures a step (default: 32)")
-    p.add_argument("--learning-rate", type=float, metavar="RATE", help="of the first phase (default: 0.001)")
+    p.add_argument("--epochs", dest="training.epochs", type=cli.parse_count, metavar="N",
+                   help="passes over the pictures (default: 25)")  # fmt: skip
+    p.add_argument("--batch-size", dest="training.batch_size", type=cli.parse_count, metavar="N",
+                   help="pictures a step (default: 32)")  # fmt: skip
+    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="RATE",
+                   help="of the first phase (default: 0.001)")  # fmt: skip
     p.add_argument("--image-size", type=cli.parse_count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
     p.add_argument("--resume", action="store_true", help="go on from the last epoch of a killed run")
@@ -47,18 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     from fakereal import config
 
-    effective = config.load(options.config, {
-        "data.path": options.data,
-        "data.split_file": options.split,
-        "network.name": options.network,
-        "weights": options.weights,
-        "training.fine_tune": options.fine_tune,
-        "training.epochs": options.epochs,
-        "training.batch_size": options.batch_size,
-        "training.learning_rate": options.learning_rate,
-        "image_size": options.image_size,
-        "seed": options.seed,
-    })  # fmt: skip
+    flags = {key: value for key, value in vars(options).items() if key not in _NOT_CONFIGURATION}
+    effective = config.load(options.config, flags)
     cli.start_keras()
     from fakereal.model import report, run
 
