@@ -6,6 +6,7 @@ Examples:
   python image_separate.py data/raw --output data/clean       move the files, write a journal
   python image_separate.py --undo data/clean/separation_001.journal.jsonl
   python image_separate.py data/raw --pair X=run1.json --pair X=run2.json --pair X=run3.json --mode copy
+  python image_separate.py data/raw --predictions run1 run2 run3 --weight run1=2 --decisions decisions.json
 """
 
 from __future__ import annotations
@@ -25,17 +26,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("source", nargs="?", type=Path, help="folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json")
     add("--output", type=Path, default=Path("data/clean"), help="gets real_images/, fake_images/ and the journal")
     add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
-    add(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="PATH",
-        help="JSONs, or folders of them, if elsewhere",
-    )
+    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs, or folders of them, elsewhere")
     add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="repeatable; several for a folder vote")
     add("--skip", action="append", default=[], metavar="FOLDER", help="a sub-folder that is meant to stay; repeatable")
     add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes, besides more than half")
+    add("--weight", action="append", default=[], metavar="NAME=N", help="votes of a JSON, or a folder of them, count N")
+    add("--decisions", type=Path, metavar="JSON", help="labels that people gave, by path; they outrank all votes")
     add("--no-check", action="store_true", help="don't decode the pictures; damaged ones are separated like any other")
     add("--dry-run", action="store_true", help="print the plan, write nothing")
     add("--undo", type=Path, metavar="JOURNAL", help="put every file of a journal back where it was")
@@ -54,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal, outcome = separation.undo(args.undo)
         return _finish(separation_report.undo_lines(journal, outcome), outcome.stayed, outcome.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
-    options = separation.Options(args.source, args.output, args.mode, *lists, args.min_agreement, not args.no_check)
+    rules = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
+    options = separation.Options(args.source, args.output, args.mode, *lists, *rules)
     if args.dry_run:
         plan = separation.preview(options)
         return _finish(separation_report.plan_lines(plan, args.source), plan.stays or plan.problems)
     result = separation.separate(options)
-    report = separation_report.write_report(result, options)
-    lines = separation_report.result_lines(result, options, report)
+    written = separation_report.write_report(result, options)
+    lines = separation_report.result_lines(result, options, written)
     return _finish(lines, result.stays or result.plan.problems, result.outcome.interrupted)
 
 

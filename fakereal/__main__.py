@@ -11,6 +11,10 @@ from fakereal import __version__
 from fakereal.cli import HelpFormatter, run_door
 
 COMMANDS = {
+    "audit": "say what a data set holds, and whether it gives the answer away",
+    "evaluate": "judge a detector on labelled pictures",
+    "compare": "train several recipes on the same split and set them side by side",
+    "web": "look at images in the browser, with a JSON API for programs",
     "demo": "make a small labelled set to try everything on",
 }
 """What each module of fakereal.commands does; only the one that is asked for is imported."""

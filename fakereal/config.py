@@ -16,10 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
+from fakereal.config_check import check, expect
 from fakereal.errors import ConfigError
-
-SIZES_PX = (32, 1024)
-"""Smallest and largest width of the pictures that a network takes."""
 
 TrainScope = Literal["head", "last20", "all"]
 FineTune = Literal["none", "last20", "all"]
@@ -29,11 +27,18 @@ FineTune = Literal["none", "last20", "all"]
 class NetworkConfig:
     """Which network, and what stands on top of its base."""
 
-    name: Literal["efficientnetb0", "cnn"] = "efficientnetb0"
-    dense: tuple[int, ...] = ()  # units of dense layers between the pooled features and the output
+    name: Literal["efficientnetb0", "efficientnetb4", "vgg16", "cnn"] = "efficientnetb0"
+    normalization: Literal["auto", "imagenet", "unit"] = "auto"  # of pixels; unit: to 0..1; auto: the network's own
+    pooling: Literal["auto", "avg", "max", "flatten"] = "auto"  # of the base's maps; auto: avg, but flatten for cnn
+    dense: tuple[int, ...] | None = None  # units of layers before the output; None: (256, 128) for vgg16, else none
     activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of those dense layers, and of cnn's layers
     dropout: float = 0.2  # share of features dropped before each dense layer, 0..1
     filters: tuple[int, ...] = (16, 32, 64)  # cnn only: filters of each Conv/MaxPool block
+
+    @property
+    def flattens(self) -> bool:
+        """Says whether every place in the base's maps has weights of its own, which then fit one image size only."""
+        return self.pooling == "flatten" or (self.pooling == "auto" and self.name == "cnn")
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ class TrainingConfig:
     batch_size: int = 32
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, within a phase
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"  # of the learning rate, within a phase
+    plateau_patience: int = 3  # plateau: after so many epochs without a lower validation loss ...
+    plateau_factor: float = 0.2  # ... the rate is multiplied by this, 0..1
     warmup: float = 0.0  # share of a phase's steps over which the learning rate grows from 0
     weight_decay: float = 0.0  # adamw only
     label_smoothing: float = 0.0  # 0..0.5
@@ -91,8 +98,11 @@ class TrainingConfig:
     fine_tune: FineTune = "none"  # a second phase on a pre-trained base
     fine_tune_epochs: int = 10
     fine_tune_learning_rate: float = 1e-4
+    validation_steps: int | None = None  # batches of validation pictures, drawn once, that judge an epoch; None: all
     patience: int = 0  # stop a phase after so many epochs without a lower validation loss; 0: never
+    views: int = 4  # of a picture that a frozen part sees, itself and changed ones, each once; 0: a new one every epoch
     mixed_precision: bool = False  # 16-bit arithmetic where a GPU is fast at it
+    tensorboard: bool = False  # keep the history for TensorBoard too, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # a list of your own in place of epochs and fine_tune
 
 
@@ -104,6 +114,25 @@ class DataConfig:
     split_file: str | None = None  # a manifest of an earlier run; None: 60/20/20 by content
     shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; those that folders give are not drawn
     exclude_sources: tuple[str, ...] = ()  # sources left out altogether
+    audit: bool = True  # say before training whether the files give the answer away
+    cache_dir: str = "auto"  # keeps decoded pictures and activations; auto: the user's cache folder | none | a folder
+    cache_gb: float = 10.0  # so much may lie there; what nobody used for longest goes first
+
+
+@dataclass(frozen=True)
+class NeutralizeConfig:
+    """One crop, size and JPEG encoding for every picture, here and in prediction."""
+
+    enabled: bool = False  # what train_model.py --neutralize sets
+    side_px: int | None = None  # of the square; None: chosen from the pictures, and then recorded here
+    quality: int | None = None  # of its JPEG encoding; None: likewise
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report of a run takes time for."""
+
+    resave_images: int = 500  # test pictures that are saved again in six ways, drawn at random; 0: none
 
 
 @dataclass(frozen=True)
@@ -114,9 +143,11 @@ class Config:
     weights: str = "auto"  # auto | imagenet | pretrained | none | a file
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
+    neutralize: NeutralizeConfig = field(default_factory=NeutralizeConfig)  # the files' own traits
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
@@ -134,7 +165,7 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
         if value is not None:
             _set(tree, dotted.split("."), value)
     config = _parse(Config, tree, str(path) if path else "options")
-    _check(config)
+    check(config)
     for key in ("epochs", "learning_rate", "fine_tune", "batch_size"):
         if config.training.phases and (overrides or {}).get(f"training.{key}") is not None:
             flag = "--" + key.replace("_", "-")
@@ -192,19 +223,17 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return _parse_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        return _expect(
-            value in arguments and not isinstance(value, bool), value, where, " | ".join(map(str, arguments))
-        )
+        return expect(value in arguments and not isinstance(value, bool), value, where, " | ".join(map(str, arguments)))
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _parse(arguments[0], value, where)
     if origin is tuple:
-        _expect(isinstance(value, (list, tuple)), value, where, "a list")
+        expect(isinstance(value, (list, tuple)), value, where, "a list")
         return tuple(_parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
     return _parse_scalar(kind, value, where)
 
 
 def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), value, where, "keys and values")
+    expect(isinstance(value, dict), value, where, "keys and values")
     kinds = typing.get_type_hints(kind)
     for key in value:
         if key not in kinds:
@@ -216,63 +245,14 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_scalar(kind: type, value: Any, where: str) -> Any:
     if kind is bool:
-        return _expect(isinstance(value, bool), value, where, "true or false")
+        return expect(isinstance(value, bool), value, where, "true or false")
     if isinstance(value, bool):  # True is an int to Python, never to a user
-        return _expect(False, value, where, f"a value of type {kind.__name__}")
+        return expect(False, value, where, f"a value of type {kind.__name__}")
     if kind is float:
         try:
             number = float(value)  # PyYAML reads 1e-3 as a string
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        _expect(math.isfinite(number), value, where, "a number")
+        expect(math.isfinite(number), value, where, "a number")
         return number
-    return _expect(isinstance(value, kind), value, where, {int: "a whole number", str: "text"}[kind])
-
-
-def _expect(good: bool, value: Any, where: str, expected: str) -> Any:
-    if not good:
-        raise ConfigError(f"{where}: expected {expected}, found {value!r}")
-    return value
-
-
-def _check(config: Config) -> None:
-    """Refuses values of the right type that can't be meant, before anything takes time."""
-    training, network, augmentation = config.training, config.network, config.augmentation
-    _in_range(config, 0, 2**32 - 1, "seed")
-    _in_range(config, *SIZES_PX, "image_size")
-    _in_range(network, 0.0, 0.95, "dropout")
-    _in_range(augmentation.resaving, 0.0, 1.0, *vars(augmentation.resaving))
-    _in_range(augmentation, 0.0, 180.0, "rotation_degrees")
-    _in_range(augmentation, 0.0, 0.5, "shift", "brightness")
-    _in_range(training, 1, 10**6, "epochs", "batch_size", "fine_tune_epochs")
-    _in_range(training, 0, 10**6, "patience")
-    _in_range(training, 1e-9, 10.0, "learning_rate", "fine_tune_learning_rate")
-    _in_range(training, 0.0, 1.0, "warmup", "weight_decay", "source_balance")
-    _in_range(training, 0.0, 0.5, "label_smoothing")
-    _in_range(training, 0.0, 0.99999, "average_weights")
-    decays = training.optimizer == "adamw" or training.weight_decay == 0
-    _expect(decays, training.optimizer, "training.optimizer", "adamw, as weight_decay is given")
-    for units in (*network.dense, *network.filters):
-        _expect(units >= 1, units, "network.dense and filters", "whole numbers of at least 1")
-    for number, phase in enumerate(training.phases):
-        _check_phase(config, phase, f"training.phases[{number}]")
-    if network.name == "cnn":
-        _expect(config.image_size >> len(network.filters) >= 1, len(network.filters), "network.filters", "fewer blocks")
-
-
-def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
-    _expect(phase.epochs >= 1, phase.epochs, f"{where}.epochs", "a whole number of at least 1")
-    _expect(0 < phase.learning_rate <= 10, phase.learning_rate, f"{where}.learning_rate", "a number above 0, up to 10")
-    for key in ("batch_size", "images_per_epoch"):
-        value = getattr(phase, key)
-        _expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
-    size = phase.image_size or config.image_size
-    _expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
-    same = config.network.name != "cnn" or size == config.image_size
-    _expect(same, size, f"{where}.image_size", f"{config.image_size}, as a cnn's weights fit one size only")
-
-
-def _in_range(section: Any, low: float, high: float, *keys: str) -> None:
-    for key in keys:
-        value = getattr(section, key)
-        _expect(low <= value <= high, value, key, f"{low:g} to {high:g}")
+    return expect(isinstance(value, kind), value, where, {int: "a whole number", str: "text"}[kind])

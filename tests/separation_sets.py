@@ -51,7 +51,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def separated(output: Path) -> set[str]:
-    return {name for name in tree(output) if not name.startswith("separation_")}
+    return {name for name in tree(output) if not name.startswith(("separation_", "review/"))}
 
 
 def journal_in(output: Path, number: int = 1) -> Path:

@@ -4,10 +4,11 @@ import hashlib
 import os
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from fakereal.data.scan import scan, skipped_lines
+from fakereal.data.scan import THUMBNAIL_PX, scan, skipped_lines
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.preprocessing import Preprocessing
@@ -66,6 +67,19 @@ def test_pictures_with_the_same_pixels_share_the_content_not_the_file_hash(make_
     assert records["fake/1.png"].content == records["fake/again.bmp"].content
     assert records["fake/1.png"].sha256 != records["fake/again.bmp"].sha256
     assert records["fake/1.png"].content != records["real/1.png"].content
+
+
+def test_a_record_holds_the_shorter_side_and_a_grey_thumbnail(make_folder):
+    root = make_folder({"fake": 1, "real": 1})
+    halves = Image.new("RGB", (200, 100), "white")
+    halves.paste("black", (0, 0, 100, 100))
+    halves.save(root / "fake/halves.png")
+    record = by_name(scan(root, SMALL))["fake/halves.png"]
+    thumbnail = np.frombuffer(record.thumbnail, np.uint8).reshape(THUMBNAIL_PX, THUMBNAIL_PX)
+    assert record.shorter_px == 100
+    assert np.all(thumbnail[:, : THUMBNAIL_PX // 2 - 1] < 5)
+    assert np.all(thumbnail[:, THUMBNAIL_PX // 2 + 1 :] > 250)
+    assert "thumbnail" not in repr(record)
 
 
 def test_what_is_no_labelled_picture_is_skipped_with_a_reason(make_folder, make_image):

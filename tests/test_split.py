@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from fakereal.data.scan import Dataset, Record, scan
 from fakereal.data.split import SPLITS, read_manifest, split_dataset, summary, write_manifest
@@ -238,6 +240,80 @@ def test_the_summary_counts_splits_classes_sources_and_what_is_left_out(images):
     assert sum(int(line.split()[1]) for line in lines[:3]) == 59
     assert "club: train 0 fake" in lines[3]
     assert lines[-1].startswith("left out 2: the same picture is labelled fake and real (")
+
+
+def copied(original, *copies):
+    """Saves a picture again, smaller, as a JPEG: near-copies, but not identical ones."""
+    for number, copy in enumerate(copies):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(original) as image:
+            image.resize((30 - number, 30)).save(copy, quality=90 - number)
+
+
+def by_path(split, root):
+    return {item.path.relative_to(root).as_posix(): name for name in SPLITS for item in getattr(split, name)}
+
+
+def test_near_copies_stay_together_and_move_no_other_picture(images):
+    before = by_path(split_dataset(scan(images, SMALL), seed=0), images)
+    originals = [f"web/fake/{number}.png" for number in range(2, 21)]
+    for name in originals:
+        copied(images / name, *(images / f"{name} copy {number}.jpg" for number in range(3)))
+    split = split_dataset(scan(images, SMALL), seed=0)
+    after = by_path(split, images)
+    assert len(split.near) == len(originals)
+    assert {before[name] for name in originals} == set(SPLITS)
+    assert all(len({after[path] for path in after if path.startswith(name)}) == 1 for name in originals)
+    others = {path: name for path, name in before.items() if path not in originals}
+    assert others.items() <= after.items()
+
+
+def test_a_folder_without_near_copies_is_divided_by_the_contents_alone(images):
+    dataset = scan(images, SMALL)
+    bare = [replace(record, thumbnail=b"") for record in dataset.records]
+    assert split_dataset(dataset, 0).near == ()
+    assert where(split_dataset(dataset, 0)) == where(split_dataset(replace(dataset, records=tuple(bare)), 0))
+
+
+def test_near_copies_in_given_splits_stay_there_and_are_warned_of(make_folder):
+    root = make_folder({"train/real": 20, "train/fake": 20, "test/real": 5, "test/fake": 5})
+    copied(root / "train/real/1.png", root / "test/real/copy.jpg", root / "test/fake/copy.jpg")
+    split = split_dataset(scan(root, SMALL), seed=0)
+    placed = by_path(split, root)
+    assert placed["test/real/copy.jpg"] == placed["test/fake/copy.jpg"] == "test"
+    assert placed["train/real/1.png"] != "test"
+    (line,) = (line for line in summary(split) if "near-copies" in line)
+    learnt = placed["train/real/1.png"]
+    assert line.startswith(f"warning: 2 of test are near-copies of pictures in {learnt}, which flatters its figures (")
+    assert "copy.jpg" in line
+
+
+def test_what_a_given_test_holds_moves_no_picture_of_ours(make_folder):
+    root = make_folder({"train/real": 20, "train/fake": 20, "test/real": 5, "test/fake": 5})
+    before = by_path(split_dataset(scan(root, SMALL), seed=0), root)
+    for number in range(1, 21):
+        copied(root / f"train/real/{number}.png", root / f"test/real/copy {number}.jpg")
+    assert before.items() <= by_path(split_dataset(scan(root, SMALL), seed=0), root).items()
+
+
+def test_the_summary_says_which_near_copies_stay_together(images):
+    copied(images / "web/fake/2.png", images / "web/fake/copy.jpg")
+    (line,) = (line for line in summary(split_dataset(scan(images, SMALL), seed=0)) if "near-copies" in line)
+    assert line.startswith("near-copies kept together: 2 (")
+
+
+def test_a_manifest_that_parts_near_copies_is_kept_and_warned_of(images, tmp_path):
+    dataset = scan(images, SMALL)
+    split = split_dataset(dataset, seed=0)
+    copied(split.train[0].path, split.train[0].path.with_name("copy.jpg"))
+    dataset = scan(images, SMALL)
+    copy = next(record for record in dataset.records if record.path.name == "copy.jpg")
+    write_manifest(tmp_path / "split.csv", replace(split, test=(*split.test, copy)), images)
+    again = read_manifest(tmp_path / "split.csv", dataset)
+    assert copy in again.test
+    assert [line for line in summary(again) if "near-copies" in line] == [
+        f"warning: 1 of test are near-copies of pictures in train, which flatters its figures ({copy.path})"
+    ]
 
 
 @pytest.mark.slow

@@ -6,8 +6,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from fakereal.cli import progress_bar
 from fakereal.errors import DataError, ImageRefused
@@ -19,6 +22,9 @@ _SPLIT_OF_FOLDER = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+THUMBNAIL_PX = 16
+"""Width and height of the grey thumbnail by which near-copies are found: 256 bytes a picture."""
+
 _BATCH = 1024  # pictures handed to the threads at a time: Ctrl-C waits for no more than these
 _NAMED = 3  # skipped files named for each reason in a listing
 
@@ -33,6 +39,8 @@ class Record:
     sha256: str  # of the file's bytes
     content: str  # hash of the preprocessed array: pictures identical to the network share it
     split: str | None  # the given split "train" | "val" | "test", or None
+    shorter_px: int = 0  # the shorter side of the picture as stored
+    thumbnail: bytes = field(default=b"", repr=False)  # grey, 16 rows of 16 pixels; b"": no picture to look at
 
 
 @dataclass(frozen=True)
@@ -168,11 +176,25 @@ def _read_all(wanted: list[tuple[Path, _Place]], preprocessing: Preprocessing) -
 def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | Skipped:
     try:
         data = bytes_of(path)
-        image = preprocessing.read(data)
+        image, info = preprocessing.read_with_info(data)
     except ImageRefused as error:
         return Skipped(path, str(error))
-    content = hashlib.sha256(image).hexdigest()
-    return Record(path, place.label, place.source, hashlib.sha256(data).hexdigest(), content, place.split)
+    return Record(
+        path=path,
+        label=place.label,
+        source=place.source,
+        sha256=hashlib.sha256(data).hexdigest(),
+        content=hashlib.sha256(image).hexdigest(),
+        split=place.split,
+        shorter_px=min(info.width_px, info.height_px),
+        thumbnail=thumbnail_of(image),
+    )
+
+
+def thumbnail_of(image: np.ndarray) -> bytes:
+    """Returns a preprocessed picture in grey, each of THUMBNAIL_PX x THUMBNAIL_PX pixels the mean of its area."""
+    grey = Image.fromarray(image).convert("L")
+    return grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes()
 
 
 def _check(dataset: Dataset) -> None:

@@ -93,6 +93,8 @@ def _settled(options: Options) -> Options:
     source, output = Path(os.path.realpath(options.source)), Path(os.path.realpath(options.output))
     if not source.is_dir():
         raise DataError(f"{shown(options.source)}: expected a folder of folders of pictures, found no such folder")
+    if options.decisions and not options.decisions.is_file():
+        raise ConfigError(f"--decisions {shown(options.decisions)}: expected a prediction JSON, found no such file")
     if output == source:
         raise ConfigError(f"--output {shown(options.output)}: expected another folder than the source, found the same")
     predictions = tuple(Path(os.path.realpath(path)) for path in options.predictions)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from fakereal.cli import progress_bar
 from fakereal.data.journal import CLASS_FOLDERS, Entry, Journal
+from fakereal.data.separation_experiments import Experiment, experiments_of, pairs_of
 from fakereal.data.separation_pairing import Folder, contents_of, find_folders
 from fakereal.data.separation_stays import Stay, shown
-from fakereal.data.separation_voting import Ballot, cast_votes, decide, index_pictures
+from fakereal.data.separation_voting import Ballot, Decision, cast_votes, decide, index_pictures, people_decide
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import sha256_of
 from fakereal.labels import NAMES
@@ -35,6 +38,8 @@ class Options:
     skip: tuple[str, ...] = ()  # names of sub-folders that are meant to stay
     min_agreement: float = 0.5  # share of the votes that a label needs, besides more than half
     check_images: bool = True  # decode every picture, so that a damaged one stays
+    weights: tuple[str, ...] = ()  # NAME=N
+    decisions: Path | None = None  # prediction JSON of people, who outrank every vote
 
 
 @dataclass
@@ -46,6 +51,9 @@ class Plan:
     already: list[Entry] = field(default_factory=list)  # brought there by an earlier run
     stays: list[Stay] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # sentences on JSONs and entries that can't be used
+    experiments: dict[Path, tuple[Experiment, ...]] = field(default_factory=dict)  # by the folder that they judge
+    pairs: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)  # as pairs_of counts them
+    decided: int = 0  # labels that people gave
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,19 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
         DataError: no sub-folder has predictions.
     """
     pairing = find_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
-    if not any(folder.experiments for folder in pairing.folders):
+    if not options.decisions and not any(folder.experiments for folder in pairing.folders):
         raise DataError(_nothing_paired(options, pairing.folders))
     plan = Plan(pairing.folders, stays=list(pairing.stays), problems=list(pairing.problems))
+    plan.experiments = experiments_of(pairing.folders, options.weights)
     separated = _separated(earlier, {folder.path for folder in pairing.folders})
+    pictures = {
+        folder.path: _pictures(folder, separated.get(folder.path, {}), options, plan) for folder in plan.folders
+    }
+    decided = _decided(list(chain.from_iterable(pictures.values())), options, plan)
     candidates: list[_Candidate] = []
     for folder in pairing.folders:
-        candidates += _label_pictures(folder, separated.get(folder.path, {}), options, plan)
+        decisions = _decisions(folder, pictures[folder.path], decided, options, plan)
+        candidates += _label_pictures(folder, decisions, separated.get(folder.path, {}), options, plan)
     _give_names(_sound(candidates, options, plan), options, plan)
     return plan
 
@@ -101,19 +115,49 @@ def _separated(earlier: Sequence[Journal], folders: set[Path]) -> dict[Path, dic
     return found
 
 
-def _label_pictures(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> Iterator[_Candidate]:
+def _pictures(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> list[Path]:
+    """Returns the pictures that lie in a folder, and those that earlier runs moved away."""
     judged = {other.path for other in plan.folders if other.experiments}
     contents = contents_of(folder.path, {options.output, *judged} - {folder.path}, options.source)
     plan.stays += contents.stays
-    if not folder.experiments:
-        plan.stays += [Stay(path, "no_predictions", "") for path in contents.pictures]
-        return
-    for path, ballot in _ballots(folder, [*contents.pictures, *separated], plan).items():
-        decision = decide(ballot, options.min_agreement, folder.experiments)
+    return [*contents.pictures, *separated]
+
+
+def _decided(pictures: Sequence[Path], options: Options, plan: Plan) -> dict[Path, Decision]:
+    if options.decisions is None:
+        return {}
+    decided, problems = people_decide(read(options.decisions), options.source, list(dict.fromkeys(pictures)))
+    plan.problems += problems
+    plan.decided = sum(decision.label is not None for decision in decided.values())
+    return decided
+
+
+def _decisions(
+    folder: Folder, pictures: Sequence[Path], decided: dict[Path, Decision], options: Options, plan: Plan
+) -> Iterator[tuple[Path, Decision, Ballot]]:
+    """Yields each picture of a folder with the decision and the votes that there were."""
+    for path, ballot in _ballots(folder, pictures, plan).items():
+        if path in decided:
+            yield path, decided[path], ballot
+        elif folder.experiments:
+            yield path, decide(ballot, options.min_agreement, folder.experiments), ballot
+        else:
+            yield path, Decision(None, "no_predictions"), ballot
+
+
+def _label_pictures(
+    folder: Folder,
+    decisions: Iterator[tuple[Path, Decision, Ballot]],
+    separated: dict[Path, Entry],
+    options: Options,
+    plan: Plan,
+) -> Iterator[_Candidate]:
+    for path, decision, ballot in decisions:
         if path in separated:
             _look_back(separated[path], decision.label, plan)
         elif decision.label is None:
-            plan.stays.append(Stay(path, decision.reason, decision.detail))
+            votes = tuple((vote.name, vote.label) for vote in ballot.votes)
+            plan.stays.append(Stay(path, decision.reason, decision.detail, votes))
         elif options.mode == "move" and not _is_writable(path.parent):
             plan.stays.append(Stay(path, "read_only", "nothing can be moved out of it: use --mode copy"))
         else:
@@ -127,11 +171,13 @@ def _is_writable(folder: Path) -> bool:
 def _ballots(folder: Folder, pictures: Sequence[Path], plan: Plan) -> dict[Path, Ballot]:
     ballots = {picture: Ballot() for picture in pictures}
     index = index_pictures(folder.path, pictures)
-    for experiment in folder.experiments:
+    experiments = plan.experiments[folder.path]
+    for experiment in experiments:
         try:
-            plan.problems += cast_votes(read(experiment), index, ballots)
+            plan.problems += cast_votes(read(experiment.path), index, ballots, experiment.file, experiment.weight)
         except DataError as error:
             plan.problems.append(str(error))
+    plan.pairs += pairs_of(ballots.values(), experiments)
     return ballots
 
 

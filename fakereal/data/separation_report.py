@@ -7,10 +7,13 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from fakereal.data import separation_review
 from fakereal.data.journal import CLASS_FOLDERS, Entry, Journal, Outcome
 from fakereal.data.separation import Result
+from fakereal.data.separation_experiments import agreement_as_json, agreement_lines, agreements
 from fakereal.data.separation_pairing import Folder, names_for
 from fakereal.data.separation_plan import Options, Plan
 from fakereal.data.separation_stays import REASONS, Stay, shown
@@ -19,6 +22,15 @@ from fakereal.labels import NAMES
 
 REPORT_NAME = "separation_report.json"
 """In the output: what the last run left where it was."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files that tell of a run."""
+
+    report: Path | None = None  # what stayed, for programs
+    review: Path | None = None  # the page on which people decide
+
 
 _DONE = {"move": "moved", "copy": "copied", "link": "linked"}
 
@@ -30,10 +42,11 @@ def plan_lines(plan: Plan, source: Path) -> Iterator[str]:
         yield f"{shown(_within(entry.source, source))} -> {CLASS_FOLDERS[entry.label]}/{shown(entry.name)}"
     yield from _stay_lines(plan.stays, plan.problems, source)
     yield from _table(plan.folders, [*plan.entries, *plan.already], plan.stays)
+    yield from _experiment_lines(plan)
     yield f"a dry run: nothing was written; {len(plan.entries):,} files would go, {len(plan.stays):,} would stay"
 
 
-def result_lines(result: Result, options: Options, report: Path | None) -> Iterator[str]:
+def result_lines(result: Result, options: Options, written: Written) -> Iterator[str]:
     """Yields a line for all that stays, the counts, and how to put everything back."""
     source = Path(os.path.realpath(options.source))
     yield from _stay_lines(result.stays, result.plan.problems, source)
@@ -42,9 +55,12 @@ def result_lines(result: Result, options: Options, report: Path | None) -> Itera
         yield "to go on: run the same command again"
     else:
         yield from _table(result.plan.folders, in_place(result), result.stays)
+        yield from _experiment_lines(result.plan)
         yield from _counts(result, options)
-    if report:
-        yield f"report: {shown(report)}"
+    if written.review:
+        yield separation_review.to_decide(written.review, sum(map(separation_review.is_open, result.stays)))
+    if written.report:
+        yield f"report: {shown(written.report)}"
     for journal in reversed(result.journals):
         yield f"to put everything back: python image_separate.py --undo {shlex.quote(shown(journal.path))}"
 
@@ -62,24 +78,52 @@ def in_place(result: Result) -> list[Entry]:
     return [*result.plan.already, *(entry for entry in result.plan.entries if entry.source not in stayed)]
 
 
-def write_report(result: Result, options: Options) -> Path | None:
-    """Writes what stayed, and why, into the output; not where there is none, or where the run was interrupted.
+def write_report(result: Result, options: Options) -> Written:
+    """Writes what stayed, and why, into the output, and `review/` where the experiments disagree.
 
-    Returns:
-        The report's path.
+    Nothing is written where the run was interrupted, or where there is no output and nothing to decide.
     """
-    output = Path(os.path.realpath(options.output))
-    if result.outcome.interrupted or not output.is_dir():
-        return None
-    source = Path(os.path.realpath(options.source))
-    counts = Counter(NAMES[entry.label] for entry in in_place(result))
-    stays = [
-        {"path": os.fspath(_within(stay.path, source)), "reason": stay.reason, "detail": stay.detail}
-        for stay in result.stays
-    ]
-    report = {"counts": {name: counts[name] for name in NAMES}, "stayed": stays, "problems": result.plan.problems}
+    source, output = Path(os.path.realpath(options.source)), Path(os.path.realpath(options.output))
+    if result.outcome.interrupted:
+        return Written()
+    review = separation_review.write(result.stays, source, output)
+    if not output.is_dir():
+        return Written()
+    report = {
+        "counts": _class_counts(result),
+        "decided_by_people": result.plan.decided,
+        "weights": dict(_weights(result.plan)),
+        "agreement": [agreement_as_json(each) for each in agreements(result.plan.pairs)],
+        "review": review and review.relative_to(output).as_posix(),
+        "stayed": [_stay_as_json(stay, source) for stay in result.stays],
+        "problems": result.plan.problems,
+    }
     write_whole(output / REPORT_NAME, (json.dumps(report, indent=4) + "\n").encode("ascii"))
-    return output / REPORT_NAME
+    return Written(output / REPORT_NAME, review)
+
+
+def _class_counts(result: Result) -> dict[str, int]:
+    counts = Counter(NAMES[entry.label] for entry in in_place(result))
+    return {name: counts[name] for name in NAMES}
+
+
+def _stay_as_json(stay: Stay, source: Path) -> dict[str, object]:
+    votes = {"votes": {name: NAMES[label] for name, label in stay.votes}} if stay.votes else {}
+    return {"path": os.fspath(_within(stay.path, source)), "reason": stay.reason, "detail": stay.detail, **votes}
+
+
+def _weights(plan: Plan) -> list[tuple[str, float]]:
+    """Returns the experiments whose votes count otherwise than once."""
+    experiments = (experiment for folder in plan.experiments.values() for experiment in folder)
+    return sorted({(experiment.name, experiment.weight) for experiment in experiments if experiment.weight != 1})
+
+
+def _experiment_lines(plan: Plan) -> Iterator[str]:
+    yield from agreement_lines(agreements(plan.pairs))
+    for name, weight in _weights(plan):
+        yield f"{name}: its votes count {weight:g}"
+    if plan.decided:
+        yield f"decided by people: {plan.decided:,}"
 
 
 def _counts(result: Result, options: Options) -> Iterator[str]:

@@ -34,6 +34,7 @@ class Stay:
     path: Path
     reason: str  # one of REASONS
     detail: str  # the particulars, for people
+    votes: tuple[tuple[str, int], ...] = ()  # (experiment, label) of each experiment that has one
 
 
 class StaysError(Exception):

@@ -1,14 +1,14 @@
-"""What several experiments say about the pictures of one folder, and what they decide together."""
+"""What several experiments say about the pictures of one folder, what they decide together, and what people decide."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fakereal.data.separation_stays import shown
-from fakereal.labels import NAMES
+from fakereal.labels import FAKE, NAMES
 from fakereal.predictions_json import Document, key_of_file
 
 Key = int | str
@@ -22,6 +22,7 @@ class Vote:
     experiment: Path  # its JSON
     label: int  # 0 fake, 1 real
     weight: float = 1.0  # how much it counts beside the others
+    name: str = ""  # what people are told that the experiment is called
 
 
 @dataclass
@@ -42,10 +43,13 @@ class Decision:
 
 
 def index_pictures(folder: Path, pictures: Iterable[Path]) -> Index:
-    """Returns the pictures by every key an entry may name them by: the number, and the path relative to the folder."""
+    """Returns the pictures by every key an entry may name them by: the number, and the path relative to the folder.
+
+    A picture that lies elsewhere is known by its absolute path.
+    """
     index: dict[Key, list[Path]] = {}
     for picture in pictures:
-        relative = picture.relative_to(folder)
+        relative = picture.relative_to(folder) if picture.is_relative_to(folder) else picture
         for key in {_normal(key_of_file(relative)), _normal(relative.as_posix())}:
             index.setdefault(key, []).append(picture)
     return index
@@ -56,7 +60,9 @@ def _normal(key: Key) -> Key:
     return unicodedata.normalize("NFC", key) if isinstance(key, str) else key
 
 
-def cast_votes(document: Document, index: Index, ballots: Mapping[Path, Ballot]) -> list[str]:
+def cast_votes(
+    document: Document, index: Index, ballots: Mapping[Path, Ballot], name: str = "", weight: float = 1.0
+) -> list[str]:
     """Adds one experiment's votes to the ballots.
 
     Returns:
@@ -76,18 +82,23 @@ def cast_votes(document: Document, index: Index, ballots: Mapping[Path, Ballot])
             for picture in pictures:
                 ballots[picture].abstentions.append(("ambiguous", sentence))
     for picture, labels in said.items():
-        _cast(ballots[picture], labels, document.path, errors[picture])
+        _cast(ballots[picture], labels, Vote(document.path, FAKE, weight, name), errors[picture])
     return problems
 
 
-def _cast(ballot: Ballot, labels: set[int | None], experiment: Path, error: str) -> None:
+def _cast(ballot: Ballot, labels: set[int | None], vote: Vote, error: str) -> None:
+    """Adds the vote with the one label that there is, or why there is none."""
     label = next(iter(labels))
     if len(labels) > 1:
-        ballot.abstentions.append(("conflict", f"{shown(experiment.name)} has several entries that differ"))
+        ballot.abstentions.append(("conflict", f"{_name(vote)} has several entries that differ"))
     elif label is None:
-        ballot.abstentions.append(("null_prediction", f"{shown(experiment.name)}: {error}"))
+        ballot.abstentions.append(("null_prediction", f"{_name(vote)}: {error}"))
     else:
-        ballot.votes.append(Vote(experiment, label))
+        ballot.votes.append(replace(vote, label=label))
+
+
+def _name(vote: Vote) -> str:
+    return vote.name or shown(vote.experiment.name)
 
 
 def _key_text(key: Key) -> str:
@@ -114,5 +125,31 @@ def decide(ballot: Ballot, min_agreement: float, experiments: Sequence[Path]) ->
 
 
 def votes_text(votes: Sequence[Vote]) -> str:
-    """Returns who voted for what, on one line."""
-    return ", ".join(f"{shown(vote.experiment.name)}: {NAMES[vote.label]}" for vote in votes)
+    """Returns who voted for what, on one line, with the weights that are not 1."""
+    weights = (f" (counts {vote.weight:g})" if vote.weight != 1 else "" for vote in votes)
+    return ", ".join(f"{_name(vote)}: {NAMES[vote.label]}{weight}" for vote, weight in zip(votes, weights, strict=True))
+
+
+def people_decide(document: Document, source: Path, pictures: Sequence[Path]) -> tuple[dict[Path, Decision], list[str]]:
+    """Returns what people decided, which outranks every vote.
+
+    Args:
+        document: a prediction JSON whose entries name the pictures by their paths relative to `source`; those without
+            a label are not decided yet.
+        source: the folder of folders.
+        pictures: all that can be decided about.
+
+    Returns:
+        The decisions by picture, and a sentence for every entry that can't be used. Where a document says both fake
+        and real, the decision is to leave the picture where it is.
+    """
+    ballots = {picture: Ballot() for picture in pictures}
+    problems = cast_votes(document, index_pictures(source, pictures), ballots)
+    decided = {}
+    for picture, ballot in ballots.items():
+        conflicts = [abstention for abstention in ballot.abstentions if abstention[0] == "conflict"]
+        if conflicts:
+            decided[picture] = Decision(None, *conflicts[0])
+        elif ballot.votes:
+            decided[picture] = Decision(ballot.votes[0].label)
+    return decided, problems

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fakereal.data.duplicates import Cluster, find_duplicates
 from fakereal.data.scan import Dataset, Record, sample
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import write_whole
@@ -40,6 +41,7 @@ class Split:
     val: tuple[Record, ...]
     test: tuple[Record, ...]
     left_out: tuple[LeftOut, ...]
+    near: tuple[Cluster, ...] = ()  # near-copies among all these, left out ones too
 
 
 def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Split:
@@ -49,6 +51,9 @@ def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float
     moves no other, and a training that is repeated with more pictures never learns from what judged it before. The
     price: the shares hold for each class and source in expectation, not to the picture, since exact shares would
     have to move one picture whenever another comes.
+
+    Near-copies stay together too: they all go where the one with the smallest content hash goes, so that adding a
+    file can move its own near-copies only. Those that the folders put into different splits stay where they are.
 
     Raises:
         ConfigError: the shares are no shares.
@@ -61,11 +66,30 @@ def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float
     open_shares = {
         name: share for name, share in zip(SPLITS, shares, strict=True) if name == "train" or name not in given
     }
+    near = _near(dataset)
+    drawn_by = _drawn_by(dataset.records, near)
     placed = [
-        (record, record.split if record.split in ("val", "test") else _drawn(record.content, seed, open_shares))
+        (record, record.split if _is_judge(record) else _drawn(drawn_by[record.content], seed, open_shares))
         for record in dataset.records
     ]
-    return _settled(placed, [], "add pictures, try another --seed, or divide them yourself with --split FILE")
+    return _settled(placed, [], near, "add pictures, try another --seed, or divide them yourself with --split FILE")
+
+
+def _near(dataset: Dataset) -> tuple[Cluster, ...]:
+    return tuple(cluster for cluster in find_duplicates(dataset.records) if cluster.kind == "near")
+
+
+def _is_judge(record: Record) -> bool:
+    return record.split in ("val", "test")
+
+
+def _drawn_by(records: Iterable[Record], near: Iterable[Cluster]) -> dict[str, str]:
+    """Returns for each content the one that is drawn for it: its own, or that of its first near-copy."""
+    found = {record.content: record.content for record in records}
+    for cluster in near:
+        contents = {record.content for record in cluster.records if not _is_judge(record)}
+        found.update(dict.fromkeys(contents, min(contents, default="")))
+    return found
 
 
 def _drawn(content: str, seed: int, shares: dict[str, float]) -> str:
@@ -79,7 +103,9 @@ def _drawn(content: str, seed: int, shares: dict[str, float]) -> str:
     return "train"
 
 
-def _settled(placed: list[tuple[Record, str]], left_out: list[LeftOut], advice: str) -> Split:
+def _settled(
+    placed: list[tuple[Record, str]], left_out: list[LeftOut], near: tuple[Cluster, ...], advice: str
+) -> Split:
     """Leaves out what would make the figures a lie, and checks that something remains everywhere."""
     labels, splits = defaultdict(set), defaultdict(set)
     for record, name in placed:
@@ -94,7 +120,8 @@ def _settled(placed: list[tuple[Record, str]], left_out: list[LeftOut], advice: 
             left_out.append(LeftOut(record, f"in {name}, but the same picture is in {first}"))
         else:
             kept[name].append(record)
-    split = Split(*(tuple(kept[name]) for name in SPLITS), tuple(sorted(left_out, key=lambda item: item.record.path)))
+    left_out.sort(key=lambda item: item.record.path)
+    split = Split(*(tuple(kept[name]) for name in SPLITS), tuple(left_out), near)
     _check(split, advice)
     return split
 
@@ -158,7 +185,7 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
         else:
             placed.append((record, row["split"]))
     left_out += [_absent(row, dataset.root) for row in rows if row["path"] not in met]
-    return _settled(placed, left_out, f"check that {path} belongs to {dataset.root}")
+    return _settled(placed, left_out, _near(dataset), f"check that {path} belongs to {dataset.root}")
 
 
 def _row_for(where: str, same: dict[str, dict[str, str]], met: set[str]) -> dict[str, str] | None:
@@ -219,6 +246,26 @@ def summary(split: Split) -> list[str]:
     for item in split.left_out:
         reasons[item.reason].append(str(item.record.path))
     lines += [f"left out {len(paths)}: {reason} ({sample(paths)})" for reason, paths in reasons.items()]
+    return lines + _near_lines(split)
+
+
+def _near_lines(split: Split) -> list[str]:
+    """Returns what became of near-copies; a warning where one split judges what another has learnt."""
+    where = {record.path: name for name in SPLITS for record in getattr(split, name)}
+    together: list[str] = []
+    parted: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cluster in split.near:
+        placed = {str(record.path): where[record.path] for record in cluster.records if record.path in where}
+        first = min(placed.values(), key=SPLITS.index, default="")
+        if len(placed) > 1 and len(set(placed.values())) == 1:
+            together += placed
+        for path, name in placed.items():
+            if name != first:
+                parted[name, first].append(path)
+    lines = [f"near-copies kept together: {len(together)} ({sample(together)})"] if together else []
+    for (name, first), paths in parted.items():
+        found = f"warning: {len(paths)} of {name} are near-copies of pictures in {first}"
+        lines.append(f"{found}, which flatters its figures ({sample(paths)})")
     return lines
 
 

@@ -1,0 +1,227 @@
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from separation_sets import separate, separated
+
+from fakereal.config import Config, NetworkConfig
+from fakereal.data.duplicates import Cluster
+from fakereal.data.scan import scan
+from fakereal.errors import DataError
+from fakereal.model import label_errors, label_quality, model_file, networks
+from fakereal.preprocessing import Preprocessing
+
+
+def labels_and_features(count=200, overlap=0.5, wrong=0.1):
+    """Two clouds of features, with some labels swapped: features, labels as given, which are wrong."""
+    rng = np.random.default_rng(3)
+    true = np.repeat([0, 1], count // 2)
+    features = rng.normal(0.0, overlap, (count, 6)) + true[:, None]
+    swapped = np.zeros(count, dtype=bool)
+    swapped[rng.choice(count, int(wrong * count), replace=False)] = True
+    return features.astype(np.float32), np.where(swapped, 1 - true, true), swapped
+
+
+def judged(features, labels, **options):
+    return label_quality.judge(features, labels, np.arange(len(labels)), **{"folds": 5, "seed": 0, **options})
+
+
+# Judging by features
+
+
+@pytest.fixture(scope="module")
+def separable():
+    """What is found among pictures that are told apart easily, a tenth of them with the wrong label."""
+    features, labels, _ = labels_and_features()
+    return judged(features, labels)
+
+
+def test_swapped_labels_among_separable_pictures_are_found_and_counted(separable):
+    _, _, swapped = labels_and_features()
+    found = separable
+    assert np.mean(found.wrong[swapped]) >= 0.9
+    assert np.mean(swapped[found.wrong]) >= 0.9
+    assert found.interval[0] <= swapped.sum() <= found.interval[1]
+    assert np.all(found.p_given[found.wrong] < 0.5)
+    assert found.trial.recall > 0.7
+
+
+def test_sound_labels_of_separable_pictures_are_not_suspected():
+    features, labels, _ = labels_and_features(overlap=0.1, wrong=0.0)
+    found = judged(features, labels)
+    assert not found.wrong.any()
+    assert (found.expected, found.interval[0]) == (0, 0)
+    assert found.auc == 1.0
+
+
+def test_where_the_features_say_nothing_the_interval_begins_at_0():
+    features, labels, _ = labels_and_features(overlap=100.0)
+    found = judged(features, labels)
+    assert found.auc < label_quality.RELIABLE_AUC
+    assert found.interval[0] == 0
+    assert found.interval[1] > 50
+
+
+def test_the_same_seed_gives_the_same_judgement_and_another_other_folds(separable):
+    features, labels, _ = labels_and_features()
+    first, again, other = separable, judged(features, labels), judged(features, labels, seed=1)
+    assert np.array_equal(first.p_given, again.p_given)
+    assert (first.expected, first.interval, first.trial) == (again.expected, again.interval, again.trial)
+    assert not np.array_equal(first.p_given, other.p_given)
+
+
+def test_a_group_is_never_judged_by_its_own_copies():
+    # Features are noise, but every picture has a copy with the same label: only a leak between folds could tell.
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 60), 2)
+    together = label_quality.judge(features, labels, np.repeat(np.arange(60), 2), 5, 0)
+    apart = label_quality.judge(features, labels, np.arange(120), 5, 0)
+    assert apart.auc > 0.9
+    assert together.auc < 0.7
+
+
+def test_a_rare_class_and_fewer_pictures_than_folds_are_judged_all_the_same():
+    features, labels, _ = labels_and_features(count=60)
+    rare = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:3]])
+    assert judged(features[rare], labels[rare]).wrong.shape == (len(rare),)
+
+
+# Pictures
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model file whose base is a tiny network with random weights: bright and dark are all that it tells apart."""
+    keras.utils.set_random_seed(0)
+    config = Config(image_size=32, network=NetworkConfig(name="cnn", filters=(4,)))
+    detector = model_file.Detector(
+        networks.build(config.network, 32), model_file.Metadata(config=config, preprocessing=Preprocessing(32))
+    )
+    path = tmp_path_factory.mktemp("base") / "base.h5"
+    model_file.save(path, detector)
+    return str(path)
+
+
+def bright_and_dark(root: Path, folders: dict[str, int], count=14, wrong=(3,)):
+    """Fills class folders with dark (label 0) and bright pictures; those numbered `wrong` are of the other kind."""
+    rng = np.random.default_rng(0)
+    for folder, label in folders.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(1, count + 1):
+            bright = label != (number in wrong)
+            pixels = rng.integers(150, 250, (8, 8, 3)) if bright else rng.integers(0, 100, (8, 8, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{number}.png")
+    return root
+
+
+def names(records, root):
+    return {record.path.relative_to(root).as_posix() for record in records}
+
+
+def test_pictures_in_the_wrong_folder_are_found_and_separated_into_the_right_one(tmp_path, base):
+    root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1})
+    (root / "real" / "note.txt").write_text("no picture")
+    (root / "real" / "15.png").write_bytes(b"broken")
+    dataset = scan(root, Preprocessing(32))
+    found = label_errors.find(dataset, base=base)
+    assert names((suspect.record for suspect in found.suspects), root) == {"fake/3.png", "real/3.png"}
+    assert [(suspect.given, suspect.suggested) for suspect in found.suspects] in ([(0, 1), (1, 0)], [(1, 0), (0, 1)])
+    assert all(suspect.p_given < 0.5 for suspect in found.suspects)
+
+    written = label_errors.write_predictions(found, dataset, tmp_path / "report" / "label_errors")
+    assert [path.name for path in written] == ["fake.json", "real.json"]
+    assert json.loads(written[1].read_text())[14]["error"].startswith("expected")
+    code = separate(root, "--predictions", written[0].parent, "--output", tmp_path / "clean", "--mode", "copy")
+    assert code == 1  # 15.png can't be read
+    clean = separated(tmp_path / "clean")
+    assert len(clean) == 28
+    assert {"real_images/fake__3.png", "fake_images/real__3.png"} <= clean
+
+
+def test_the_given_test_split_is_neither_judged_nor_written(tmp_path, base):
+    folders = {"train/fake": 0, "train/real": 1, "test/fake": 0, "test/real": 1}
+    root = bright_and_dark(tmp_path / "set", folders)
+    dataset = scan(root, Preprocessing(32))
+    found = label_errors.find(dataset, base=base)
+    assert (found.judged, len(found.left_out)) == (28, 28)
+    assert all(suspect.record.split == "train" for suspect in found.suspects)
+    folder = tmp_path / "label_errors"
+    written = label_errors.write_predictions(found, dataset, folder)
+    assert [path.relative_to(folder).as_posix() for path in written] == ["train/fake.json", "train/real.json"]
+    (command,) = label_errors.commands(written, dataset, folder)
+    assert f"image_separate.py {root}/train --predictions {folder}/train --output data/clean/train" in command
+    assert any("28 pictures) was not judged" in line for line in label_errors.summary(found))
+
+
+def test_too_few_pictures_are_refused_with_how_many_there_are(tmp_path, base):
+    dataset = scan(bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=9), Preprocessing(32))
+    with pytest.raises(DataError, match="found 9 fake and 9 real"):
+        label_errors.find(dataset, base=base)
+
+
+def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
+    root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=4, wrong=())
+    Image.open(root / "fake" / "1.png").save(root / "fake" / "1_again.bmp")
+    records = scan(root, Preprocessing(32)).records
+    by_name = {record.path.name: number for number, record in enumerate(records) if record.label == 0}
+    clusters = [
+        Cluster(tuple(records[by_name[name]] for name in pair), "near")
+        for pair in (("1.png", "2.png"), ("2.png", "3.png"))
+    ]
+    groups = label_errors.groups_of(records, clusters)
+    together = {groups[by_name[name]] for name in ("1.png", "1_again.bmp", "2.png", "3.png")}
+    assert len(together) == 1
+    assert len(set(groups)) == len(records) - 3
+
+
+# Prediction JSONs
+
+
+def nobody(dataset):
+    trial = label_quality.Trial(1, 1, 1, 0)
+    return label_errors.LabelErrors((), len(dataset.records), 0, (0, 1), 0.99, trial, ())
+
+
+def test_files_with_one_number_are_named_by_their_path_so_that_separation_takes_them(tmp_path):
+    root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1, "fake/deep": 0}, count=2)
+    Image.new("RGB", (9, 9)).save(root / "fake" / "1.jpg")
+    Image.new("RGB", (9, 9), "red").save(root / "fake" / "caf\u00e9.png")
+    dataset = scan(root, Preprocessing(32))
+    written = label_errors.write_predictions(nobody(dataset), dataset, tmp_path / "label_errors")
+    entries = json.loads(written[0].read_text())
+    keys = [entry.get("index", entry.get("image")) for entry in entries]
+    assert keys == [2, "1.jpg", "1.png", "caf\u00e9.png", "deep/1.png", "deep/2.png"]
+    code = separate(root, "--predictions", tmp_path / "label_errors", "--output", tmp_path / "clean", "--mode", "copy")
+    assert code == 0
+    assert len(separated(tmp_path / "clean")) == 8
+
+
+def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
+    root = bright_and_dark(tmp_path / "set", {"a/fake": 0, "a/real": 1, "b/1_fake": 0}, count=1)
+    dataset = scan(root, Preprocessing(32))
+    written = label_errors.write_predictions(nobody(dataset), dataset, tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
+        "a/fake.json",
+        "a/real.json",
+        "b/1_fake.json",
+    ]
+    assert len(label_errors.commands(written, dataset, tmp_path)) == 2
+
+
+def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
+    root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=1)
+    dataset = scan(root, Preprocessing(32))
+    trial = label_quality.Trial(4, 3, 20, 11)
+    suspect = label_errors.Suspect(dataset.records[0], 0, 1, 0.25, 0.3)
+    found = label_errors.LabelErrors((suspect,), 2, 1, (0, 2), 0.6, trial, ())
+    listed = label_errors.as_json(found, root)
+    assert listed["suspects"] == [
+        {"image": "fake/1.png", "given": "fake", "suggested": "real", "p_given": 0.25, "score": 0.3}
+    ]
+    assert not listed["reliable"]
+    json.dumps(listed, allow_nan=False)
+    assert any("let people decide" in line for line in label_errors.summary(found))
