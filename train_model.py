@@ -32,7 +32,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", metavar="FILE", type=Path, help="a YAML recipe, such as those in configs/")
     p.add_argument("--split", dest="data.split_file", metavar="FILE",
                    help="the split.csv of an earlier run (default: 60/20/20 by content)")  # fmt: skip
-    p.add_argument("--network", dest="network.name", metavar="NAME", help="efficientnetb0 (default) | cnn")
+    p.add_argument("--neutralize", dest="neutralize.enabled", action="store_const", const=True,
+                   help="crop, reduce and encode all pictures alike, here and in prediction")  # fmt: skip
+    p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
+                   help="don't look whether the files give the answer away")  # fmt: skip
+    p.add_argument("--network", dest="network.name", metavar="NAME", help="efficientnetb0, efficientnetb4, vgg16, cnn")
     p.add_argument("--weights", metavar="CHOICE",
                    help="auto (default) | imagenet | pretrained | none | a file;\n"
                         "auto: ImageNet from the Keras cache or by download, offline models/pretrained.h5")  # fmt: skip
@@ -46,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
                    help="of the first phase (default: 0.001)")  # fmt: skip
     p.add_argument("--image-size", type=cli.parse_count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
+    p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
+                   help="keeps pictures and features for later (default: your cache folder; none: off)")  # fmt: skip
+    p.add_argument("--tensorboard", dest="training.tensorboard", action="store_const", const=True,
+                   help="keep the history for TensorBoard too, in NAME_run/tensorboard")  # fmt: skip
     p.add_argument("--resume", action="store_true", help="go on from the last epoch of a killed run")
     return p
 

@@ -75,7 +75,7 @@ def test_1e_minus_3_is_a_number_although_yaml_reads_it_as_text(tmp_path):
         ("training: {phases: [{image_size: 5}]}\n", "training.phases[0].image_size: expected 32 to 1024 pixels"),
         ("training: {phases: [{images_per_epoch: 0}]}\n", "training.phases[0].images_per_epoch: expected a whole"),
         ("network: {dense: [0]}\n", "expected whole numbers of at least 1, found 0"),
-        ("network: {name: cnn}\ntraining: {phases: [{image_size: 64}]}\n", "as a cnn's weights fit one size only"),
+        ("network: {name: cnn}\ntraining: {phases: [{image_size: 64}]}\n", "as flattened maps fit one size only"),
         ("network: {name: cnn, filters: [4, 4, 4, 4, 4, 4]}\nimage_size: 32\n", "expected fewer blocks, found 6"),
         ("- 1\n", "expected keys and values, found list"),
         ("a: [\n", "expected YAML"),
@@ -100,7 +100,7 @@ def test_every_option_of_the_configuration_is_explained():
              for field in dataclasses.fields(kind)}  # fmt: skip
     obvious = {"seed", "data", "network", "augmentation", "training", "resaving", "name", "epochs", "learning_rate",
                "batch_size", "optimizer", "fine_tune_epochs", "fine_tune_learning_rate", "horizontal_flip",
-               "vertical_flip", "path"}  # fmt: skip
+               "vertical_flip", "path", "neutralize", "report"}  # fmt: skip
     bare = [line for line in source if ": " in line and " = " in line and line.startswith("    ")
             and line.split(":")[0].strip() in names - obvious and "  # " not in line]  # fmt: skip
     assert bare == []

@@ -226,9 +226,11 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     model = networks.build(NetworkConfig(), 32)
     with pytest.raises(ConfigError, match="found none of them: go online, or --weights none"):
         weights.load_base(model, NetworkConfig(), "auto")
-    with pytest.raises(ConfigError, match="--weights pretrained works offline"):
+    with pytest.raises(ConfigError, match="--weights none --fine-tune all learns from nothing"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     model_file.save(tmp_path / "pretrained.h5", detector(NetworkConfig(), 32))
+    with pytest.raises(ConfigError, match="--weights pretrained works offline"):
+        weights.load_base(model, NetworkConfig(), "imagenet")
     origin = weights.load_base(model, NetworkConfig(), "auto")
     assert (origin.words, origin.pretrained) == ("models/pretrained.h5", True)
     assert "can't be had offline" in capsys.readouterr().err

@@ -317,9 +317,10 @@ def run_here(data, output, **more):
     """Trains in this process; returns what it raises or gives."""
     network = config.NetworkConfig(name="cnn", filters=(4,))
     options = {"epochs": 2, "fine_tune": "all", "batch_size": 16, **more}
-    return run.run(
-        config.Config(32, "none", 0, config.DataConfig(str(data)), network, STILL, TrainingConfig(**options)), output
-    )
+    data = config.DataConfig(str(data))
+    training = TrainingConfig(**options)
+    whole = config.Config(32, "none", data=data, network=network, augmentation=STILL, training=training)
+    return run.run(whole, output)
 
 
 def test_a_moving_average_leaves_the_path_of_the_training_as_it_is(pictures, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ from fakereal.data.scan import Record
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import geometry
 from fakereal.model.augmentation import resave
-from fakereal.preprocessing import Preprocessing, decode, fit
+from fakereal.model.row_cache import Rows
+from fakereal.preprocessing import Preprocessing, decode
 
 _MARK = "<<picture>>"
 
@@ -40,21 +41,40 @@ class Draw:
         weights = (1.0 / counts[inverse]) ** self.source_balance
         return rng.choice(len(records), self.images_per_epoch, replace=False, p=weights / weights.sum())
 
-    def rng(self, index: int) -> np.random.Generator:
-        """Returns the randomness for one picture: the same in every run, whatever the order of the threads."""
-        return np.random.default_rng((self.seed, self.phase, self.epoch, index))
+    def rng(self, record: Record) -> np.random.Generator:
+        """Returns the randomness for one picture, by its content: whatever the threads and the other pictures do."""
+        return np.random.default_rng((self.seed, self.phase, self.epoch, int(record.sha256[:16] or "0", 16)))
+
+
+def plain_array(record: Record, preprocessing: Preprocessing, kept: Rows | None = None) -> np.ndarray:
+    """Returns a picture as prediction sees it, uint8 (S, S, 3); decoded once where `kept` holds decoded pictures."""
+    if kept is None:
+        return preprocessing.read(record.path)
+    array = kept.get(record.sha256)
+    if array is None:
+        array = preprocessing.read(record.path)
+        kept.put(record.sha256, array)
+    return array
 
 
 def training_array(
-    record: Record, preprocessing: Preprocessing, options: AugmentationConfig, rng: np.random.Generator
+    record: Record,
+    preprocessing: Preprocessing,
+    options: AugmentationConfig,
+    rng: np.random.Generator,
+    kept: Rows | None = None,
 ) -> np.ndarray:
     """Returns a training picture as uint8 (S, S, 3): decode -> as if sent around -> fit -> flip, turn, shift.
 
-    Without the two random steps it is `Preprocessing.read`, bit for bit.
+    Without the two random steps it is `plain_array`, bit for bit.
     """
-    image, _ = decode(record.path, preprocessing.image_size_px)
-    image = resave(image, rng, options.resaving)
-    return geometry.transform(fit(image, preprocessing.image_size_px), rng, options)
+    if options.resaving.share:  # happens at the picture's own resolution, which decoded pictures have lost
+        image, _ = decode(record.path, preprocessing.decode_px)
+        array = preprocessing.array(resave(image, rng, options.resaving))
+    else:
+        rng.random()  # what `resave` would draw, so that the changes below are the same with and without it
+        array = plain_array(record, preprocessing, kept)
+    return geometry.transform(array, rng, options)
 
 
 def training_batches(
@@ -63,22 +83,50 @@ def training_batches(
     options: AugmentationConfig,
     draw: Draw,
     batch_size: int,
+    kept: Rows | None = None,
 ) -> tf.data.Dataset:
     """Returns one epoch: batches of float32 pictures (n, S, S, 3) in 0..255 and labels (n, 1)."""
-
-    def load(index: np.int64) -> np.ndarray:
-        return training_array(records[index], preprocessing, options, draw.rng(int(index)))
-
-    return _batches(records, draw.order(records), load, preprocessing, batch_size)
+    chosen = [records[number] for number in draw.order(records)]
+    return view_batches(chosen, preprocessing, options, draw, batch_size, kept)
 
 
-def plain_batches(records: Sequence[Record], preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
+def view_batches(
+    records: Sequence[Record],
+    preprocessing: Preprocessing,
+    options: AugmentationConfig,
+    draw: Draw,
+    batch_size: int,
+    kept: Rows | None = None,
+) -> tf.data.Dataset:
+    """Returns these pictures in their order, changed as the draw has it: batches as `training_batches` gives them."""
+
+    def load(record: Record) -> np.ndarray:
+        return training_array(record, preprocessing, options, draw.rng(record), kept)
+
+    return _batches(records, load, preprocessing, batch_size)
+
+
+def plain_batches(
+    records: Sequence[Record], preprocessing: Preprocessing, batch_size: int, kept: Rows | None = None
+) -> tf.data.Dataset:
     """Returns the pictures as prediction sees them, in their order: batches as `training_batches` gives them."""
+    return _batches(records, lambda record: plain_array(record, preprocessing, kept), preprocessing, batch_size)
 
-    def load(index: np.int64) -> np.ndarray:
-        return preprocessing.read(records[index].path)
 
-    return _batches(records, np.arange(len(records)), load, preprocessing, batch_size)
+def row_batches(
+    records: Sequence[Record], load: Callable[[int], np.ndarray], shape: tuple[int, ...], batch_size: int
+) -> tf.data.Dataset:
+    """Returns batches of float32 rows (n, *shape), which `load` gives by number, and labels (n, 1), in their order."""
+
+    def stack(numbers: np.ndarray) -> np.ndarray:
+        return np.stack([load(number) for number in numbers])
+
+    def rows_and_labels(numbers: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.numpy_function(stack, [numbers], tf.float32, stateful=False)
+        return tf.ensure_shape(rows, (None, *shape)), labels
+
+    dataset = _numbered(records).batch(batch_size)
+    return dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
 def labels_of(records: Sequence[Record]) -> np.ndarray:
@@ -102,25 +150,27 @@ def pictures_named() -> Iterator[None]:
         raise DataError(f"{found[1]}; it was sound when the run began: put it back and add --resume") from error
 
 
+def _numbered(records: Sequence[Record]) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((np.arange(len(records)), labels_of(records).astype(np.float32)[:, None]))
+
+
 def _batches(
-    records: Sequence[Record], order: np.ndarray, load, preprocessing: Preprocessing, batch_size: int
+    records: Sequence[Record], load: Callable[[Record], np.ndarray], preprocessing: Preprocessing, batch_size: int
 ) -> tf.data.Dataset:
-    labels = labels_of(records)[order].astype(np.float32)[:, None]
     size = preprocessing.image_size_px
 
-    def named_load(index: np.int64) -> np.ndarray:
+    def named_load(number: np.int64) -> np.ndarray:
         try:
-            return load(index)
+            return load(records[number])
         except ImageRefused as error:  # the marks let `pictures_named` find the sentence inside TensorFlow's own
-            raise DataError(f"{_MARK}{records[index].path}: {error}{_MARK}") from error
+            raise DataError(f"{_MARK}{records[number].path}: {error}{_MARK}") from error
 
-    def image_and_label(index: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.numpy_function(named_load, [index], tf.uint8, stateful=False)
+    def image_and_label(number: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(named_load, [number], tf.uint8, stateful=False)
         return tf.ensure_shape(image, (size, size, 3)), label
 
     def as_float(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(images, tf.float32), labels
 
-    dataset = tf.data.Dataset.from_tensor_slices((order, labels))
-    dataset = dataset.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = _numbered(records).map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).map(as_float).prefetch(2)

@@ -18,8 +18,12 @@ _EPSILON = 1e-7
 
 def binary_log_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
     """Returns the mean negative log-likelihood in nats; probabilities are kept 1e-7 away from 0 and 1."""
+    return float(np.mean(_log_losses(labels, p_real)))
+
+
+def _log_losses(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
     p = np.clip(p_real, _EPSILON, 1 - _EPSILON)
-    return float(-np.mean(np.where(labels == REAL, np.log(p), np.log1p(-p))))
+    return -np.where(labels == REAL, np.log(p), np.log1p(-p))
 
 
 def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: int = 0) -> dict[str, Any]:
@@ -32,9 +36,9 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
         seed: of the resampling.
 
     Returns:
-        `images`, `loss`, `confusion` (rows: labels fake, real; columns: predictions fake, real), and for `accuracy`,
-        `roc_auc`, `f1_macro`, and `precision`, `recall`, `f1` of `fake` and of `real`: the value, and under `intervals`
-        the pair (low, high).
+        `images`, `confusion` (rows: labels fake, real; columns: predictions fake, real), and for `loss`, `accuracy`,
+        `roc_auc`, `average_precision` (of fake), `f1_macro`, and `precision`, `recall`, `f1` of `fake` and of `real`:
+        the value, and under `intervals` the pair (low, high).
     """
     predicted = labels_from(p_real, decision)
     confusion = np.bincount(labels * 2 + predicted, minlength=4).reshape(2, 2)
@@ -44,15 +48,15 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
     values, spread = _from_confusion(confusion[None]), _from_confusion(draws)
     p_fake = calibrated_p_fake(p_real, decision)
     intervals = {key: _interval(value, values[key][0]) for key, value in spread.items()}
+    ranking, ranking_intervals = _ranking(labels, p_real, rng)
     low, high = decision.band
     inside = (p_fake > low) & (p_fake < high)
     return {
         "images": len(labels),
-        "loss": binary_log_loss(labels, p_real),
         "confusion": confusion.tolist(),
         **{key: _number(value[0]) for key, value in values.items()},
-        "roc_auc": _number(roc_auc(labels, p_real)),
-        "intervals": {**intervals, "roc_auc": _auc_interval(labels, p_real, rng)},
+        **ranking,
+        "intervals": {**intervals, **ranking_intervals},
         "uncertain_share": float(np.mean(inside)),
         "accuracy_outside_band": _number(np.mean((predicted == labels)[~inside])) if not inside.all() else None,
     }
@@ -98,17 +102,53 @@ def _auc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
     return float(np.sum(reals * (below + fakes / 2)) / pairs) if pairs else float("nan")
 
 
-def _auc_interval(labels: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> list[float | None]:
-    """Ranks once and lets each picture count as often as it is drawn: sorting 1,000 times would take seconds."""
-    size, ranks = len(labels), _ranks(scores)
-    value = _auc(labels, ranks, np.ones(size))
-    if value in (0.0, 1.0):
-        # No draw is out of order where no pair is. The rule of three speaks for the smaller class: n pictures were
-        # right, so up to 3 / n of all may be wrong.
-        unseen = min(1.0, 3 / np.bincount(labels, minlength=2).min())
-        return [_number(max(0.0, value - unseen)), _number(min(1.0, value + unseen))]
-    draws = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(RESAMPLES))
-    return _interval(np.array([_auc(labels, ranks, counts) for counts in draws]), value)
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the mean of the precision over the recall of fake, a step at each threshold, as scikit-learn does.
+
+    Args:
+        labels: int (n,).
+        scores: float (n,), higher means real.
+    """
+    return _average_precision(labels, _ranks(scores), np.ones(len(labels)))
+
+
+def _average_precision(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
+    fakes = np.bincount(ranks, weights * (labels == FAKE))
+    called = np.cumsum(np.bincount(ranks, weights))  # fake, with the threshold above each rank
+    total = fakes.sum()
+    precision = np.divide(np.cumsum(fakes), called, out=np.zeros(len(called)), where=called > 0)
+    return float(np.sum(fakes * precision) / total) if total else float("nan")
+
+
+def _ranking(labels: np.ndarray, p_real: np.ndarray, rng: np.random.Generator) -> tuple[dict, dict]:
+    """Returns what depends on the outputs themselves, not on a threshold: values and intervals.
+
+    Ranks once and lets each picture count as often as it is drawn: sorting 1,000 times would take seconds.
+    """
+    size, ranks = len(labels), _ranks(p_real)
+    losses = _log_losses(labels, p_real)
+
+    def figures(counts: np.ndarray) -> tuple[float, float, float]:
+        auc, precision = _auc(labels, ranks, counts), _average_precision(labels, ranks, counts)
+        return auc, precision, float(counts @ losses / size)
+
+    values = dict(zip(("roc_auc", "average_precision", "loss"), figures(np.ones(size)), strict=True))
+    drawn = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(RESAMPLES))
+    draws = np.array([figures(counts) for counts in drawn])
+    intervals = {key: _interval(draws[:, number], value) for number, (key, value) in enumerate(values.items())}
+    for key in ("roc_auc", "average_precision"):
+        if values[key] in (0.0, 1.0):
+            intervals[key] = _extreme_interval(labels, values[key])
+    return {key: _number(value) for key, value in values.items()}, intervals
+
+
+def _extreme_interval(labels: np.ndarray, value: float) -> list[float | None]:
+    """Returns an interval where no draw is out of order because no pair is.
+
+    The rule of three speaks for the smaller class: n pictures were right, so up to 3 / n of all may be wrong.
+    """
+    unseen = min(1.0, 3 / np.bincount(labels, minlength=2).min())
+    return [_number(max(0.0, value - unseen)), _number(min(1.0, value + unseen))]
 
 
 def _interval(draws: np.ndarray, value: float) -> list[float | None]:

@@ -14,7 +14,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 BASE, OUTPUT, FEATURES = "base", "p_real", "features"
 """Names of the layers that other code looks for: the nested base, the output, the pooled features."""
 
-EFFICIENTNETS = {"efficientnetb0": keras.applications.EfficientNetB0}
+EFFICIENTNETS = {
+    "efficientnetb0": keras.applications.EfficientNetB0,
+    "efficientnetb4": keras.applications.EfficientNetB4,
+}
+APPLICATIONS = {**EFFICIENTNETS, "vgg16": keras.applications.VGG16}
+"""The bases that ImageNet weights exist for."""
+
+VGG_MEAN = (123.68, 116.779, 103.939)
+"""Of RGB pixels in 0..255: VGG's ImageNet training took them off and did not scale."""
+
+_POOLING = {
+    "avg": lambda maps: layers.GlobalAveragePooling2D(name="avg_pool")(maps),
+    "max": lambda maps: layers.GlobalMaxPooling2D(name="max_pool")(maps),
+    "flatten": lambda maps: layers.Flatten(name="flatten")(maps),
+}
+_DENSE = {"vgg16": (256, 128)}  # in place of its own top, two layers of 4,096
 
 
 def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = False) -> keras.Model:
@@ -35,7 +50,8 @@ def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = Fa
     base = _base(config, image_size_px)
     x = base(x) if learn_batch_norm else base(x, training=False)
     x = layers.Activation("linear", name=FEATURES)(x)
-    for number, units in enumerate(config.dense, start=1):
+    dense = _DENSE.get(config.name, ()) if config.dense is None else config.dense
+    for number, units in enumerate(dense, start=1):
         x = layers.Dropout(config.dropout, name=f"dropout_{number}")(x)
         x = layers.Dense(units, activation=config.activation, name=f"dense_{number}")(x)
     x = layers.Dropout(config.dropout, name="dropout")(x)
@@ -50,18 +66,25 @@ def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.Keras
     `weights="imagenet"`. Ours always has them, as constants in front of a base built with `weights=None`: one graph
     whatever the weights' origin, and nothing for a weights file to leave out.
     """
-    if config.name in EFFICIENTNETS:
-        scale = [1.0 / deviation for deviation in IMAGENET_STD]
-        offset = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-        return layers.Rescaling(scale, offset, name="normalization")(pixels)
-    return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
+    if config.normalization == "unit" or (config.normalization == "auto" and config.name == "cnn"):
+        return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
+    if config.name == "vgg16":
+        return layers.Rescaling([1.0] * 3, [-mean for mean in VGG_MEAN], name="normalization")(pixels)
+    scale = [1.0 / deviation for deviation in IMAGENET_STD]
+    offset = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    if config.name == "cnn":  # which has no division by 255 of its own
+        scale, offset = [each / 255.0 for each in scale], [each / 255.0 for each in offset]
+    return layers.Rescaling(scale, offset, name="normalization")(pixels)
 
 
 def _base(config: NetworkConfig, image_size_px: int) -> keras.Model:
     shape = (image_size_px, image_size_px, 3)
-    if config.name in EFFICIENTNETS:
-        return EFFICIENTNETS[config.name](include_top=False, weights=None, input_shape=shape, pooling="avg", name=BASE)
-    return _cnn(config, shape)
+    pooling = ("flatten" if config.flattens else "avg") if config.pooling == "auto" else config.pooling
+    if config.name == "cnn":
+        maps = _cnn(config, shape)
+    else:
+        maps = APPLICATIONS[config.name](include_top=False, weights=None, input_shape=shape)
+    return keras.Model(maps.input, _POOLING[pooling](maps.output), name=BASE)
 
 
 def _cnn(config: NetworkConfig, shape: tuple[int, int, int]) -> keras.Model:
@@ -70,7 +93,7 @@ def _cnn(config: NetworkConfig, shape: tuple[int, int, int]) -> keras.Model:
     for number, filters in enumerate(config.filters, start=1):
         x = layers.Conv2D(filters, 3, padding="same", activation=config.activation, name=f"conv_{number}")(x)
         x = layers.MaxPooling2D(name=f"pool_{number}")(x)
-    return keras.Model(image, layers.Flatten(name="flatten")(x), name=BASE)
+    return keras.Model(image, x)
 
 
 def set_trainable(model: keras.Model, scope: str, learn_batch_norm: bool) -> None:
@@ -84,7 +107,7 @@ def set_trainable(model: keras.Model, scope: str, learn_batch_norm: bool) -> Non
     base = model.get_layer(BASE)
     base.trainable = True
     count = {"head": 0, "last20": 20, "all": len(base.layers)}[scope]
-    first = len(base.layers) - count
+    first = max(0, len(base.layers) - count)
     for number, layer in enumerate(base.layers):
         frozen_norm = isinstance(layer, layers.BatchNormalization) and not learn_batch_norm
         layer.trainable = number >= first and not frozen_norm

@@ -13,19 +13,22 @@ import numpy as np
 
 from fakereal import config as configuration
 from fakereal.cli import one_line, say
-from fakereal.config import Config
+from fakereal.config import Config, DataConfig, ReportConfig
+from fakereal.data import audit_report
+from fakereal.data.neutralize import preprocessing_of, settled
 from fakereal.data.scan import Dataset, Record, scan, skipped_lines
 from fakereal.data.split import SPLITS, Split, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError
 from fakereal.files import write_whole
 from fakereal.labels import FAKE, REAL
-from fakereal.model import model_file, networks, report, training
+from fakereal.model import evaluation, model_file, networks, report, row_cache, training
 from fakereal.model.checkpoint import resumed
 from fakereal.model.deciding import decide
-from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
+from fakereal.model.input_pipeline import labels_of, pictures_named
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector, Metadata
 from fakereal.model.scoring import Decision
+from fakereal.model.tensorboard import TensorBoard
 from fakereal.model.weights import Origin, load_base
 from fakereal.preprocessing import Preprocessing
 
@@ -39,7 +42,7 @@ class Outcome:
 
     detector: Detector
     output: Path  # the model file
-    folder: Path  # config.yaml, split.csv, history.csv, report.json, checkpoint.npz
+    folder: Path  # config.yaml, split.csv, history.csv, report.json, report.html, metrics.json, ..., checkpoint.npz
     skipped: int  # pictures that took no part; other files are only listed
     interrupted: bool  # True where Ctrl-C ended the training early
     diverged: bool  # True where the loss became no number, and the best epoch before counts
@@ -62,6 +65,8 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     dataset, split = prepare(config)
     for line in [*skipped_lines(dataset), *summary(split)]:
         say(line)
+    config = settled(config, dataset)
+    audited = _audited(config, dataset, split)
     if dataset.skipped:
         say(f"all that was skipped: {folder / 'skipped.tsv'}")
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
@@ -74,13 +79,15 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     origin = load_base(model, config.network, config.weights)
     say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
     _warn_of_frozen_noise(config, origin)
-    with pictures_named():
-        trained = training.train(model, config, origin, split, checkpoint, identity, state)
+    watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
+    with pictures_named(), row_cache.opened(config.data) as cache:
+        trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch)
         say("measuring")
-        detector = _measured(trained, config, origin, split)
+        detector = _measured(trained, config, origin, split, audited)
     model_file.save(output, detector)
     write_whole(folder / "history.csv", report.history_csv(trained.history))
     write_whole(folder / "report.json", json.dumps(report.as_json(detector), indent=4, allow_nan=False).encode())
+    evaluation.after_training(detector, output, folder, dataset.root, split)
     skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
     return Outcome(detector, output, folder, skipped, trained.interrupted, trained.diverged)
 
@@ -123,12 +130,25 @@ def _warn_of_frozen_noise(config: Config, origin: Origin) -> None:
         )
 
 
-def _measured(trained: training.Trained, config: Config, origin: Origin, split: Split) -> Detector:
+def _audited(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Says whether the files give the answer away; returns it for the model's report, nothing where not wanted."""
+    if not config.data.audit:
+        return {}
+    records = [record for name in SPLITS for record in getattr(split, name)]
+    tree, lines = audit_report.before_training(records, split.near, dataset.root, config.neutralize.enabled)
+    for line in lines:
+        say(line)
+    return {"audit": tree}
+
+
+def _measured(
+    trained: training.Trained, config: Config, origin: Origin, split: Split, audited: dict[str, Any]
+) -> Detector:
     """Chooses the decision on validation, and measures all three splits with it."""
-    preprocessing = Preprocessing(config.image_size)
+    preprocessing = preprocessing_of(config, config.image_size)
     judged = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
     outputs = {
-        name: training.predict(trained.model, plain_batches(records, preprocessing, config.training.batch_size))
+        name: training.predict(trained.feed.model, trained.feed.plain(records, config.training.batch_size))
         for name, records in judged.items()
     }
     labels = {name: labels_of(records) for name, records in judged.items()}
@@ -142,7 +162,7 @@ def _measured(trained: training.Trained, config: Config, origin: Origin, split: 
         preprocessing=preprocessing,
         decision=decision,
         base_weights=origin.words,
-        data=_data_facts(split),
+        data=_data_facts(split) | audited,
         metrics=metrics,
         history=trained.history,
         versions=model_file.versions(),
@@ -186,4 +206,8 @@ def _fingerprint(split: Split) -> str:
 
 def _identity(config: Config, split: Split) -> str:
     """Names a run for its checkpoint: a longer or otherwise changed run can't go on from another's."""
-    return hashlib.sha256((configuration.dumps(config) + _fingerprint(split)).encode()).hexdigest()[:16]
+    anywhere = replace(config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb)
+    silent = replace(config.training, tensorboard=False)
+    same = replace(config, data=anywhere, training=silent, report=ReportConfig())
+    text = configuration.dumps(same) + _fingerprint(split)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,13 +13,17 @@ import numpy as np
 
 from fakereal.cli import one_line, progress_bar, say
 from fakereal.config import Config, PhaseConfig, TrainingConfig
+from fakereal.data.neutralize import preprocessing_of
 from fakereal.data.split import Split
 from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
-from fakereal.model import networks
+from fakereal.model import feed as feeds
+from fakereal.model import networks, validation
 from fakereal.model.checkpoint import State, save
-from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_batches
+from fakereal.model.feed import Feed
+from fakereal.model.input_pipeline import Draw, labels_of
 from fakereal.model.metrics import binary_log_loss
+from fakereal.model.row_cache import Cache
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
 
@@ -34,6 +38,7 @@ class Trained:
     history: tuple[dict[str, Any], ...]
     interrupted: bool  # True where Ctrl-C ended it early
     diverged: bool  # True where a loss that is no number did
+    feed: Feed  # the quickest way to its outputs: predict(feed.model, feed.plain(records, batch_size))
 
 
 class DivergedError(FakeRealError):
@@ -71,9 +76,11 @@ def train(
     config: Config,
     origin: Origin,
     split: Split,
+    cache: Cache,
     checkpoint: Path,
     identity: str,
     state: State | None = None,
+    watch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
 ) -> Trained:
     """Trains a network, phase by phase; after Ctrl-C the best weights so far are what counts.
 
@@ -82,20 +89,28 @@ def train(
         config: the whole configuration.
         origin: where those weights come from.
         split: what learns and what chooses the best epoch.
+        cache: where decoded pictures and the frozen part's activations are kept.
         checkpoint: the file that a killed run goes on from; written after every epoch.
         identity: names the configuration and the data; the checkpoint carries it.
         state: where a killed run stood, as `checkpoint.resumed` gives it; None starts anew.
+        watch: is given the history after every epoch.
 
     Raises:
         DivergedError: the loss is no number, in the first epoch already.
         KeyboardInterrupt: before the first epoch was done.
     """
     state = state or State(best=model.get_weights())
+    split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
     plan = phases(config.training, origin)
     early: BaseException | None = None
+
+    def keep() -> None:
+        save(checkpoint, identity, state)
+        watch(state.history)
+
     try:
         for number in range(state.phase, len(plan)):
-            _run_phase(config, plan, number, split, state, lambda: save(checkpoint, identity, state))
+            _run_phase(config, plan, number, split, cache, state, keep)
     except (KeyboardInterrupt, DivergedError) as error:
         if not state.history:
             raise
@@ -103,15 +118,23 @@ def train(
         say("the best model so far is kept, measured and saved")
         early = error
     model.set_weights(state.best)
-    return Trained(model, tuple(state.history), isinstance(early, KeyboardInterrupt), isinstance(early, DivergedError))
+    feed = _final_feed(model, config, plan[-1], split, cache)
+    interrupted, diverged = (isinstance(early, kind) for kind in (KeyboardInterrupt, DivergedError))
+    return Trained(model, tuple(state.history), interrupted, diverged, feed)
 
 
 def _run_phase(
-    config: Config, plan: Sequence[PhaseConfig], number: int, split: Split, state: State, keep: Callable[[], None]
+    config: Config,
+    plan: Sequence[PhaseConfig],
+    number: int,
+    split: Split,
+    cache: Cache,
+    state: State,
+    keep: Callable[[], None],
 ) -> None:
     phase = plan[number]
-    preprocessing = Preprocessing(phase.image_size or config.image_size)
-    model = _phase_model(config, phase, preprocessing, split, state)
+    preprocessing = preprocessing_of(config, phase.image_size or config.image_size)
+    model, feed = _phase_model(config, phase, preprocessing, split, cache, state)
     if state.phase != number:
         # Losses at another size can't be compared; at the same one the phase before must be beaten.
         if preprocessing.image_size_px != (plan[number - 1].image_size or config.image_size):
@@ -119,17 +142,19 @@ def _run_phase(
         state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
     elif state.current:
         _assign(_variables(model), state.current)
-        model.optimizer.build(model.trainable_variables)
-        _assign(model.optimizer.variables, state.optimizer)
+        feed.model.optimizer.build(feed.model.trainable_variables)
+        _assign(feed.model.optimizer.variables, state.optimizer)
     while state.epoch < phase.epochs and not _stalled(state, number, config.training.patience):
-        _run_epoch(model, config, phase, number, preprocessing, split, state)
+        _run_epoch(model, feed, config, phase, number, split, state)
         keep()
+        if news := feed.news(state.epoch, phase.epochs):
+            say(news)
 
 
 def _phase_model(
-    config: Config, phase: PhaseConfig, preprocessing: Preprocessing, split: Split, state: State
-) -> keras.Model:
-    """Builds and compiles the network as this phase trains it, from the best weights so far."""
+    config: Config, phase: PhaseConfig, preprocessing: Preprocessing, split: Split, cache: Cache, state: State
+) -> tuple[keras.Model, Feed]:
+    """Builds the network as this phase trains it, from the best weights so far, and compiles what its feed trains."""
     training = config.training
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if training.mixed_precision else "float32")
@@ -138,14 +163,25 @@ def _phase_model(
     keras.config.set_dtype_policy("float32")
     model.set_weights(state.best)
     networks.set_trainable(model, phase.train, learn_batch_norm)
+    count = len(split.train) + len(split.val)
+    feed = feeds.choose(model, config, preprocessing, cache, count, base_learns=learn_batch_norm)
     count = phase.images_per_epoch or len(split.train)
     steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
-    model.compile(
+    feed.model.compile(
         optimizer=_optimizer(training, phase.learning_rate, steps),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
         metrics=["accuracy"],
     )
-    return model
+    return model, feed
+
+
+def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Split, cache: Cache) -> Feed:
+    """Feeds the finished model with what the last phase may have computed already."""
+    networks.set_trainable(model, last.train, learn_batch_norm=False)
+    count = len(split.train) + len(split.val)
+    feed = feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
+    model.trainable = True  # the model file should not tell what happened to be frozen last
+    return feed
 
 
 def _optimizer(training: TrainingConfig, learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
@@ -173,20 +209,17 @@ def _schedule(training: TrainingConfig, peak: float, steps: int) -> Any:
 
 
 def _run_epoch(
-    model: keras.Model,
-    config: Config,
-    phase: PhaseConfig,
-    number: int,
-    preprocessing: Preprocessing,
-    split: Split,
-    state: State,
+    model: keras.Model, feed: Feed, config: Config, phase: PhaseConfig, number: int, split: Split, state: State
 ) -> None:
     """Trains one epoch, measures it on validation, and brings the state up to date."""
     started = time.monotonic()
     training = config.training
     draw = Draw(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
-    batches = training_batches(split.train, preprocessing, config.augmentation, draw, phase.batch_size)
-    title = f"{phase.train} {preprocessing.image_size_px} px, epoch {state.epoch + 1}/{phase.epochs}"
+    if training.schedule == "plateau":
+        rate = validation.rate_after(_losses(state, number), phase.learning_rate, training)
+        feed.model.optimizer.learning_rate = rate
+    batches = feed.training(split.train, draw, phase.batch_size)
+    title = f"{phase.train} {model.input_shape[1]} px, epoch {state.epoch + 1}/{phase.epochs}"
     with progress_bar(title, len(batches)) as advance:
         raw: list[np.ndarray] = []  # Keras ends `fit` with the moving average, where there is one, in their place
         callback = keras.callbacks.LambdaCallback(
@@ -194,8 +227,8 @@ def _run_epoch(
             on_epoch_end=lambda epoch, logs: raw.extend(np.asarray(each) for each in model.trainable_variables),
         )
         weights = _class_weights(split) if training.class_weights else None
-        fitted = model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
-    p_real = predict(model, plain_batches(split.val, preprocessing, phase.batch_size))
+        fitted = feed.model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
+    p_real = predict(feed.model, feed.plain(split.val, phase.batch_size))
     row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
@@ -205,7 +238,7 @@ def _run_epoch(
     state.epoch += 1
     state.history.append(row)
     state.current = [np.asarray(variable) for variable in _variables(model)]
-    state.optimizer = [np.asarray(variable) for variable in model.optimizer.variables]
+    state.optimizer = [np.asarray(variable) for variable in feed.model.optimizer.variables]
     say(
         f"{title}: loss {row['loss']:.4f} accuracy {row['accuracy']:.4f}"
         f" | validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.4f} ({row['seconds']:.0f} s)"
@@ -213,7 +246,7 @@ def _run_epoch(
 
 
 def predict(model: keras.Model, batches: Any) -> np.ndarray:
-    """Returns p_real of every picture of `plain_batches`: float64 (n,)."""
+    """Returns p_real of every picture of a feed's or the pipeline's plain batches: float64 (n,)."""
     return np.asarray(model.predict(batches, verbose=0), dtype=np.float64).reshape(-1)
 
 
@@ -244,8 +277,13 @@ def _class_weights(split: Split) -> dict[int, float]:
 
 
 def _stalled(state: State, number: int, patience: int) -> bool:
-    losses = [row["val_loss"] for row in state.history if row["phase"] == number + 1]
+    losses = _losses(state, number)
     return bool(patience) and len(losses) - int(np.argmin(losses or [0])) > patience
+
+
+def _losses(state: State, number: int) -> list[float]:
+    """Returns the validation losses of a phase's epochs so far."""
+    return [row["val_loss"] for row in state.history if row["phase"] == number + 1]
 
 
 def _variables(model: keras.Model) -> list[Any]:

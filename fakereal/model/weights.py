@@ -40,7 +40,7 @@ def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin
         ConfigError: the weights can't be had.
         ModelFileError: the file doesn't fit.
     """
-    if choice == "none" or (choice == "auto" and network.name not in networks.EFFICIENTNETS):
+    if choice == "none" or (choice == "auto" and network.name not in networks.APPLICATIONS):
         return Origin("random weights", pretrained=False)
     base = model.get_layer(networks.BASE)
     named: dict[str, Callable[[], Origin]] = {
@@ -66,18 +66,24 @@ def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
 
 def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
     """Takes Keras' own ImageNet weights from its cache (~/.keras/models) or its download server."""
-    if network.name not in networks.EFFICIENTNETS:
+    if network.name not in networks.APPLICATIONS:
         raise ConfigError(f"weights: expected a network with ImageNet weights, found {network.name}: --weights none")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where Keras tells of its download
-            source = networks.EFFICIENTNETS[network.name](include_top=False, weights="imagenet", pooling="avg")
+            source = networks.APPLICATIONS[network.name](include_top=False, weights="imagenet", pooling="avg")
     except Exception as error:  # what a download raises depends on the network between here and there
         raise ConfigError(
             "weights: expected ImageNet weights in the Keras cache or by download, found neither"
-            f" ({one_line(error)[:120]}); --weights pretrained works offline"
+            f" ({one_line(error)[:120]}); {_offline(network)}"
         ) from error
     _copy_by_name(source, base)
     return Origin("ImageNet (Keras)", pretrained=True)
+
+
+def _offline(network: NetworkConfig) -> str:
+    if _fits(PRETRAINED, network):
+        return "--weights pretrained works offline"
+    return "offline, --weights none --fine-tune all learns from nothing"
 
 
 def _pretrained(base: keras.Model, network: NetworkConfig) -> Origin:
@@ -123,7 +129,7 @@ def _from_model(base: keras.Model, network: NetworkConfig, path: Path, name: str
 def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
     """Takes a weights file of the base alone, such as Keras' own `efficientnetb0_notop.h5`."""
     try:
-        source = networks.EFFICIENTNETS[network.name](include_top=False, weights=None, pooling="avg")
+        source = networks.APPLICATIONS[network.name](include_top=False, weights=None, pooling="avg")
         source.load_weights(path)
     except (KeyError, ValueError, OSError) as error:
         raise ModelFileError(
@@ -134,14 +140,19 @@ def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -
 
 
 def _copy_by_name(source: keras.Model, base: keras.Model) -> None:
-    """Copies all layers; the Normalization's work is done by our own constant layer (see networks), so it is folded."""
+    """Copies all layers, and makes up for what the source does to pixels and a constant layer does here."""
     ours = {layer.name: layer for layer in base.layers}
+    mean = None
     for layer in source.layers:
         if isinstance(layer, keras.layers.Normalization):
             mean, std = _normalization_of(layer)
         elif layer.weights:
             ours[layer.name].set_weights(layer.get_weights())
-    _fold(ours["stem_conv"], ours["stem_bn"], mean, std)
+    if mean is not None:
+        _fold(ours["stem_conv"], ours["stem_bn"], mean, std)
+    elif "block1_conv1" in ours:  # Keras' VGG was trained on blue, green, red
+        kernel, bias = ours["block1_conv1"].get_weights()
+        ours["block1_conv1"].set_weights([kernel[:, :, ::-1], bias])
 
 
 def _normalization_of(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:

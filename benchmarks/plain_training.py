@@ -1,0 +1,96 @@
+"""The script that the field writes: a frozen EfficientNetB0 in a Sequential, pictures decoded and changed every epoch.
+
+The other side of benchmarks/training_speed.py, which runs it. It is what the Keras guide on transfer learning leads
+to, written out in full and as quick as such a script is: parallel decoding, prefetching, batches of 32.
+
+    python benchmarks/plain_training.py DATA BASE.weights.h5 --epochs 25 --fine-tune 0
+
+DATA holds train/, val/ and test/ with fake/ and real/. The last line of its output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from keras import layers
+
+IMAGE_SIZE = (224, 224)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the base expects ImageNet's
+
+
+def pictures(folder: str, shuffle: bool):
+    """Returns batches of pictures 0..255 and labels, 0 fake and 1 real."""
+    dataset = keras.utils.image_dataset_from_directory(
+        folder, label_mode="binary", image_size=IMAGE_SIZE, batch_size=32, shuffle=shuffle, seed=0, verbose=False
+    )
+    return dataset.prefetch(2)
+
+
+def network(base: keras.Model) -> keras.Sequential:
+    """Returns the usual stack: random changes, normalization, base, dropout, one output."""
+    return keras.Sequential(
+        [
+            keras.Input((*IMAGE_SIZE, 3)),
+            layers.RandomFlip("horizontal"),
+            layers.RandomRotation(15 / 360),
+            layers.Rescaling([1 / std for std in STD], [-255 * m / s for m, s in zip(MEAN, STD, strict=True)]),
+            base,
+            layers.Dropout(0.2),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+
+
+def fit(model: keras.Model, train, val, epochs: int, learning_rate: float) -> None:
+    """Trains with the best epoch kept, as everybody does."""
+    model.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy", metrics=["accuracy"])
+    best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
+    model.fit(train, validation_data=val, epochs=epochs, callbacks=[best], verbose=2)
+
+
+def main() -> None:
+    """Trains, measures on the test pictures, saves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("weights")
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--fine-tune", type=int, default=0, help="epochs with the base's last 20 layers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default="plain.keras")
+    options = parser.parse_args()
+    keras.utils.set_random_seed(options.seed)
+    base = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(*IMAGE_SIZE, 3), pooling="avg"
+    )
+    base.load_weights(options.weights)
+    base.trainable = False
+    train, val = pictures(f"{options.data}/train", True), pictures(f"{options.data}/val", False)
+    model = network(base)
+    fit(model, train, val, options.epochs, 1e-3)
+    if options.fine_tune:
+        base.trainable = True
+        for number, layer in enumerate(base.layers):
+            layer.trainable = number >= len(base.layers) - 20 and not isinstance(layer, layers.BatchNormalization)
+        fit(model, train, val, options.fine_tune, 1e-4)
+    test = pictures(f"{options.data}/test", False)
+    labels = np.concatenate([y for _, y in test]).ravel() > 0.5
+    called = model.predict(test, verbose=0).ravel() > 0.5
+    model.save(options.output)
+    hits = [(called == label)[labels == label].sum() for label in (False, True)]
+    f1 = [
+        2 * hit / ((called == label).sum() + (labels == label).sum())
+        for hit, label in zip(hits, (False, True), strict=True)
+    ]
+    print(
+        json.dumps({"f1_macro": round(float(np.mean(f1)), 4), "accuracy": round(float(np.mean(called == labels)), 4)})
+    )
+
+
+if __name__ == "__main__":
+    main()

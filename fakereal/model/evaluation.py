@@ -1,0 +1,176 @@
+"""Judges a detector on labelled pictures and writes it down: report.html, metrics.json, predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fakereal.cli import say
+from fakereal.data.scan import Record, scan, skipped_lines
+from fakereal.data.split import SPLITS, Split
+from fakereal.errors import DataError
+from fakereal.files import write_whole
+from fakereal.html_page import percent
+from fakereal.labels import FAKE, REAL
+from fakereal.model import figures, html_report, model_file, plots
+from fakereal.model.figures import Subject
+from fakereal.model.judging import judge
+from fakereal.model.model_file import Detector
+from fakereal.preprocessing import Preprocessing
+
+CHOICES = ("test", "all")
+"""Which pictures of a folder that holds train/, val/ and test/ are judged."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What the user asked for."""
+
+    model: Path
+    data: Path  # a labelled folder
+    output: Path | None = None  # None: a folder beside the model, named after both
+    split: str = "test"  # of folders that name splits: test | all
+    seen: bool = False  # also the pictures that the model learnt from or was chosen on
+    resave_images: int | None = None  # at most so many are saved again; None: all; 0: none
+    batch_size: int = 32
+    foreign_model: bool = False  # the model may be a plain Keras file of another program
+    command: str = ""  # as the user gave it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation leaves behind."""
+
+    tree: dict[str, Any]  # metrics.json
+    folder: Path  # of the three files
+    skipped: int  # pictures that could not be read, or whose label is in doubt
+
+
+def run(config: EvaluateConfig) -> Outcome:
+    """Judges a model file on a labelled folder.
+
+    Raises:
+        FakeRealError: with one line that says what to do; nothing is written then.
+    """
+    detector = model_file.load(config.model, foreign=config.foreign_model)
+    dataset = scan(config.data, Preprocessing())
+    for line in skipped_lines(dataset):
+        say(line)
+    records, words = _of_split(dataset.records, config.split)
+    records, doubtful = _without_doubtful(records)
+    records, notes = _without_seen(records, config)
+    _check(records, config)
+    skipped = sum(item.failed for item in dataset.skipped) + len(doubtful)
+    if skipped:
+        notes.append(f"Left out: {skipped:,} files that can't be read, or that stand in both classes.")
+    folder = config.output or config.model.with_name(f"{config.model.stem}_on_{config.data.resolve().name}")
+    subject = Subject(config.model.name, str(config.data), words, config.command, tuple(notes))
+    tree = _write(folder, detector, dataset.root, records, subject, config.resave_images, config.batch_size)
+    return Outcome(tree, folder, skipped)
+
+
+def after_training(detector: Detector, output: Path, folder: Path, root: Path, split: Split) -> dict[str, Any]:
+    """Writes the same report about a run's own test pictures into its folder, and the picture of its history."""
+    config = detector.metadata.config
+    command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
+    subject = Subject(output.name, str(root), "the test split", shlex.join(command))
+    write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
+    return _write(folder, detector, root, split.test, subject, config.report.resave_images, config.training.batch_size)
+
+
+def _write(
+    folder: Path,
+    detector: Detector,
+    root: Path,
+    records: Sequence[Record],
+    subject: Subject,
+    resave_images: int | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    judged = judge(detector, root, records, batch_size, resave_images, detector.metadata.config.seed)
+    tree = figures.figures(judged, detector, subject)
+    write_whole(folder / "metrics.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(folder / "predictions.csv", _csv(figures.rows(judged, detector.metadata.decision)))
+    html_report.write(folder / "report.html", tree, judged, detector)
+    return tree
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _of_split(records: Sequence[Record], choice: str) -> tuple[list[Record], str]:
+    """Returns the pictures of the test folders where there are such, else all."""
+    test = [record for record in records if record.split == "test"]
+    if choice == "test" and test:
+        return test, "those of its test folders"
+    return list(records), "all"
+
+
+def _without_doubtful(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    labels = defaultdict(set)
+    for record in records:
+        labels[record.content].add(record.label)
+    doubtful = [record for record in records if len(labels[record.content]) > 1]
+    for record in doubtful:
+        say(f"left out: the same picture is labelled fake and real ({record.path})")
+    return [record for record in records if len(labels[record.content]) == 1], doubtful
+
+
+def _without_seen(records: list[Record], config: EvaluateConfig) -> tuple[list[Record], list[str]]:
+    """Leaves out what the model learnt from or was chosen on, where its run's records tell."""
+    manifest = config.model.with_name(f"{config.model.stem}_run") / "split.csv"
+    if not manifest.is_file():
+        return records, ["Not known: which of these pictures the model has learnt from; the record of its training"
+                         f" ({manifest.name}) is not beside it."]  # fmt: skip
+    with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        seen = {row.get("sha256") for row in csv.DictReader(file) if row.get("split") in SPLITS[:2]}
+    unseen = [record for record in records if record.sha256 not in seen]
+    count = len(records) - len(unseen)
+    if not count:
+        return records, []
+    if config.seen:
+        return records, [f"{count:,} of these pictures trained the model or chose its threshold: the figures flatter."]
+    say(f"left out {count:,} pictures that the model learnt from or was chosen on (--seen judges them too)")
+    return unseen, [f"Left out: {count:,} pictures that the model learnt from or was chosen on."]
+
+
+def _check(records: Sequence[Record], config: EvaluateConfig) -> None:
+    counts = [sum(record.label == label for record in records) for label in (FAKE, REAL)]
+    if not all(counts):
+        raise DataError(
+            f"{config.data}: expected fake and real pictures that the model has not seen, found {counts[FAKE]} fake and"
+            f" {counts[REAL]} real: add some, or --seen to judge the others too"
+        )
+
+
+def lines(tree: dict[str, Any]) -> list[str]:
+    """Returns the main figures for people, F1 last."""
+    metrics, band, data = tree["metrics"], tree["band"], tree["data"]
+    found = [f"{data['images']:,} pictures: {data['fake']:,} fake, {data['real']:,} real"]
+    for key in ("accuracy", "roc_auc", "average_precision", "f1_fake", "f1_real"):
+        found.append(_line(html_report.FIGURES[key], metrics[key], metrics["intervals"][key]))
+    error = {name: part["expected_calibration_error"] for name, part in tree["calibration"].items()}
+    found.append(f"calibration error          {error['after']:.4f}  ({error['before']:.4f} before temperature scaling)")
+    outside = percent(band["accuracy_outside"])
+    found.append(f"verdicts                   {band['coverage']:.1%} not “uncertain”, {outside} of those right")
+    for name, row in ((tree["resaves"] or {}).get("saved_again") or {}).items():
+        share = row["flipped"] / tree["resaves"]["images"]
+        words = html_report.RESAVE_NAMES[name]
+        found.append(f"  {words:24} {row['accuracy']:.4f}  accuracy, {share:.1%} of the labels flipped")
+    return [*found, _line(html_report.FIGURES["f1_macro"], metrics["f1_macro"], metrics["intervals"]["f1_macro"])]
+
+
+def _line(words: str, value: float, interval: Sequence[float]) -> str:
+    return f"{words:26} {value:.4f}  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"

@@ -1,0 +1,173 @@
+"""What the learning part of a network is fed with: pictures, or the activations at the end of its frozen part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from fakereal.cli import progress_bar, say
+from fakereal.config import AugmentationConfig, Config
+from fakereal.data.scan import Record
+from fakereal.errors import DataError
+from fakereal.model import boundary, input_pipeline
+from fakereal.model.input_pipeline import Draw
+from fakereal.model.row_cache import Cache, Rows
+from fakereal.preprocessing import Preprocessing
+
+_BATCH = 32  # always full: the last bits of a row must not depend on how many pictures are missing
+
+
+class Feed(Protocol):
+    """Batches for a model to learn from and to be measured on."""
+
+    model: keras.Model  # what these batches go through; it shares the layers of the whole network
+
+    def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """Returns one epoch, randomly changed."""
+
+    def plain(self, records: Sequence[Record], batch_size: int) -> Any:
+        """Returns the pictures as prediction sees them, in their order."""
+
+    def news(self, epochs_done: int, epochs: int) -> str:
+        """Returns a line for people after an epoch, or an empty one."""
+
+
+class PictureFeed:
+    """The whole network, from pixels."""
+
+    def __init__(
+        self, model: keras.Model, preprocessing: Preprocessing, options: AugmentationConfig, kept: Rows | None
+    ) -> None:
+        self.model, self._preprocessing, self.options, self._kept = model, preprocessing, options, kept
+
+    def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """See `Feed`."""
+        return input_pipeline.training_batches(records, self._preprocessing, self.options, draw, batch_size, self._kept)
+
+    def view(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """Returns these pictures in their order, randomly changed."""
+        return input_pipeline.view_batches(records, self._preprocessing, self.options, draw, batch_size, self._kept)
+
+    def plain(self, records: Sequence[Record], batch_size: int) -> Any:
+        """See `Feed`."""
+        return input_pipeline.plain_batches(records, self._preprocessing, batch_size, self._kept)
+
+    def news(self, epochs_done: int, epochs: int) -> str:
+        """See `Feed`."""
+        return ""
+
+
+class ActivationFeed:
+    """The learning part alone: the frozen part sees each picture in a few views, and each of them once.
+
+    The first view is the picture itself, the others are randomly changed; epochs take turns among them.
+    """
+
+    def __init__(self, parts: boundary.Parts, rows: Rows, pictures: PictureFeed, seed: int, views: int) -> None:
+        self.model, self._frozen, self._rows, self._pictures = parts.learning, parts.frozen, rows, pictures
+        self._seed, self._views = seed, views
+        changes = json.dumps([asdict(pictures.options), seed], sort_keys=True)
+        self._changes = hashlib.sha256(changes.encode()).hexdigest()[:16]
+        self._seconds = 0.0
+
+    def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """See `Feed`."""
+        order = draw.order(records)
+        return self._batches([records[number] for number in order], draw.epoch % self._views, batch_size)
+
+    def plain(self, records: Sequence[Record], batch_size: int) -> Any:
+        """See `Feed`."""
+        return self._batches(records, 0, batch_size)
+
+    def news(self, epochs_done: int, epochs: int) -> str:
+        """See `Feed`: once all views were computed, how long that took."""
+        views = min(self._views, epochs)
+        if epochs_done != views:
+            return ""
+        effort = f"computed once: {_duration(self._seconds)}" if self._seconds else "found in the cache"
+        return f"features of {views} view{'s' * (views > 1)} a picture {effort}"
+
+    def _batches(self, records: Sequence[Record], view: int, batch_size: int) -> Any:
+        names = [self._name(record, view) for record in records]
+        self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], view)
+        shape = self.model.input_shape[1:]
+        return input_pipeline.row_batches(records, lambda number: self._row(names[number]), shape, batch_size)
+
+    def _name(self, record: Record, view: int) -> str:
+        return f"{record.sha256} {self._changes} {view}" if view else record.sha256
+
+    def _row(self, name: str) -> np.ndarray:
+        row = self._rows.get(name)
+        if row is None:
+            raise DataError("cache: expected to find what was written, found it gone: --cache-dir none, with --resume")
+        return row
+
+    def _compute(self, missing: Sequence[tuple[Record, str]], view: int) -> None:
+        if not missing:
+            return
+        started = time.monotonic()
+        records = [record for record, _ in missing]
+        draw = Draw(self._seed, 0, view)
+        batches = self._pictures.view(records, draw, _BATCH) if view else self._pictures.plain(records, _BATCH)
+        names = iter([name for _, name in missing])
+        with progress_bar(f"features, view {view + 1}/{self._views}", len(missing)) as advance:
+            for images, labels in batches:
+                for row in self._activations(np.asarray(images)):
+                    self._rows.put(next(names), row)
+                advance(len(labels))
+        self._rows.flush()
+        self._seconds += time.monotonic() - started
+
+    def _activations(self, images: np.ndarray) -> np.ndarray:
+        full = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), images.dtype)])
+        return np.asarray(self._frozen.predict_on_batch(full), dtype=np.float32)[: len(images)]
+
+
+def choose(
+    model: keras.Model,
+    config: Config,
+    preprocessing: Preprocessing,
+    cache: Cache,
+    count: int,
+    base_learns: bool = False,
+) -> Feed:
+    """Returns the feed that saves most.
+
+    Args:
+        model: as `networks.build` returns it, after `networks.set_trainable`.
+        config: its seed, augmentation and views count here.
+        preprocessing: of the size that the model takes.
+        cache: where pictures and activations are kept.
+        count: how many pictures there are, training and validation ones.
+        base_learns: True where the model calls its base in training mode, whose randomness can't be kept.
+    """
+    kept = cache.pictures(preprocessing)
+    pictures = PictureFeed(model, preprocessing, config.augmentation, kept)
+    parts = boundary.split(model) if config.training.views and not base_learns else None
+    if parts is None:
+        return pictures
+    views = 1 if _changes_nothing(config.augmentation) else config.training.views
+    meaning = f"activations {preprocessing.fingerprint} {parts.fingerprint()}"
+    rows = cache.rows(meaning, parts.frozen.output_shape[1:], "float32")
+    if count * views * rows.row_bytes > cache.limit_bytes:
+        size = count * views * rows.row_bytes / 1e9
+        say(f"features are computed anew every epoch, as they would take {size:.0f} GB, more than data.cache_gb")
+        return pictures
+    return ActivationFeed(parts, rows, pictures, config.seed, views)
+
+
+def _changes_nothing(options: AugmentationConfig) -> bool:
+    steps = asdict(options)
+    return not steps.pop("resaving")["share"] and not any(steps.values())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

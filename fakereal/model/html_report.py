@@ -1,0 +1,106 @@
+"""The report as `report.html`: one file that stands alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from fakereal import html_page
+from fakereal.config import as_dict
+from fakereal.errors import ImageRefused
+from fakereal.model import plots
+from fakereal.model.judging import RESAVED, Judged
+from fakereal.model.model_file import Detector
+from fakereal.model.scoring import calibrated_p_fake
+from fakereal.preprocessing import decode
+
+RESAVE_NAMES = {
+    "png": "PNG",
+    "jpeg90": "JPEG, quality 90",
+    "jpeg70": "JPEG, quality 70",
+    "jpeg50": "JPEG, quality 50",
+    "scale0.5": "half the size and back",
+    "blur1": "blurred, sigma 1 px",
+}
+"""Words for the names of `judging.RESAVED`."""
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "f1_macro": "F1, mean of both classes",
+    "f1_fake": "F1 of fake",
+    "precision_fake": "precision of fake",
+    "recall_fake": "recall of fake",
+    "f1_real": "F1 of real",
+    "precision_real": "precision of real",
+    "recall_real": "recall of real",
+    "roc_auc": "area under the ROC curve",
+    "average_precision": "average precision of fake",
+    "loss": "loss (nats)",
+}
+"""Words for the figures of `metrics.measure`, in the order of the page."""
+
+_THUMBNAIL_PX = 224
+
+
+def write(path: Path, tree: dict[str, Any], judged: Judged, detector: Detector) -> None:
+    """Writes the page.
+
+    Args:
+        path: the HTML file.
+        tree: as `figures.figures` gives it.
+        judged: the pictures that were judged.
+        detector: the network that judged them.
+    """
+    html_page.write(
+        path,
+        "report.html",
+        **tree,
+        at_half=tree["metrics_at_0.5"],
+        names=FIGURES,
+        resave_names=RESAVE_NAMES,
+        plot=_plots(tree, judged, detector),
+        mistake_pictures=[_picture(judged.root / row["path"]) for row in tree["mistakes"]],
+        config=yaml.safe_dump(as_dict(detector.metadata.config), sort_keys=False),
+        minutes=sum(row.get("seconds", 0.0) for row in tree["training"]["history"]) / 60,
+    )
+
+
+def _plots(tree: dict[str, Any], judged: Judged, detector: Detector) -> dict[str, Markup]:
+    """Returns the figures by name; those that this run has nothing for are left out."""
+    metrics, curves = tree["metrics"], tree["curves"]
+    here = (1 - metrics["recall_real"], metrics["recall_fake"])
+    p_fake = calibrated_p_fake(judged.p_real, detector.metadata.decision)
+    share_fake = tree["data"]["fake"] / tree["data"]["images"]
+    draw = {
+        "roc": partial(plots.roc, points=curves["roc"], auc=metrics["roc_auc"], here=here),
+        "precision_recall": partial(
+            plots.precision_recall,
+            points=curves["precision_recall"],
+            area=metrics["average_precision"],
+            share_fake=share_fake,
+        ),
+        "reliability": partial(plots.reliability, calibration=tree["calibration"]),
+        "histogram": partial(plots.histogram, labels=judged.labels, p_fake=p_fake, decision=tree["decision"]),
+    }
+    if tree["resaves"]:
+        again = tree["resaves"]["saved_again"]
+        draw["resaves"] = partial(
+            plots.intervals,
+            names=["as they are", *(RESAVE_NAMES[name] for name in RESAVED)],
+            tables=[tree["resaves"]["as_is"], *(again[name] for name in RESAVED)],
+        )
+    if tree["training"]["history"]:
+        draw["history"] = partial(plots.history, rows=tree["training"]["history"])
+    return {name: Markup(plots.svg(function, name.replace("_", " "))) for name, function in draw.items()}
+
+
+def _picture(path: Path) -> str | None:
+    """Returns a thumbnail, or None where the picture has gone since it was judged."""
+    try:
+        return html_page.thumbnail(decode(path, _THUMBNAIL_PX)[0])
+    except ImageRefused:
+        return None

@@ -1,0 +1,106 @@
+"""Has a detector judge labelled pictures: as they are, and again after each way of saving them anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fakereal.cli import progress_bar
+from fakereal.data.scan import Record
+from fakereal.errors import DataError, ImageRefused
+from fakereal.model.augmentation import RESAVES
+from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
+from fakereal.model.model_file import Detector
+from fakereal.model.training import predict
+from fakereal.preprocessing import Preprocessing, decode
+
+RESAVED = ("png", "jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
+"""The rows of the re-save table, names of `augmentation.RESAVES`."""
+
+_FULL_PX = 2048  # the reduced scale of very large JPEGs still has twice that many pixels each way
+_PICTURES_AT_ONCE = 16  # each in all its versions: bounds the memory
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled pictures, and the network's outputs."""
+
+    root: Path  # the folder that paths are shown relative to
+    records: tuple[Record, ...]
+    p_real: np.ndarray  # float64 (n,), the network's own
+    resaved_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (m,): which pictures were re-saved
+    resaved: dict[str, np.ndarray] = field(default_factory=dict)  # name -> p_real (m,)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels, int64 (n,)."""
+        return labels_of(self.records)
+
+
+def judge(
+    detector: Detector,
+    root: Path,
+    records: Sequence[Record],
+    batch_size: int = 32,
+    resave_images: int | None = None,
+    seed: int = 0,
+) -> Judged:
+    """Predicts pictures as they are, and re-saved in every way of `RESAVED`.
+
+    Args:
+        detector: the network with its preprocessing.
+        root: the folder that the records come from.
+        records: the pictures.
+        batch_size: pictures that the network sees at once.
+        resave_images: at most so many are saved again, drawn at random; None: all; 0: none.
+        seed: of that draw.
+
+    Raises:
+        DataError: a picture vanished or broke since the scan.
+    """
+    preprocessing = detector.metadata.preprocessing
+    with pictures_named():
+        p_real = predict(detector.model, plain_batches(records, preprocessing, batch_size))
+    chosen = _drawn(len(records), resave_images, seed)
+    resaved = _resaved(detector, [records[number] for number in chosen]) if len(chosen) else {}
+    return Judged(root, tuple(records), p_real, chosen, resaved)
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _resaved(detector: Detector, records: Sequence[Record]) -> dict[str, np.ndarray]:
+    outputs: list[np.ndarray] = []
+    with progress_bar("saving again", len(records)) as advance:
+        for versions in _versions(records, detector.metadata.preprocessing):
+            shape = versions.shape[2:]
+            outputs.append(detector.p_real(versions.reshape(-1, *shape)).reshape(versions.shape[:2]))
+            advance(len(versions))
+    rows = np.concatenate(outputs)[: len(records)]
+    return {name: rows[:, number] for number, name in enumerate(RESAVED)}
+
+
+def _versions(records: Sequence[Record], preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    """Yields uint8 (_PICTURES_AT_ONCE, versions, S, S, 3); the last one is filled up by repeating its last picture."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(records), _PICTURES_AT_ONCE):
+            paths = [record.path for record in records[start : start + _PICTURES_AT_ONCE]]
+            read = list(pool.map(lambda path: _versions_of(path, preprocessing), paths))
+            # One shape for all: another one would make the network compile again
+            yield np.stack(read + read[-1:] * (_PICTURES_AT_ONCE - len(read)))
+
+
+def _versions_of(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    try:
+        image, _ = decode(path, max(_FULL_PX, preprocessing.decode_px))
+    except ImageRefused as error:
+        raise DataError(f"{path}: {error}; it was sound when the evaluation began: put it back") from error
+    return np.stack([preprocessing.array(RESAVES[name](image)) for name in RESAVED])

@@ -1,0 +1,47 @@
+"""What validation pictures have a say in while a network learns, apart from which epoch is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fakereal.config import TrainingConfig
+from fakereal.data.scan import Record
+
+
+def drawn(records: Sequence[Record], training: TrainingConfig, seed: int) -> tuple[Record, ...]:
+    """Returns the validation pictures that judge the epochs: `validation_steps` batches of them, or all.
+
+    They are drawn once, with both classes alike as far as there are pictures, so that epochs can be compared. The
+    threshold and all figures still come from all validation pictures.
+    """
+    steps = training.validation_steps
+    if steps is None or steps * training.batch_size >= len(records):
+        return tuple(records)
+    labels = np.array([record.label for record in records])
+    place = np.empty(len(records), np.int64)  # of each picture within its own class, in random order
+    rng = np.random.default_rng(seed)
+    for label in set(labels.tolist()):
+        mask = labels == label
+        place[mask] = rng.permutation(int(mask.sum()))
+    chosen = np.argsort(place, kind="stable")[: steps * training.batch_size]
+    return tuple(records[number] for number in sorted(chosen))
+
+
+def rate_after(losses: Sequence[float], peak: float, training: TrainingConfig) -> float:
+    """Returns the learning rate of the next epoch.
+
+    Args:
+        losses: validation losses of the phase's epochs so far.
+        peak: the phase's learning rate.
+        training: its schedule; only with `plateau` validation has a say.
+    """
+    if training.schedule != "plateau":
+        return peak
+    best, waited, reductions = float("inf"), 0, 0
+    for loss in losses:
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited >= training.plateau_patience:
+            waited, reductions = 0, reductions + 1
+    return peak * training.plateau_factor**reductions

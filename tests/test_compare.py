@@ -1,0 +1,138 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_evaluation import make_pictures
+
+from fakereal import __main__ as door
+from fakereal import config
+from fakereal.commands.compare import setting
+from fakereal.errors import ConfigError
+from fakereal.model import compare, comparison, recipes
+from fakereal.model.comparison import mcnemar
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def right(answers):
+    return {str(number): answer == "1" for number, answer in enumerate(answers)}
+
+
+def test_mcnemar_counts_only_pictures_that_one_of_two_is_right_about():
+    """Ten to two: 2 * P(at most 2 of 12 by a fair coin) = 158 / 4096."""
+    one, other = right("1" * 10 + "00" + "1" * 50), right("0" * 10 + "11" + "1" * 50)
+    assert mcnemar(one, other) == pytest.approx(158 / 4096)
+    assert mcnemar(other, one) == mcnemar(one, other)
+
+
+def test_mcnemar_of_equal_answers_is_1_and_of_other_pictures_nothing():
+    assert mcnemar(right("1100"), right("1100")) == 1.0
+    assert mcnemar(right("110"), right("1100")) is None
+
+
+def test_the_five_experiments_are_written_and_load(tmp_path, capsys):
+    assert door.main(["compare", "--write-configs", str(tmp_path / "new")]) == 0
+    names = [Path(line).stem for line in capsys.readouterr().out.splitlines()]
+    assert names == ["base", "epoch", "sgd", "sigmoid", "val"]
+    loaded = {name: config.load(tmp_path / "new" / f"{name}.yaml") for name in names}
+    base = loaded["base"].training
+    assert (base.optimizer, base.epochs, base.validation_steps) == ("adam", 20, 23)
+    assert loaded["base"].network.activation == "relu"
+    assert loaded["epoch"].training.epochs == 10
+    assert loaded["sgd"].training.optimizer == "sgd"
+    assert loaded["sigmoid"].network.activation == "sigmoid"
+    assert loaded["val"].training.validation_steps == 10
+
+
+@pytest.mark.parametrize("name", recipes.CHANGES)
+def test_the_experiments_in_configs_are_those_that_would_be_written(name):
+    assert yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) == recipes.experiment(name)
+
+
+def test_a_config_of_ones_own_is_never_overwritten(tmp_path):
+    (tmp_path / "sgd.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"sgd\.yaml: expected no file there"):
+        recipes.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sgd.yaml"]
+
+
+def test_settings_are_read_as_yaml():
+    assert setting("training.epochs=5") == ("training.epochs", 5)
+    assert setting("network.filters=[4, 8]") == ("network.filters", [4, 8])
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], "expected recipes, found none"),
+        (["none.yaml"], "expected a YAML file"),
+        (["configs/base.yaml", "configs/base.yaml"], "found the same twice"),
+        (["configs/base.yaml", "--set", "training.epoch=5"], "did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line_before_anything_is_trained(more, expected, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=expected):
+        door.main(["compare", *more])
+
+
+def test_recipes_on_other_pictures_are_refused(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"data: {{path: {name}}}\n")
+    with pytest.raises(ConfigError, match="found different ones: give --data"):
+        compare.plan([tmp_path / "one.yaml", tmp_path / "two.yaml"], tmp_path / "out", {})
+
+
+QUICK = "image_size: 32\nweights: none\nnetwork: {name: cnn, filters: [4], dense: []}\n"
+RECIPES = {
+    "fast": QUICK + "training: {epochs: 2, fine_tune: all, batch_size: 16}\n",
+    "long": QUICK + "training: {epochs: 3, fine_tune: all, batch_size: 16, learning_rate: 0.01}\n",
+    "broken": QUICK.replace("weights: none", "weights: nowhere.h5") + "training: {epochs: 2}\n",
+}
+
+
+@pytest.mark.slow
+def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
+    data = make_pictures(tmp_path / "set", {"fake": 40, "real": 40})
+    paths = [tmp_path / f"{name}.yaml" for name in RECIPES]
+    for path, text in zip(paths, RECIPES.values(), strict=True):
+        path.write_text(text)
+    arguments = ["compare", *map(str, paths), "--data", str(data), "--output", str(tmp_path / "out")]
+    assert door.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "3/3 broken: failed" in err
+    assert "broken failed: error: weights: expected auto, imagenet" in out
+    table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert sorted(table[1:]) == ["fast", "long"]
+    splits = [(tmp_path / "out" / f"{name}_run" / "split.csv").read_bytes() for name in ("fast", "long")]
+    assert splits[0] == splits[1]
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+    assert float(rows[0]["f1_macro"]) >= float(rows[1]["f1_macro"])
+    assert (rows[0]["mcnemar_p"], rows[2]["run"]) == ("", "broken")
+    assert 0 < float(rows[1]["mcnemar_p"]) <= 1
+    assert float(rows[0]["images_per_s"]) > 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count("<svg") == 4
+    assert json.loads((tmp_path / "out" / "fast_run" / "cost.json").read_text())["epochs"] == 2
+
+    before = {name: (tmp_path / "out" / f"{name}.h5").stat().st_mtime_ns for name in ("fast", "long")}
+    paths[0].write_text(RECIPES["fast"].replace("epochs: 2", "epochs: 1"))
+    assert door.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert "2/3 long: trained already" in err
+    assert "1/3 fast: training" in err
+    assert (tmp_path / "out" / "long.h5").stat().st_mtime_ns == before["long"]
+    assert (tmp_path / "out" / "fast.h5").stat().st_mtime_ns != before["fast"]
+
+
+def test_the_table_in_markdown_is_aligned():
+    metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
+    tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
+            "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4}}  # fmt: skip
+    lines = comparison.markdown([comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03)], {})
+    assert len({len(line) for line in lines}) == 1
+    assert "91.0 %" in lines[2]
+    assert "1,234" in lines[2]
+    assert "0.03" in lines[3]

@@ -1,0 +1,336 @@
+import base64
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from fakereal import __main__ as door
+from fakereal import html_page
+from fakereal.config import Config, NetworkConfig
+from fakereal.data.scan import scan
+from fakereal.errors import DataError
+from fakereal.labels import FAKE, REAL
+from fakereal.model import curves, evaluation, figures, html_report, model_file, networks
+from fakereal.model.evaluation import EvaluateConfig
+from fakereal.model.judging import RESAVED, Judged, judge
+from fakereal.model.model_file import Detector, Metadata
+from fakereal.model.scoring import Decision
+from fakereal.preprocessing import Preprocessing
+
+HISTORY = ({"phase": 1, "epoch": 1, "loss": 0.7, "val_loss": 0.6, "seconds": 3.0},
+           {"phase": 2, "epoch": 1, "loss": 0.5, "val_loss": 0.55, "seconds": 3.0})  # fmt: skip
+
+
+def brightness_detector(decision=None):
+    """A network that is sure of nothing, but calls dark pictures fake: its answers can be told beforehand."""
+    network = NetworkConfig("cnn", filters=(1,), pooling="avg", dropout=0.0)
+    model = networks.build(network, 32)
+    kernel = np.zeros((3, 3, 3, 1))
+    kernel[1, 1] = 1 / 3
+    model.set_weights([kernel, np.zeros(1), np.full((1, 1), 8.0), np.full(1, -4.0)])
+    decision = decision or Decision(0.45, 1.3, (0.4, 0.6))
+    metadata = Metadata(Config(image_size=32, network=network), Preprocessing(32), decision, "random weights",
+                        {"train": {"fake": 3, "real": 4}}, history=HISTORY, versions=model_file.versions())  # fmt: skip
+    return Detector(model, metadata)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    keras.utils.set_random_seed(0)
+    return brightness_detector()
+
+
+@pytest.fixture(scope="module")
+def model(detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "dark.h5"
+    model_file.save(path, detector)
+    return path
+
+
+def make_pictures(folder, counts, seed=0):
+    """Reals are mostly bright and fakes mostly dark, with noise that saving again takes away."""
+    rng = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            grey = rng.normal(150 if name.endswith("real") else 105, 30)
+            array = np.clip(rng.normal(grey, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(array).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    counts = {"alpha/fake": 12, "alpha/real": 14, "beta/fake": 9}
+    return make_pictures(tmp_path_factory.mktemp("set") / "pictures", counts)
+
+
+@pytest.fixture(scope="module")
+def outcome(model, pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report")
+    return evaluation.run(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
+
+
+def test_the_figures_are_those_of_scikit_learn(outcome):
+    rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
+    labels = [row["label"] == "fake" for row in rows]
+    predicted = [row["prediction"] == "fake" for row in rows]
+    p_fake = [float(row["p_fake"]) for row in rows]
+    metrics = outcome.tree["metrics"]
+    assert metrics["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted), abs=1e-6)
+    assert metrics["f1_fake"] == pytest.approx(sklearn_metrics.f1_score(labels, predicted), abs=1e-6)
+    assert metrics["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, p_fake), abs=1e-6)
+    assert metrics["average_precision"] == pytest.approx(
+        sklearn_metrics.average_precision_score(labels, p_fake), abs=1e-6
+    )
+    assert 0.5 < metrics["accuracy"] < 1.0
+
+
+def test_every_figure_lies_in_its_interval(outcome):
+    metrics = outcome.tree["metrics"]
+    assert set(html_report.FIGURES) == set(metrics["intervals"])
+    for key, (low, high) in metrics["intervals"].items():
+        assert low <= metrics[key] <= high
+        assert low < high
+
+
+def test_the_threshold_of_validation_stands_beside_one_half(outcome):
+    rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
+    at_half = np.mean([(float(row["p_fake"]) >= 0.5) == (row["label"] == "fake") for row in rows])
+    assert outcome.tree["metrics_at_0.5"]["accuracy"] == pytest.approx(at_half, abs=1e-6)
+    assert outcome.tree["decision"]["threshold"] == 0.45
+
+
+def test_the_band_covers_what_has_a_verdict(outcome):
+    rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
+    sure = [row for row in rows if row["verdict"] != "uncertain"]
+    assert 0 < len(sure) < len(rows)
+    assert outcome.tree["band"]["coverage"] == pytest.approx(len(sure) / len(rows), abs=1e-6)
+    right = np.mean([row["verdict"] == row["label"] for row in sure])
+    assert outcome.tree["band"]["accuracy_outside"] == pytest.approx(right, abs=1e-6)
+
+
+def test_saving_as_png_flips_nothing_and_every_way_is_counted(outcome):
+    table = outcome.tree["resaves"]
+    assert table["images"] == 35
+    assert tuple(table["saved_again"]) == RESAVED
+    png = table["saved_again"]["png"]
+    assert (png["flipped"], png["accuracy"]) == (0, table["as_is"]["accuracy"])
+    for row in table["saved_again"].values():
+        assert row["flipped"] == row["flipped_to_fake"] + row["flipped_to_real"]
+        gained = row["flipped"] - 2 * row["flipped_to_wrong"]
+        assert row["accuracy"] * 35 == pytest.approx(table["as_is"]["accuracy"] * 35 + gained, abs=1e-3)
+
+
+def test_the_table_of_sources_says_where_there_is_one_class_only(outcome):
+    sources = outcome.tree["by_source"]
+    assert sources["alpha"]["images"] == 26
+    assert sources["beta"]["only"] == "fake"
+
+
+def test_the_mistakes_are_wrong_and_the_surest_comes_first(outcome):
+    mistakes = outcome.tree["mistakes"]
+    assert mistakes
+    assert all(row["label"] != row["prediction"] for row in mistakes)
+    sure = [row["confidence"] for row in mistakes]
+    assert sure == sorted(sure, reverse=True)
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "link", "img", "br", "path", "use", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def test_the_page_stands_alone_and_is_whole(outcome):
+    text = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert links.open == []
+    assert {link[:5] for link in links.found if not link.startswith("#")} == {"data:"}
+    assert not re.search(r"url\((?!#)", text)
+    for name in ("histogram", "roc", "precision recall", "reliability", "resaves", "history"):
+        assert f'aria-label="{name}"' in text
+    assert "nan" not in re.sub(r"<svg.*?</svg>|data:[^\"]*", "", text, flags=re.DOTALL).lower().split()
+
+
+def test_the_page_shows_the_mistakes_as_pictures(outcome):
+    text = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
+    assert len(found) == len(outcome.tree["mistakes"])
+    assert base64.b64decode(found[0]).startswith(b"\x89PNG")
+
+
+def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):
+    record_folder = make_pictures(tmp_path / "set", {"real": 4, "fake": 4})
+    (record_folder / "fake" / "0.png").rename(record_folder / "fake" / "<script>alert(1)<&.png")
+    Image.new("RGB", (40, 40), "white").save(record_folder / "fake" / "<script>alert(1)<&.png")
+    model_file.save(tmp_path / "m.h5", detector)
+    done = evaluation.run(EvaluateConfig(tmp_path / "m.h5", record_folder, resave_images=0))
+    text = (done.folder / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;&amp;.png" in text
+
+
+def test_two_evaluations_give_the_same_bytes(model, pictures, outcome, tmp_path):
+    evaluation.run(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
+    for name in ("report.html", "metrics.json", "predictions.csv"):
+        assert (tmp_path / name).read_bytes() == (outcome.folder / name).read_bytes()
+
+
+def test_the_report_says_where_it_is_not_known_what_the_model_has_learnt_from(outcome):
+    assert any("Not known" in note for note in outcome.tree["subject"]["notes"])
+
+
+@pytest.fixture
+def seen_model(model, pictures, tmp_path):
+    """The model with the record of a training on every second picture."""
+    path = tmp_path / "dark.h5"
+    path.write_bytes(model.read_bytes())
+    (tmp_path / "dark_run").mkdir()
+    rows = list(csv.DictReader((evaluation_rows(model, pictures, tmp_path)).open()))
+    with (tmp_path / "dark_run" / "split.csv").open("w") as file:
+        file.write("path,sha256,label,source,split,reason\n")
+        for number, row in enumerate(rows):
+            split = ("train", "test", "val", "test")[number % 4]
+            file.write(f"{row['path']},{row['sha256']},{row['label']},{row['source']},{split},\n")
+    return path
+
+
+def evaluation_rows(model, pictures, tmp_path):
+    done = evaluation.run(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
+    return done.folder / "predictions.csv"
+
+
+def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for(seen_model, pictures, tmp_path):
+    done = evaluation.run(EvaluateConfig(seen_model, pictures, resave_images=0))
+    assert done.folder == tmp_path / "dark_on_pictures"
+    assert done.tree["data"]["images"] == 17
+    assert "18 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
+    again = evaluation.run(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
+    assert again.tree["data"]["images"] == 35
+    assert "flatter" in again.tree["subject"]["notes"][0]
+
+
+def test_nothing_new_to_judge_is_one_clear_line(seen_model, pictures, tmp_path):
+    manifest = tmp_path / "dark_run" / "split.csv"
+    manifest.write_text(manifest.read_text().replace(",test,", ",train,"))
+    with pytest.raises(DataError, match="that the model has not seen, found 0 fake and 0 real"):
+        evaluation.run(EvaluateConfig(seen_model, pictures))
+
+
+def test_of_folders_that_name_splits_the_test_ones_count(model, tmp_path):
+    data = make_pictures(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
+    sizes = [evaluation.run(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
+             for split in ("test", "all")]  # fmt: skip
+    assert [size["images"] for size in sizes] == [8, 18]
+
+
+def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(model, tmp_path, capsys):
+    data = make_pictures(tmp_path / "set", {"fake": 5, "real": 5})
+    (data / "fake" / "broken.png").write_bytes(b"no picture")
+    (data / "fake" / "both.png").write_bytes((data / "real" / "0.png").read_bytes())
+    arguments = ["evaluate", str(model), "--data", str(data), "--output", str(tmp_path / "r"), "--resave-images", "0"]
+    assert door.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "9 pictures: 5 fake, 4 real"
+    assert "95 % interval" in out.splitlines()[-1]
+    assert "both.png" in err
+    assert "broken.png" in err
+
+
+def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
+    records = scan(pictures, Preprocessing()).records
+    judged = judge(detector, pictures, records, resave_images=7, seed=3)
+    assert len(judged.resaved_of) == len(judged.resaved["png"]) == 7
+    assert np.allclose(judged.resaved["png"], judged.p_real[judged.resaved_of], atol=1e-6)
+
+
+def test_the_calibration_error_is_the_gap_between_promise_and_truth():
+    labels = np.array([FAKE] * 9 + [REAL] * 1 + [FAKE] * 2 + [REAL] * 8)
+    p_fake = np.array([0.95] * 10 + [0.25] * 10)
+    bins = curves.reliability(labels, p_fake)
+    assert [(each.share_fake, each.images) for each in bins] == [(0.2, 10), (0.9, 10)]
+    assert curves.calibration_error(bins) == pytest.approx(0.05)
+
+
+def test_curves_go_through_the_points_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    p_fake = np.round(np.clip(rng.normal(0.6 - 0.2 * labels, 0.2), 0, 1), 2)  # with ties
+    x, y, _ = sklearn_metrics.roc_curve(labels == FAKE, p_fake)
+    found = np.array(curves.roc(labels, p_fake))
+    assert np.interp(x, *found.T).mean() == pytest.approx(y.mean(), abs=0.02)
+    assert found[0].tolist() == [0, 0]
+    assert found[-1].tolist() == [1, 1]
+    assert sklearn_metrics.auc(*found.T) == pytest.approx(sklearn_metrics.auc(x, y), abs=1e-4)
+    recall, precision = np.array(curves.precision_recall(labels, p_fake)).T
+    assert recall[-1] == 1
+    assert precision[-1] == pytest.approx(np.mean(labels == FAKE), abs=1e-5)
+
+
+def test_long_curves_are_thinned_to_what_an_eye_can_see():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 20_000)
+    found = curves.roc(labels, np.clip(rng.normal(0.6 - 0.2 * labels, 0.2), 0, 1))
+    assert len(found) <= curves.MAX_POINTS
+    assert found[-1] == [1, 1]
+
+
+def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
+    finding = {"what": "all reals are JPEG", "what_to_do": "neutralize them", "command": "python train_model.py ..."}
+    audits = {
+        "all reals are JPEG: neutralize them": {"findings": [finding], "shortcut": {"verdict": "bad"}},
+        "nothing gives the answer away": {"findings": [], "shortcut": {"verdict": "nothing gives the answer away"}},
+    }
+    records = scan(pictures, Preprocessing()).records
+    judged = Judged(pictures, records, np.linspace(0.1, 0.9, len(records)))
+    for expected, audit in audits.items():
+        audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
+        tree = figures.figures(judged, audited, figures.Subject("m.h5", "set", "all", "..."))
+        html_report.write(tmp_path / "r.html", tree, judged, audited)
+        assert expected in (tmp_path / "r.html").read_text()
+        assert "audit" not in tree["training"]["data"]
+
+
+def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, pictures, tmp_path):
+    records = scan(pictures, Preprocessing()).records
+    p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
+    judged = Judged(pictures, records, p_real)
+    tree = figures.figures(judged, detector, figures.Subject("m.h5", "set", "all", "..."))
+    json.dumps(tree, allow_nan=False)
+    html_report.write(tmp_path / "r.html", tree, judged, detector)
+    text = (tmp_path / "r.html").read_text()
+    assert "Mistakes" not in text
+    assert tree["mistakes"] == []
+    assert tree["resaves"] is None
+
+
+def test_a_thumbnail_keeps_small_pictures_as_they_are(tmp_path):
+    small = Image.effect_noise((20, 10), 50).convert("RGB")
+    data = html_page.thumbnail(small)
+    path = tmp_path / "small.png"
+    path.write_bytes(base64.b64decode(data.removeprefix("data:image/png;base64,")))
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(small))
+    assert html_page.thumbnail(Image.new("RGB", (900, 300))).startswith("data:image/jpeg;")
+
+
+def test_templates_are_part_of_the_package():
+    assert '"templates/*.html"' in (Path(__file__).parents[1] / "pyproject.toml").read_text()

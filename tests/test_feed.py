@@ -1,0 +1,170 @@
+"""A frozen part that is computed once gives the same training; all with a small residual base in place of a large one."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from test_training import STILL, make_set
+
+from fakereal import config
+from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
+from fakereal.model import boundary, networks, run
+from fakereal.model import feed as feeds
+from fakereal.model.row_cache import Cache
+from fakereal.model.weights import Origin
+from fakereal.preprocessing import Preprocessing
+
+SIZE = 32
+BLOCKS = 6  # of 5 layers each: `last20` leaves the first two and the stem frozen
+
+
+def residual_base(*_):
+    """A base with all that makes a cut hard: joins, BatchNorm and random depth."""
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 3, strides=4, name="stem")(pixels)
+    for number in range(1, BLOCKS + 1):
+        y = layers.Conv2D(6, 3, padding="same", name=f"conv_{number}")(x)
+        y = layers.BatchNormalization(name=f"norm_{number}")(y)
+        y = layers.Activation("swish", name=f"swish_{number}")(y)
+        y = layers.Dropout(0.3, name=f"drop_{number}")(y)
+        x = layers.Add(name=f"add_{number}")([x, y])
+    return keras.Model(pixels, layers.GlobalAveragePooling2D(name="pool")(x), name=networks.BASE)
+
+
+@pytest.fixture(autouse=True)
+def small_base(monkeypatch):
+    monkeypatch.setattr(networks, "_base", residual_base)
+    monkeypatch.setattr(run, "load_base", lambda *_: Origin("made for the test", pretrained=True))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("set"))
+
+
+def built(scope):
+    keras.utils.set_random_seed(0)
+    model = networks.build(NetworkConfig(dense=(5,)), SIZE)
+    networks.set_trainable(model, scope, learn_batch_norm=False)
+    return model
+
+
+def noise(count=7):
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(("scope", "shape"), [("head", (6,)), ("last20", (8, 8, 6))])
+def test_the_two_parts_together_are_the_network(scope, shape):
+    model = built(scope)
+    parts = boundary.split(model)
+    assert parts.frozen.output_shape[1:] == shape
+    assert parts.frozen.trainable_variables == []
+    assert {id(each) for each in parts.learning.trainable_variables} == {id(each) for each in model.trainable_variables}
+    through = parts.learning.predict(parts.frozen.predict(noise(), verbose=0), verbose=0)
+    assert through == pytest.approx(model.predict(noise(), verbose=0), abs=1e-6)
+
+
+def test_nothing_is_cut_where_everything_learns():
+    assert boundary.split(built("all")) is None
+
+
+def test_other_weights_below_the_boundary_have_another_fingerprint_and_those_above_do_not():
+    model = built("last20")
+    first = boundary.split(model).fingerprint()
+    model.get_layer(networks.OUTPUT).set_weights([each + 1 for each in model.get_layer(networks.OUTPUT).get_weights()])
+    assert boundary.split(built("last20")).fingerprint() == first
+    stem = model.get_layer(networks.BASE).get_layer("stem")
+    stem.set_weights([each + 1e-4 for each in stem.get_weights()])
+    assert boundary.split(model).fingerprint() != first
+
+
+def trained(data, output, cache, views, augmentation=STILL, **options):
+    """Trains head and last layers, everything that has to stay the same switched on; returns the outcome."""
+    phases = (PhaseConfig("head", 3, 1e-2), PhaseConfig("last20", 3, 1e-3, images_per_epoch=30))
+    training = TrainingConfig(batch_size=16, views=views, class_weights=True, label_smoothing=0.05,
+                              schedule="cosine", average_weights=0.5, phases=phases, **options)  # fmt: skip
+    whole = config.Config(
+        SIZE,
+        "pretrained",
+        data=config.DataConfig(str(data), cache_dir=str(cache)),
+        network=NetworkConfig(dense=(5,)),
+        augmentation=augmentation,
+        training=training,
+        report=config.ReportConfig(resave_images=0),
+    )
+    return run.run(whole, output)
+
+
+def weights_of(outcome):
+    return outcome.detector.model.get_weights()
+
+
+def losses_of(outcome):
+    return [row["val_loss"] for row in outcome.detector.metadata.history]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(weights_of(one), weights_of(other), strict=True))
+
+
+@pytest.fixture(scope="module")
+def anew(pictures, tmp_path_factory):
+    """The plain way: everything computed in every epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "_base", residual_base)
+        patch.setattr(run, "load_base", lambda *_: Origin("made for the test", pretrained=True))
+        return trained(pictures, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
+
+
+def test_without_augmentation_the_weights_are_those_of_the_plain_way(pictures, tmp_path, anew, capsys):
+    once = trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=4)
+    for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert losses_of(once) == pytest.approx(losses_of(anew), abs=1e-4)
+    assert capsys.readouterr().err.count("features of 1 view a picture computed once") == 2
+
+
+def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_path, capsys):
+    turned = AugmentationConfig()
+    first, again, without = (
+        trained(pictures, tmp_path / f"{number}.h5", cache, 2, turned)
+        for number, cache in enumerate([tmp_path / "cache", tmp_path / "cache", "none"])
+    )
+    assert same(first, again)
+    assert same(first, without)
+    assert capsys.readouterr().err.count("features of 2 views a picture found in the cache") == 2
+
+
+def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys):
+    first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
+    for path in (tmp_path / "cache").rglob("*.rows"):
+        content = bytearray(path.read_bytes())
+        content[100] ^= 255
+        path.write_bytes(content)
+    assert same(first, trained(pictures, tmp_path / "2.h5", tmp_path / "cache", 1))
+    assert "thrown away and made anew" in capsys.readouterr().err
+
+
+def test_the_first_view_is_the_picture_itself_and_the_others_differ(pictures, tmp_path):
+    from fakereal.data.scan import scan
+    from fakereal.model.input_pipeline import Draw
+
+    records = scan(pictures, Preprocessing(SIZE)).records[:5]
+    whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(views=3))
+    feed = feeds.choose(built("head"), whole, Preprocessing(SIZE), Cache(tmp_path, 10**9), 5)
+
+    def rows(epoch):
+        ((rows, _),) = feed.training(records, Draw(0, 0, epoch), 8).as_numpy_iterator()
+        return rows[np.argsort(Draw(0, 0, epoch).order(records))]
+
+    ((plain, _),) = feed.plain(records, 8).as_numpy_iterator()
+    assert np.array_equal(rows(0), plain)
+    assert not np.array_equal(rows(1), plain)
+    assert not np.array_equal(rows(1), rows(2))
+    assert np.array_equal(rows(1), rows(4))
+
+
+def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path, capsys):
+    feed = feeds.choose(built("last20"), config.Config(SIZE), Preprocessing(SIZE), Cache(tmp_path, 1000), 5)
+    assert isinstance(feed, feeds.PictureFeed)
+    assert "more than data.cache_gb" in capsys.readouterr().err

@@ -1,0 +1,181 @@
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fakereal.config import DataConfig
+from fakereal.model import row_cache
+from fakereal.model.row_cache import Cache, opened
+
+SHAPE = (8, 8, 3)
+ROW_BYTES = 192
+
+
+def row(number):
+    return np.random.default_rng(number).integers(0, 256, SHAPE, dtype=np.uint8)
+
+
+def rows_in(folder, limit_bytes=10**6, meaning="pictures"):
+    return Cache(folder, limit_bytes).rows(meaning, SHAPE, "uint8")
+
+
+def fill(folder, numbers, **options):
+    rows = rows_in(folder, **options)
+    for number in numbers:
+        rows.put(str(number), row(number))
+    rows.flush()
+    return rows
+
+
+def files(folder):
+    return sorted(folder.rglob("*.rows"))
+
+
+def holds(rows, numbers):
+    return [number for number in numbers if rows.get(str(number)) is not None]
+
+
+def test_what_one_run_keeps_the_next_one_finds(tmp_path):
+    fill(tmp_path, range(5))
+    again = rows_in(tmp_path)
+    for number in range(5):
+        assert np.array_equal(again.get(str(number)), row(number))
+    assert again.get("5") is None
+
+
+def test_a_row_can_be_read_before_it_is_written(tmp_path):
+    rows = rows_in(tmp_path)
+    rows.put("1", row(1))
+    assert files(tmp_path) == []
+    assert np.array_equal(rows.get("1"), row(1))
+
+
+def test_rows_of_another_meaning_shape_or_type_are_not_mixed_up(tmp_path):
+    fill(tmp_path, [1])
+    cache = Cache(tmp_path, 10**6)
+    assert cache.rows("pictures size=9", SHAPE, "uint8").get("1") is None
+    assert cache.rows("pictures", (192,), "uint8").get("1") is None
+    assert cache.rows("pictures", SHAPE, "int8").get("1") is None
+    assert cache.rows("pictures", SHAPE, "uint8").get("1") is not None
+
+
+@pytest.mark.parametrize("cut", [1, 30, 300, 10**6])
+def test_a_torn_file_is_noticed_and_made_anew(tmp_path, cut, capsys):
+    fill(tmp_path, range(5))
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    again = rows_in(tmp_path)
+    assert holds(again, range(5)) == []
+    assert "thrown away and made anew" in capsys.readouterr().err
+    fill(tmp_path, range(5))
+    assert holds(rows_in(tmp_path), range(5)) == list(range(5))
+
+
+@pytest.mark.parametrize("place", [0, 500, 5 * ROW_BYTES + 3, -1, -15])
+def test_one_changed_byte_never_gives_a_wrong_row(tmp_path, place):
+    fill(tmp_path, range(5))
+    (path,) = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    again = rows_in(tmp_path)
+    for number in range(5):
+        found = again.get(str(number))
+        assert found is None or np.array_equal(found, row(number))
+    assert holds(again, range(5)) == []
+    assert files(tmp_path) == []
+
+
+def test_the_oldest_files_make_room_and_those_in_use_stay(tmp_path):
+    size = 5 * (ROW_BYTES + 20) + 20
+    for start in (0, 5, 10):
+        fill(tmp_path, range(start, start + 5))
+    for age, path in enumerate(sorted(files(tmp_path), key=lambda path: path.stat().st_mtime_ns, reverse=True)):
+        os.utime(path, (time.time() - 100 * age - 100,) * 2)
+    fill(tmp_path, range(20, 25), limit_bytes=3 * size, meaning="activations")
+    assert len(files(tmp_path)) == 3
+    assert holds(rows_in(tmp_path), range(15)) == list(range(5, 15))
+
+
+def test_where_there_is_no_room_nothing_is_kept_and_it_is_said_once(tmp_path, capsys):
+    rows = fill(tmp_path, range(5), limit_bytes=1500)
+    for number in range(10, 15):
+        rows.put(str(number), row(number))
+        rows.flush()
+    assert len(holds(rows, range(15))) == 6
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 1500
+    assert capsys.readouterr().err.count("nothing more is kept") == 1
+
+
+def test_a_full_disk_stops_the_cache_and_not_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(row_cache, "FREE_BYTES", 2**80)
+    assert holds(fill(tmp_path, range(5)), range(5)) == []
+    assert "nothing more is kept" in capsys.readouterr().err
+
+
+def test_two_runs_share_a_folder_and_keep_one_of_two_equal_files(tmp_path):
+    first, second = rows_in(tmp_path), rows_in(tmp_path)
+    for rows in (first, second):
+        for number in range(5):
+            rows.put(str(number), row(number))
+    first.flush()
+    second.flush()
+    assert len(files(tmp_path)) == 2
+    assert holds(rows_in(tmp_path), range(5)) == list(range(5))
+    assert len(files(tmp_path)) == 1
+    assert holds(first, range(5)) == holds(second, range(5)) == list(range(5))
+
+
+def test_many_threads_may_write_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_cache, "FILE_BYTES", 10 * ROW_BYTES)
+    rows = rows_in(tmp_path)
+
+    def work(start):
+        for number in range(start, 200, 8):
+            rows.put(str(number), row(number))
+            assert np.array_equal(rows.get(str(number)), row(number))
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows.flush()
+    assert holds(rows_in(tmp_path), range(200)) == list(range(200))
+
+
+def test_what_a_kill_left_behind_goes_after_a_day(tmp_path):
+    old, young = tmp_path / ".a.part", tmp_path / ".b.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    Cache(tmp_path, 10**6)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_none_keeps_nothing_after_the_run():
+    with opened(DataConfig(cache_dir="none")) as cache:
+        folder = cache.folder
+        assert cache.rows("activations", SHAPE, "uint8").get("1") is None
+        cache.rows("activations", SHAPE, "uint8").put("1", row(1))
+        cache.flush()
+        assert files(folder)
+    assert not folder.exists()
+
+
+def test_the_cache_lies_in_the_users_cache_folder_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with opened(DataConfig()) as cache:
+        assert cache.folder == tmp_path / "fakereal"
+    with opened(DataConfig(cache_dir=str(tmp_path / "mine"))) as cache:
+        assert cache.folder == tmp_path / "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_done_without(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with opened(DataConfig(cache_dir=str(tmp_path / "file" / "cache"))) as cache:
+        assert cache.folder.exists()
+    assert "can't be written" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+from test_evaluation import make_pictures
+
+from fakereal.config import Config, DataConfig, NetworkConfig, TrainingConfig
+from fakereal.data.scan import Record
+from fakereal.model import model_file, run, validation
+from fakereal.model.tensorboard import TensorBoard
+
+
+def records(fake, real):
+    return [Record(Path(f"{number}.png"), int(number >= fake), "", "", "", None) for number in range(fake + real)]
+
+
+def test_validation_steps_draw_batches_of_both_classes_once():
+    training = TrainingConfig(validation_steps=3, batch_size=8)
+    chosen = validation.drawn(records(100, 100), training, seed=5)
+    assert len(chosen) == len(set(chosen)) == 24
+    assert sum(record.label for record in chosen) == 12
+    assert chosen == validation.drawn(records(100, 100), training, seed=5)
+    assert chosen != validation.drawn(records(100, 100), training, seed=6)
+
+
+def test_a_small_class_gives_all_that_it_has():
+    chosen = validation.drawn(records(3, 100), TrainingConfig(validation_steps=1, batch_size=10), seed=0)
+    assert sum(record.label == 0 for record in chosen) == 3
+
+
+@pytest.mark.parametrize("steps", [None, 25, 1000])
+def test_without_a_limit_all_validation_pictures_count(steps):
+    training = TrainingConfig(validation_steps=steps, batch_size=8)
+    assert validation.drawn(records(100, 100), training, 0) == tuple(records(100, 100))
+
+
+@pytest.mark.parametrize(
+    ("losses", "factor"),
+    [
+        ([], 1),
+        ([0.5, 0.4, 0.3], 1),
+        ([0.5, 0.6], 1),
+        ([0.5, 0.6, 0.5], 0.1),
+        ([0.5, 0.6, 0.5, 0.4, 0.5, 0.4], 0.01),
+        ([0.5, 0.6, 0.6, 0.6, 0.6], 0.01),
+    ],
+)
+def test_the_rate_falls_where_the_validation_loss_stays(losses, factor):
+    training = TrainingConfig(schedule="plateau", plateau_patience=2, plateau_factor=0.1)
+    assert validation.rate_after(losses, 0.5, training) == pytest.approx(0.5 * factor)
+
+
+def test_another_schedule_is_no_business_of_validation():
+    assert validation.rate_after([0.5] * 20, 0.5, TrainingConfig()) == 0.5
+
+
+def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    row = {"loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7, "seconds": 1.0}
+    first = TensorBoard(tmp_path)
+    first([row])
+    again = TensorBoard(tmp_path)
+    again([row, row])
+    again([row, row, row])
+    (path,) = tmp_path.iterdir()
+    steps = [
+        event.step for event in summary_iterator(str(path)) for value in event.summary.value if value.tag == "loss"
+    ]
+    assert steps == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose learning rate is so high that it falls, with every record that a run can leave."""
+    folder = tmp_path_factory.mktemp("run")
+    data = make_pictures(folder / "set", {"fake": 40, "real": 40})
+    training = TrainingConfig(5, 16, learning_rate=0.5, fine_tune="all", schedule="plateau", plateau_patience=1,
+                              plateau_factor=1e-4, validation_steps=1, tensorboard=True)  # fmt: skip
+    network = NetworkConfig("cnn", filters=(4,))
+    config = Config(32, "none", data=DataConfig(str(data)), network=network, training=training)
+    return run.run(config, folder / "model.h5")
+
+
+def test_a_plateau_calms_a_training_that_jumps_about(trained):
+    losses = [row["val_loss"] for row in trained.detector.metadata.history]
+    assert len(losses) == 5
+    assert abs(losses[-1] - losses[-2]) < 0.1 * abs(losses[1] - losses[0])
+
+
+def test_a_run_leaves_a_report_with_the_figures_of_the_model(trained):
+    tree = json.loads((trained.folder / "metrics.json").read_text())
+    metrics = model_file.read_metadata(trained.output).metrics["test"]
+    assert tree["metrics"]["confusion"] == metrics["confusion"]
+    assert tree["metrics"]["average_precision"] == pytest.approx(metrics["average_precision"], abs=1e-4)
+    assert tree["subject"]["pictures"] == "the test split"
+    assert f"--config {trained.folder / 'config.yaml'}" in tree["subject"]["command"]
+    assert (trained.folder / "report.html").read_text().count("<svg") == 6
+    assert (trained.folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((trained.folder / "tensorboard").iterdir())) == 1
