@@ -2,7 +2,7 @@
 
 Examples:
   python predict_and_save_json.py                              data/test -> predictions.json
-  python predict_and_save_json.py --input photos --details photos.csv
+  python predict_and_save_json.py --input photos --details photos.csv --explain why
   python predict_and_save_json.py --input photos --recursive --model models/pretrained.h5 --output photos.json
 """
 
@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         metavar="P",
         help="call an image fake from this calibrated probability on, 0 to 1 (default: the model's own)",
+    )
+    add(
+        "--explain",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="a picture for each image that shows which regions speak for its label (Grad-CAM)",
     )
     add("--recursive", action="store_true", default=argparse.SUPPRESS, help="look into sub-folders too")
     add(

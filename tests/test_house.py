@@ -173,7 +173,7 @@ def test_every_requirement_has_a_lower_and_an_upper_bound(name):
 
 
 def test_every_import_stands_in_the_requirements():
-    packages = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    packages = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
     ours = {"fakereal", *(script.stem for script in SCRIPTS)}
     imported = {module.split(".")[0].lower() for path in [*PACKAGE, *SCRIPTS] for module in imports_of(tree_of(path))}
     foreign = imported - {name.lower() for name in sys.stdlib_module_names} - ours
@@ -184,7 +184,7 @@ def test_every_import_stands_in_the_requirements():
 
 def test_every_requirement_is_used():
     words = " ".join(path.read_text(encoding="utf-8") for path in [*PACKAGE, *SCRIPTS])
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+    modules = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
     unused = {
         name for name in requirements("requirements.txt") if not re.search(rf"\b{modules.get(name, name)}\b", words)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -42,8 +42,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
-    outcome: Outcome
+class Decoded:
+    """An item that was read, or could not be."""
+
+    outcome: Outcome  # still without the network's output
     image: np.ndarray | None  # uint8 (size, size, 3), None where the file could not be read
 
 
@@ -56,26 +58,39 @@ def outcomes(
     shape, and computes every row by itself with the same operations in the same order, so that a picture's output does
     not depend on how many others there are, nor on which.
     """
-    batch: list[_Decoded] = []  # in order, broken files included
-    images = 0  # how many of the batch are none of those
+    for batch in batches(items, preprocessing, batch_size):
+        images = [decoded.image for decoded in batch if decoded.image is not None]
+        p_real = network.p_real(filled(images, batch_size)) if images else ()
+        yield from answered(batch, p_real)
+
+
+def batches(items: Iterable[Item], preprocessing: Preprocessing, batch_size: int) -> Iterator[list[Decoded]]:
+    """Decodes the items and yields them in order, `batch_size` readable ones at a time, with the others in between."""
+    batch: list[Decoded] = []
+    images = 0  # how many of the batch are readable
     for decoded in _decoded(items, preprocessing, batch_size):
         batch.append(decoded)
         images += decoded.image is not None
         if images == batch_size:
-            yield from _finished(batch, network, batch_size)
+            yield batch
             batch, images = [], 0
-    yield from _finished(batch, network, batch_size)
+    if batch:
+        yield batch
 
 
-def _decoded(items: Iterable[Item], preprocessing: Preprocessing, batch_size: int) -> Iterator[_Decoded]:
+def workers() -> int:
+    """Returns how many threads decode pictures."""
+    return min(os.cpu_count() or 1, _MAX_WORKERS)
+
+
+def _decoded(items: Iterable[Item], preprocessing: Preprocessing, batch_size: int) -> Iterator[Decoded]:
     """Decodes in threads (Pillow releases the interpreter's lock), in order, a bounded number of files ahead."""
-    workers = min(os.cpu_count() or 1, _MAX_WORKERS)
     items = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
     try:
-        ahead: deque[Future[_Decoded]] = deque()
+        ahead: deque[Future[Decoded]] = deque()
         while True:
-            missing = _READ_AHEAD_BATCHES * batch_size + workers - len(ahead)
+            missing = _READ_AHEAD_BATCHES * batch_size + workers() - len(ahead)
             ahead.extend(pool.submit(_decode, item, preprocessing) for item in islice(items, missing))
             if not ahead:
                 return
@@ -84,33 +99,39 @@ def _decoded(items: Iterable[Item], preprocessing: Preprocessing, batch_size: in
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(item: Item, preprocessing: Preprocessing) -> _Decoded:
+def _decode(item: Item, preprocessing: Preprocessing) -> Decoded:
     if item.problem:
-        return _Decoded(Outcome(item, error=item.problem), None)
+        return Decoded(Outcome(item, error=item.problem), None)
     try:
         image, info = preprocessing.read_with_info(item.path)
-        return _Decoded(Outcome(item, info), image)
+        return Decoded(Outcome(item, info), image)
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder, the others are still to be done
         reason = f"expected a sound image, found one that can't be decoded ({type(error).__name__})"
-    return _Decoded(Outcome(item, error=reason), None)
+    return Decoded(Outcome(item, error=reason), None)
 
 
-def _finished(batch: list[_Decoded], network: Network, batch_size: int) -> Iterator[Outcome]:
-    images = [decoded.image for decoded in batch if decoded.image is not None]
-    answers = iter(_predict(images, network, batch_size) if images else ())
+def filled(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    """Returns pictures, at least one, filled up with black ones to a batch of this size: uint8 (batch_size, S, S, 3)."""
+    batch = np.zeros((batch_size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    return batch
+
+
+def answered(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[Outcome]:
+    """Yields the outcome of each decoded item; `p_real` are the outputs for the readable ones, in their order."""
+    outputs = iter(p_real)
     for decoded in batch:
-        yield decoded.outcome if decoded.image is None else _with_output(decoded.outcome, next(answers))
+        yield decoded.outcome if decoded.image is None else with_output(decoded.outcome, next(outputs))
 
 
-def _predict(images: list[np.ndarray], network: Network, batch_size: int) -> np.ndarray:
-    padded = np.zeros((batch_size, *images[0].shape), np.uint8)
-    padded[: len(images)] = images
-    return np.asarray(network.p_real(padded), np.float64)[: len(images)]
+def with_output(outcome: Outcome, p_real: float) -> Outcome:
+    """Returns the outcome with the network's output, or with an error where that is no number.
 
-
-def _with_output(outcome: Outcome, p_real: float) -> Outcome:
+    Raises:
+        ModelFileError: the output is no probability.
+    """
     if not np.isfinite(p_real):
         return replace(outcome, error="expected a probability from the network, found no number (NaN or infinite)")
     if not 0.0 <= p_real <= 1.0:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from fakereal.predict.inputs import Listing, list_images
 from fakereal.predict.pipeline import DECIMALS, Network, Outcome
 from fakereal.predictions_json import Prediction, prediction_for, write
 from fakereal.preprocessing import Preprocessing
+
+if TYPE_CHECKING:  # both import Keras, which waits until every mistake is told
+    from fakereal.model.model_file import Detector
+    from fakereal.predict.explaining import Overlays
 
 DEFAULT_MODELS = (Path("models/my_trained_model.h5"), Path("models/pretrained.h5"))
 MAX_BATCH_SIZE = 1024  # 150 MB of pictures at 224x224, and several times that inside the network
@@ -39,6 +44,7 @@ class PredictConfig:
     batch_size: int = 32  # images the network sees at once
     threshold: float | None = None  # fake where the calibrated p_fake is at least this; None: the model's own
     recursive: bool = False  # sub-folders too
+    explain: Path | None = None  # a folder for overlays that show what speaks for each label
     foreign_model: bool = False  # the model may be a plain Keras file of another program
 
 
@@ -76,7 +82,10 @@ def run(config: PredictConfig) -> int:
 
     detector = model_file.load(model, foreign=config.foreign_model)
     decision = with_threshold(detector.metadata.decision, config.threshold)
-    results = predict(listing, detector, detector.metadata.preprocessing, decision, config.batch_size)
+    preprocessing, overlays = detector.metadata.preprocessing, None
+    if config.explain is not None:
+        overlays = _overlays(config.explain, detector, decision)
+    results = predict(listing, detector, preprocessing, decision, config.batch_size, overlays)
     save(results, config)
     print(summary(results, config))
     return EXIT_PARTIAL if any(result.label is None for result in results) else EXIT_OK
@@ -92,6 +101,8 @@ def check_outputs(config: PredictConfig) -> None:
     if config.batch_size > MAX_BATCH_SIZE:
         raise ConfigError(f"--batch-size: expected at most {MAX_BATCH_SIZE}, found {config.batch_size}")
     _check_output("--output", config.output, (".json",))
+    if config.explain is not None:
+        _check_explain(config)
     if config.details is None:
         return
     _check_output("--details", config.details, details.SUFFIXES)
@@ -111,6 +122,23 @@ def _check_output(option: str, path: Path, suffixes: Sequence[str]) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # permissions alone don't tell: read-only disks, network folders
     except OSError as error:
         raise DataError(f"{option}: expected a place for {path}, found {folder}: {error.strerror or error}") from error
+
+
+def _check_explain(config: PredictConfig) -> None:
+    folder, source = config.explain.resolve(), config.input
+    pictures = (source if source.is_dir() else source.parent).resolve()
+    if config.explain.exists() and not folder.is_dir():
+        raise DataError(f"--explain: expected a folder, found the file {config.explain}")
+    if folder == pictures or (config.recursive and folder.is_relative_to(pictures)):
+        # They would be predicted with the pictures the next time.
+        raise ConfigError(f"--explain: expected a folder apart from the images in {source}, found {config.explain}")
+
+
+def _overlays(folder: Path, detector: Detector, decision: Decision) -> Overlays:
+    from fakereal.model.explain import Explainer
+    from fakereal.predict.explaining import Overlays
+
+    return Overlays(folder, Explainer(detector.model), detector.metadata.preprocessing, decision)
 
 
 def choose_model(model: Path | None) -> Path:
@@ -155,15 +183,23 @@ def with_threshold(decision: Decision, threshold: float | None) -> Decision:
 
 
 def predict(
-    listing: Listing, network: Network, preprocessing: Preprocessing, decision: Decision, batch_size: int
+    listing: Listing,
+    network: Network,
+    preprocessing: Preprocessing,
+    decision: Decision,
+    batch_size: int,
+    overlays: Overlays | None = None,
 ) -> list[Result]:
-    """Predicts every item of a listing, with a bar on stderr.
+    """Predicts every item of a listing, with a bar on stderr; `overlays`, where given, explains each too.
 
     Returns:
         One result an item, in their order.
     """
     outcomes, start_s = [], time.monotonic()
-    stream = pipeline.outcomes(listing.items, network, preprocessing, batch_size)
+    if overlays is not None:
+        stream = overlays.outcomes(listing.items, batch_size)
+    else:
+        stream = pipeline.outcomes(listing.items, network, preprocessing, batch_size)
     # Closed at once on Ctrl-C, or the files waiting for the decoding threads would still be decoded.
     with closing(stream), progress_bar("predict", len(listing.items)) as advance:
         for outcome in stream:
@@ -228,4 +264,6 @@ def summary(results: Sequence[Result], config: PredictConfig) -> str:
     if len(failed) > _SHOWN:
         lines.append(f"    and {len(failed) - _SHOWN:,} more, all of them in the file below")
     lines.append(f"predictions: {config.output}")
-    return "\n".join(lines + ([f"details: {config.details}"] if config.details else []))
+    for name, path in (("details", config.details), ("explanations", config.explain)):
+        lines += [f"{name}: {path}"] if path else []
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""`--explain DIR`: for every predicted picture an overlay that shows which regions speak for its label (Grad-CAM)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from fakereal.errors import ImageRefused
+from fakereal.files import write_whole
+from fakereal.labels import NAMES
+from fakereal.model import scoring
+from fakereal.model.heatmap import Explanation, heatmap, overlay
+from fakereal.model.scoring import Decision
+from fakereal.predict import pipeline
+from fakereal.predict.inputs import Item
+from fakereal.predict.pipeline import Outcome
+from fakereal.preprocessing import Preprocessing, decode
+
+LONGEST_PX = 448
+"""Longer side of a picture that is shown with its heatmap: twice what most networks see."""
+
+_CAPTION_PX = 26
+_LONGEST_NAME_BYTES = 200  # of a file system's usual 255
+
+
+class Explains(Protocol):
+    """A network that says what its outputs rest on."""
+
+    def explain(self, images: np.ndarray) -> Explanation:
+        """Maps uint8 of shape (n, size, size, 3) to outputs and evidence."""
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """Where overlays go, and what they need beside the pictures."""
+
+    folder: Path
+    explainer: Explains
+    preprocessing: Preprocessing
+    decision: Decision
+
+    def outcomes(self, items: Sequence[Item], batch_size: int) -> Iterator[Outcome]:
+        """Like `pipeline.outcomes`, with the same outputs from the same pass, and writes each batch's overlays."""
+        names = overlay_names([item.name for item in items])
+        with ThreadPoolExecutor(pipeline.workers(), thread_name_prefix="overlay") as pool:
+            for batch in pipeline.batches(items, self.preprocessing, batch_size):
+                images = [decoded.image for decoded in batch if decoded.image is not None]
+                if not images:
+                    yield from pipeline.answered(batch, ())
+                    continue
+                found = self.explainer.explain(pipeline.filled(images, batch_size))
+                outcomes = list(pipeline.answered(batch, found.p_real))
+                readable = [
+                    outcome for outcome, decoded in zip(outcomes, batch, strict=True) if decoded.image is not None
+                ]
+                # A disk that is full must stop the run: `list` lets the error through.
+                list(pool.map(self._write, readable, found.evidence, [names[each.item.name] for each in readable]))
+                yield from outcomes
+
+    def _write(self, outcome: Outcome, evidence: np.ndarray, name: str) -> None:
+        if outcome.p_real is None:
+            return
+        try:
+            image, _ = decode(outcome.item.path, self.preprocessing.decode_px)
+        except ImageRefused:  # gone or changed since it was predicted
+            return
+        content = io.BytesIO()
+        self._picture(image, outcome.p_real, evidence).save(content, "JPEG", quality=90)
+        write_whole(self.folder / name, content.getvalue())
+
+    def _picture(self, image: Image.Image, p_real: float, evidence: np.ndarray) -> Image.Image:
+        """Returns the picture, the same with its heatmap beside it, and above them what is shown."""
+        label = int(scoring.labels(np.float64(p_real), self.decision))
+        sure = float(scoring.confidence(np.float64(p_real), self.decision))
+        shown = seen_part(image, self.preprocessing)
+        sheet = Image.new("RGB", (max(2 * shown.width, 330), shown.height + _CAPTION_PX), "white")
+        sheet.paste(shown, (0, _CAPTION_PX))
+        sheet.paste(overlay(shown, heatmap(evidence, label)), (shown.width, _CAPTION_PX))
+        caption = f"{NAMES[label]} ({100 * sure:.0f} %); coloured: what speaks for {NAMES[label]}"
+        ImageDraw.Draw(sheet).text((6, 5), caption, "black", ImageFont.load_default(14))
+        return sheet
+
+
+def seen_part(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Returns the part of a decoded picture that the network gets to see, at most `LONGEST_PX` wide and high."""
+    if preprocessing.neutral:  # looks at the centre square
+        image = ImageOps.fit(image, (min(image.size),) * 2, Image.Resampling.BICUBIC)
+    shown = image.copy()
+    shown.thumbnail((LONGEST_PX, LONGEST_PX))
+    return shown
+
+
+def overlay_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns a file name for each picture's relative path, all different, also where upper and lower case are one."""
+    plain = {name: name.replace("/", "__") + "_gradcam.jpg" for name in names}
+    count = Counter(name.casefold() for name in plain.values())
+    return {
+        name: wanted
+        if count[wanted.casefold()] == 1 and len(wanted.encode(errors="surrogateescape")) <= _LONGEST_NAME_BYTES
+        else _with_hash(name, wanted)
+        for name, wanted in plain.items()
+    }
+
+
+def _with_hash(name: str, wanted: str) -> str:
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{wanted[:40]}__{digest}_gradcam.jpg"

@@ -1,0 +1,207 @@
+"""waitress around the app: all in memory, nobody may dawdle, and SIGTERM leaves no accepted request unanswered."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import time
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from waitress import create_server, wasyncore
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask, WSGITask
+
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, say
+from fakereal.errors import ConfigError
+from fakereal.web import problems
+from fakereal.web.limits import Limits
+
+_IDLE_GRACE_S = 1.0  # how long open connections may still bring requests after SIGTERM
+_LINGER_S = 5.0  # how long what a refused client still sends is read and thrown away
+_TRIM_EVERY_S = 10.0
+_IN_MEMORY = 2**31  # bytes before waitress would use a temporary file: more than any request or answer has
+
+
+class _Problem(ErrorTask):
+    """Answers what is no proper request, or too large a one, with problem details instead of plain text."""
+
+    def execute(self) -> None:
+        found = self.request.error
+        detail = f"expected a proper HTTP request of at most {self.channel.limits.request_bytes // 2**20} MB, found: "
+        body = json.dumps(problems.body(found.code, found.reason, detail + found.body)).encode()
+        self.status = f"{found.code} {found.reason}"
+        self.response_headers += [("Content-Type", problems.MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
+        self.content_length = len(body)
+        self.set_close_on_finish()
+        self.write(body)
+
+
+class _Task(WSGITask):
+    """Tells clients to send no more on this connection once the server is draining."""
+
+    def build_response_header(self) -> bytes:
+        if self.channel.draining.is_set():
+            self.request.headers["CONNECTION"] = "close"
+        return super().build_response_header()
+
+
+class _Channel(HTTPChannel):
+    """A connection whose requests must arrive whole in time; `serve` fills in the class attributes."""
+
+    task_class, error_task_class = _Task, _Problem
+    limits: Limits
+    draining: Event
+    _began_s = 0.0  # when the request that is arriving did
+    _lingers_until_s: float | None = None
+
+    def received(self, data: bytes) -> bool:
+        now = time.monotonic()
+        if self.request is None:
+            self._began_s = now
+        elif now - self._began_s > self.limits.body_timeout_s:  # a byte now and then keeps no place for ever
+            self.will_close = True
+            return False
+        return super().received(data)
+
+    # A client that is still sending when it is refused would see a reset instead of the reason: closing a socket with
+    # unread data resets it. So the answer is ended, and what comes is thrown away for a while.
+
+    def handle_write(self) -> None:
+        refused = self.close_when_flushed and self._lingers_until_s is None
+        if refused and self.total_outbufs_len:
+            self._flush_exception(self._flush_some)
+        if refused and not self.total_outbufs_len and not self.will_close:
+            self.close_when_flushed = False
+            self._lingers_until_s = time.monotonic() + _LINGER_S
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.will_close = True
+        super().handle_write()
+
+    def handle_read(self) -> None:
+        if self._lingers_until_s is None:
+            super().handle_read()
+            return
+        try:
+            gone = not self.recv(2**16)
+        except OSError:
+            gone = True
+        self.will_close = gone or time.monotonic() > self._lingers_until_s
+
+    def readable(self) -> bool:
+        return super().readable() if self._lingers_until_s is None else not self.will_close
+
+    @property
+    def busy(self) -> bool:
+        """Says whether a request is arriving, at work, or being answered."""
+        return self.request is not None or bool(self.requests) or bool(self.total_outbufs_len)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a listening socket.
+
+    Raises:
+        ConfigError: the address is no address of this machine, or taken.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"--host, --port: expected a free address, found {host}:{port} ({error}): choose another --port"
+        ) from error
+
+
+def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -> int:
+    """Serves until SIGTERM or Ctrl-C, then answers what was accepted.
+
+    Returns:
+        EXIT_OK after SIGTERM, EXIT_INTERRUPTED after Ctrl-C.
+    """
+    channel = type("Channel", (_Channel,), {"limits": limits, "draining": draining})
+    server = create_server(
+        app,
+        sockets=[listening],
+        threads=limits.queue + 8,  # each waits for its answer; the spare ones tell the others that there is no room
+        connection_limit=limits.connections,
+        max_request_body_size=limits.request_bytes + 1,
+        inbuf_overflow=_IN_MEMORY,
+        outbuf_overflow=_IN_MEMORY,
+        channel_timeout=int(limits.body_timeout_s),
+        cleanup_interval=5,
+        asyncore_use_poll=True,
+        ident=None,
+        clear_untrusted_proxy_headers=True,
+    )
+    server.channel_class = channel
+    stops = _Stops()
+    try:
+        trimmed_s = time.monotonic()
+        while not stops.wanted:
+            _turn(server)
+            if time.monotonic() - trimmed_s > _TRIM_EVERY_S:
+                _give_memory_back()
+                trimmed_s = time.monotonic()
+        draining.set()
+        _drain(server, limits, stops)
+    finally:
+        stops.restore()
+        server.task_dispatcher.shutdown(timeout=1)
+        wasyncore.close_all(server._map, ignore_all=True)
+    return stops.code
+
+
+def _give_memory_back() -> None:
+    """Returns freed memory to the system: glibc keeps that of large uploads, for each of many threads."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc only
+        trim(0)
+
+
+def _turn(server: Any, timeout_s: float = 0.5) -> None:
+    wasyncore.loop(timeout=timeout_s, use_poll=True, map=server._map, count=1)
+
+
+def _drain(server: Any, limits: Limits, stops: _Stops) -> None:
+    """Takes what the system has accepted already, then no more; goes on until everything is answered."""
+    while select.select([server.socket], [], [], 0)[0]:
+        server.handle_accept()
+    wasyncore.dispatcher.close(server)
+    say("shutting down: answering what was accepted")
+    started = time.monotonic()
+    while server.active_channels and time.monotonic() - started < limits.drain_s and stops.count < 2:
+        if time.monotonic() - started > _IDLE_GRACE_S:
+            for channel in list(server.active_channels.values()):
+                channel.will_close |= not channel.busy
+        _turn(server, 0.05)
+    if left := sum(channel.busy for channel in server.active_channels.values()):
+        say(f"{left} requests were not answered in {limits.drain_s:.0f} s")
+
+
+class _Stops:
+    """Counts the signals that ask for an end."""
+
+    def __init__(self) -> None:
+        self.count, self.code = 0, EXIT_OK
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    @property
+    def wanted(self) -> bool:
+        """Says whether one came."""
+        return self.count > 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_OK
+
+    def restore(self) -> None:
+        """Puts back what stood before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
