@@ -1,4 +1,4 @@
-"""A frozen part that is computed once gives the same training; all with a small residual base in place of a large one."""
+"""A frozen part that is computed once gives the same training; with a small residual base, to be quick."""
 
 import keras
 import numpy as np
@@ -21,7 +21,8 @@ BLOCKS = 6  # of 5 layers each: `last20` leaves the first two and the stem froze
 def residual_base(*_):
     """A base with all that makes a cut hard: joins, BatchNorm and random depth."""
     pixels = keras.Input((SIZE, SIZE, 3))
-    x = layers.Conv2D(6, 3, strides=4, name="stem")(pixels)
+    x = layers.Rescaling(1 / 255, name="scale")(pixels)
+    x = layers.Conv2D(6, 3, strides=4, name="stem")(x)
     for number in range(1, BLOCKS + 1):
         y = layers.Conv2D(6, 3, padding="same", name=f"conv_{number}")(x)
         y = layers.BatchNormalization(name=f"norm_{number}")(y)

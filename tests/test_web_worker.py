@@ -60,6 +60,14 @@ def test_pictures_that_wait_are_computed_together(started):
     assert set(network.sizes) <= {2, 3, 4, 6, 8, 12, 16, 24, MAX_BATCH}
 
 
+def test_only_who_asks_for_evidence_gets_it(started):
+    worker = started(Brightness())
+    with worker.admit(2) as admission:
+        plain, explained = admission.submit(image(9)), admission.submit(image(200), explain=True)
+        assert plain.result(10).evidence is None
+        assert explained.result(10).evidence.shape == (4, 4)
+
+
 def test_a_lone_picture_does_not_wait_for_others(started):
     worker = started(Brightness())
     started_s = time.perf_counter()
@@ -138,10 +146,8 @@ def test_stopping_answers_what_was_admitted_and_then_admits_nothing(started):
 
 def test_a_size_of_batch_that_rounds_otherwise_is_never_used(started):
     class Rounding(Brightness):
-        def explain(self, images):
-            found = super().explain(images)
-            found.p_real[:] += 1e-9 * (len(images) in (2, 8))
-            return found
+        def p_real(self, images):
+            return super().p_real(images) + 1e-9 * (len(images) in (2, 8))
 
     network = Rounding()
     worker = started(network)

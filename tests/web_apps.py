@@ -48,6 +48,9 @@ class Brightness:
         self.wait = wait
         self.sizes: list[int] = []
 
+    def p_real(self, images: np.ndarray) -> np.ndarray:
+        return self.explain(images).p_real
+
     def explain(self, images: np.ndarray) -> Explanation:
         self.wait()
         self.sizes.append(len(images))

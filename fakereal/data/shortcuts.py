@@ -110,7 +110,8 @@ def _not_proven(judged: Judged, value: str) -> str:
         )
     if is_undecided(judged):
         return f"no shortcut found, but {judged.images} pictures are too few to exclude one: {value}"
-    return f"the files give nothing away: without the pictures, fake is told from real with {value}"
+    little = "next to nothing" if judged.interval[0] > 0.5 else "nothing"
+    return f"the files give {little} away: without the pictures, fake is told from real with {value}"
 
 
 def carriers(judged: Judged) -> list[str]:

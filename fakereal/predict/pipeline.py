@@ -113,7 +113,7 @@ def _decode(item: Item, preprocessing: Preprocessing) -> Decoded:
 
 
 def filled(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-    """Returns pictures, at least one, filled up with black ones to a batch of this size: uint8 (batch_size, S, S, 3)."""
+    """Returns pictures, at least one, filled up with black ones to a whole batch: uint8 (batch_size, S, S, 3)."""
     batch = np.zeros((batch_size, *images[0].shape), np.uint8)
     batch[: len(images)] = images
     return batch

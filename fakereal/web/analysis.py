@@ -17,11 +17,11 @@ from fakereal.cli import one_line
 from fakereal.errors import ImageRefused
 from fakereal.model import scoring
 from fakereal.model.scoring import Decision
-from fakereal.predict import stability
 from fakereal.predict.explaining import seen_part
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import Outcome, with_output
 from fakereal.predict.prediction import Result, decide
+from fakereal.predict.stability import VARIANTS, resaved
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing, decode
 from fakereal.web import file_facts
@@ -48,8 +48,8 @@ class Analysis:
 
     result: Result
     facts: FileFacts
-    shown: Image.Image | None = None  # the part that the network saw, small; None where it could not be read
-    evidence: np.ndarray | None = None  # see `heatmap.Explanation`
+    shown: Image.Image | None = None  # the part that the network saw, small; None unless asked for
+    evidence: np.ndarray | None = None  # see `heatmap.Explanation`; None unless asked for
     calibrated_p_fake: float | None = None
     variants: tuple[Variant, ...] = ()  # empty unless asked for
 
@@ -79,21 +79,26 @@ class Analyst:
     limits: Limits
     pool: ThreadPoolExecutor  # decodes; its few threads bound the memory that pictures take while they are large
 
-    def analyse(self, uploads: Sequence[Upload], with_variants: bool = False) -> list[Analysis]:
+    def analyse(self, uploads: Sequence[Upload], explain: bool = False, stability: bool = False) -> list[Analysis]:
         """Returns an analysis of each upload, in their order; one that can't be read has the reason in its outcome.
+
+        Args:
+            uploads: the files.
+            explain: also find out what speaks for the label.
+            stability: also ask for the label of re-saved variants, which cost as much as the picture each.
 
         Raises:
             BusyError: no room in the queue.
             TooSlowError: not done in time.
         """
         deadline = time.monotonic() + self.limits.timeout_s
-        each = 1 + len(stability.VARIANTS) * with_variants
+        each = 1 + len(VARIANTS) * stability
         with self.worker.admit(each * len(uploads)) as admission:
-            reads = [self.pool.submit(self._read, upload, with_variants) for upload in uploads]
+            reads = [self.pool.submit(self._read, upload, explain, stability) for upload in uploads]
             asked: list[tuple[_Read, list[Future[Answer]]]] = []
             try:
                 for read in _in_time(reads, deadline):
-                    asked.append((read, [admission.submit(image) for image in read.images]))
+                    asked.append((read, [admission.submit(image, explain) for image in read.images]))
                 return [self._analysis(read, list(_in_time(answers, deadline))) for read, answers in asked]
             except FutureTimeoutError as error:
                 raise TooSlowError(
@@ -103,16 +108,17 @@ class Analyst:
                 for future in (*reads, *(answer for _, answers in asked for answer in answers)):
                     future.cancel()  # of what is done already, nothing is cancelled
 
-    def _read(self, upload: Upload, with_variants: bool) -> _Read:
+    def _read(self, upload: Upload, explain: bool, stability: bool) -> _Read:
         item = Item(Path(), upload.name, key_of_file(Path(upload.name)))
         facts = file_facts.read(upload.content)
         try:
             self._check_pixels(upload.content)
             image, info = decode(upload.content, self.preprocessing.decode_px)
             images = [self.preprocessing.array(image)]
-            if with_variants:
-                images += stability.resaved(upload.content, self.preprocessing)
-            return _Read(Outcome(item, info), facts, seen_part(image, self.preprocessing), tuple(images))
+            if stability:
+                images += resaved(upload.content, self.preprocessing)
+            shown = seen_part(image, self.preprocessing) if explain else None
+            return _Read(Outcome(item, info), facts, shown, tuple(images))
         except ImageRefused as error:
             return _Read(Outcome(item, error=one_line(error)), facts, None, ())
 
@@ -139,7 +145,7 @@ class Analyst:
             tuple(
                 Variant(name, float(p_fake), int(label))
                 for name, p_fake, label in zip(
-                    stability.VARIANTS,
+                    VARIANTS,
                     scoring.calibrated_p_fake(others, self.decision),
                     scoring.labels(others, self.decision),
                     strict=False,

@@ -30,9 +30,9 @@ def predict() -> Response:
     """Says of each picture whether it is fake or real."""
     explain, stability = _flag("explain"), _flag("stability")
     found = predictor()
-    analyses = found.analyst.analyse(uploads(found.limits.files), stability)
+    analyses = found.analyst.analyse(uploads(found.limits.files), explain, stability)
     found.metrics.count(analyses)
-    rows = [as_json(analysis, explain) for analysis in analyses]
+    rows = [as_json(analysis) for analysis in analyses]
     if all(row["error"] for row in rows):
         detail = rows[0]["error"] if len(rows) == 1 else f"expected pictures, found {len(rows)} that can't be read"
         return problems.response(422, "No picture could be read", detail, predictions=rows)

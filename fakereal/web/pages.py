@@ -56,6 +56,6 @@ def page(analyses: list[Analysis], problem: str | None = None) -> str:
 
 def _analyses() -> list[Analysis]:
     found = predictor()
-    analyses = found.analyst.analyse(uploads(found.limits.files), with_variants="stability" in request.form)
+    analyses = found.analyst.analyse(uploads(found.limits.files), explain=True, stability="stability" in request.form)
     found.metrics.count(analyses)
     return analyses

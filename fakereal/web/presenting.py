@@ -36,7 +36,7 @@ VARIANT_NAMES = {
 _HEATMAP_PX = 112  # longer side; the browser scales it smoothly
 
 
-def as_json(analysis: Analysis, explain: bool) -> dict[str, Any]:
+def as_json(analysis: Analysis) -> dict[str, Any]:
     """Returns what the API says of one picture: the row of `--details`, and what the page shows beside it."""
     facts, p_fake = analysis.facts, analysis.calibrated_p_fake
     return {
@@ -51,7 +51,7 @@ def as_json(analysis: Analysis, explain: bool) -> dict[str, Any]:
             "hints": list(facts.hints),
         },
         "stability": _stability(analysis),
-        "explanation": _explanation(analysis) if explain and analysis.evidence is not None else None,
+        "explanation": _explanation(analysis) if analysis.evidence is not None else None,
     }
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from fakereal.predict.pipeline import Network, filled
 from fakereal.web.limits import MAX_BATCH, BusyError
 
-_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, MAX_BATCH)
-"""Batches are filled up to one of these. Not to 1: one row alone is computed by a routine that rounds otherwise."""
+_SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
+"""Batches are filled up to one of these, or to MAX_BATCH. Not to 1: one row alone is computed by a routine that rounds otherwise."""
 
 _LINGER_S = 0.05  # how long a batch waits for pictures that are still being decoded
 
@@ -26,7 +26,18 @@ class Answer:
     """The network's output for one picture."""
 
     p_real: float
-    evidence: np.ndarray | None  # float32 (h, w), see `heatmap.Explanation`; None where the network can't be explained
+    evidence: (
+        np.ndarray | None
+    )  # float32 (h, w), see `heatmap.Explanation`; None where it can't be had or none wants it
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A picture in the queue."""
+
+    image: np.ndarray  # uint8 (S, S, 3)
+    explain: bool  # wants evidence
+    answer: Future[Answer]
 
 
 class Worker:
@@ -46,7 +57,7 @@ class Worker:
         self._network, self._image_size_px, self._queue, self._observe = network, image_size_px, queue, observe
         self._sizes: tuple[int, ...] = (MAX_BATCH,)
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[np.ndarray, Future[Answer]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._admitted = 0  # on their way, from admission to answer
         self._coming = 0  # of these, not yet decoded
         self._stopping = False
@@ -103,13 +114,11 @@ class Worker:
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
-    def _take(self, image: np.ndarray) -> Future[Answer]:
-        answer: Future[Answer] = Future()
+    def _take(self, waiting: _Waiting) -> None:
         with self._changed:
             self._coming -= 1
-            self._waiting.append((image, answer))
+            self._waiting.append(waiting)
             self._changed.notify_all()
-        return answer
 
     def _leave(self, places: int, never_came: int) -> None:
         with self._changed:
@@ -132,10 +141,13 @@ class Worker:
         """Returns the sizes of batch that give the very outputs of the largest, which prediction uses."""
         shape = (MAX_BATCH, self._image_size_px, self._image_size_px, 3)
         probe = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        expected = self._outputs(probe)[0]
-        return tuple(size for size in _SIZES if np.array_equal(self._outputs(probe[:size])[0], expected[:size]))
+        expected = self._network.p_real(probe)
+        return (*(size for size in _SIZES if self._agrees(probe[:size], expected[:size])), MAX_BATCH)
 
-    def _next_batch(self) -> list[tuple[np.ndarray, Future[Answer]]]:
+    def _agrees(self, images: np.ndarray, expected: np.ndarray) -> bool:
+        return all(np.array_equal(self._outputs(images, explain)[0], expected) for explain in {False, self.explains})
+
+    def _next_batch(self) -> list[_Waiting]:
         """Waits for pictures and takes them; none once the worker was stopped and nothing is on its way."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or (self._stopping and not self._admitted))
@@ -144,23 +156,25 @@ class Worker:
                 self._changed.wait(patience - time.monotonic())
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
 
-    def _answer(self, batch: Sequence[tuple[np.ndarray, Future[Answer]]]) -> None:
-        wanted = [(image, answer) for image, answer in batch if answer.set_running_or_notify_cancel()]
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        wanted = [waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()]
         if not wanted:
             return
         self._observe(len(wanted))
         size = min(size for size in self._sizes if size >= len(wanted))
         try:
-            p_real, evidence = self._outputs(filled([image for image, _ in wanted], size))
+            images = filled([waiting.image for waiting in wanted], size)
+            p_real, evidence = self._outputs(images, any(waiting.explain for waiting in wanted))
         except Exception as error:  # noqa: BLE001 - the worker goes on; each request tells its own client
-            for _, answer in wanted:
-                answer.set_exception(error)
+            for waiting in wanted:
+                waiting.answer.set_exception(error)
             return
-        for place, (_, answer) in enumerate(wanted):
-            answer.set_result(Answer(float(p_real[place]), None if evidence is None else evidence[place]))
+        for place, waiting in enumerate(wanted):
+            shown = evidence[place] if waiting.explain and evidence is not None else None
+            waiting.answer.set_result(Answer(float(p_real[place]), shown))
 
-    def _outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        if not self.explains:
+    def _outputs(self, images: np.ndarray, explain: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        if not (explain and self.explains):
             return np.asarray(self._network.p_real(images), np.float64), None
         found = self._network.explain(images)
         return found.p_real, found.evidence
@@ -172,10 +186,12 @@ class Admission:
     def __init__(self, worker: Worker, count: int, places: int) -> None:
         self._worker, self._left, self._places = worker, count, places
 
-    def submit(self, image: np.ndarray) -> Future[Answer]:
+    def submit(self, image: np.ndarray, explain: bool = False) -> Future[Answer]:
         """Hands over one picture, uint8 (S, S, 3); cancelling its future spares the network what nobody waits for."""
+        waiting = _Waiting(image, explain, Future())
         self._left -= 1
-        return self._worker._take(image)
+        self._worker._take(waiting)
+        return waiting.answer
 
     def __enter__(self) -> Admission:
         return self
