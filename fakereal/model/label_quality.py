@@ -1,13 +1,14 @@
 """Which labels are probably wrong, by features: out-of-fold probabilities through confident learning, arrays only.
 
 A picture is judged by a classifier that learnt from neither it nor a near-copy of it. Which of the disagreements are
-errors, and how many errors there are in all, is estimated as in Northcutt et al. 2021 (arXiv 1911.00068), by cleanlab.
+errors, and how many errors there are in all, is estimated as in Northcutt et al. 2021 (arXiv 1911.00068), by cleanlab;
+then once more with classifiers that don't learn from the first suspects.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)  # of the logistic regression, scikit-lear
 _TRIAL_SHARE, _TRIAL_LEAST, _TRIAL_MOST = 0.05, 20, 0.2  # labels swapped for trial: 5 %, but 20 where that is <= 20 %
 _SURE_SHARE = 0.2  # of the pictures, those that the classifier is surest of
 _RESAMPLES = 200
+
+Parts = Sequence[tuple[np.ndarray, np.ndarray]]
+"""For each fold the rows that are learnt from and those that are judged."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,14 @@ def judge(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: i
     smallest = min(len(np.unique(groups[labels == label])) for label in (FAKE, REAL))
     cut = StratifiedGroupKFold(min(folds, smallest), shuffle=True, random_state=seed)
     parts = list(cut.split(scaled, labels, groups))
-    steps = (len(_STRENGTHS) + 1) * len(parts)
+    steps = (len(_STRENGTHS) + 3) * len(parts)
+    rng = np.random.default_rng(seed)
     # One thread: on a busy machine, the waiting of BLAS's threads for each other takes 20 times as long as the work.
     with progress_bar("judging labels", steps) as advance, threadpool_limits(1):
         tried = [(_out_of_fold(scaled, labels, parts, strength, advance), strength) for strength in _STRENGTHS]
-        p_real, strength = min(tried, key=lambda pair: binary_log_loss(labels, pair[0]))
-        rng = np.random.default_rng(seed)
-        trial = _trial(labels, lambda changed: _out_of_fold(scaled, changed, parts, strength, advance), rng)
+        first, strength = min(tried, key=lambda pair: binary_log_loss(labels, pair[0]))
+        p_real = _again(scaled, labels, first, parts, strength, advance)
+        trial = _trial(scaled, labels, parts, strength, advance, rng)
     p_given = np.where(labels == REAL, p_real, 1.0 - p_real)
     wrong, scores, auc = suspected(labels, p_real), _scores(labels, p_real), roc_auc(labels, p_real)
     expected, low, high = expected_wrong(labels, p_real, rng)
@@ -89,15 +94,30 @@ def judge(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: i
 
 
 def _out_of_fold(
-    features: np.ndarray, labels: np.ndarray, parts: list, strength: float, advance: Callable[[int], None]
+    features: np.ndarray,
+    labels: np.ndarray,
+    parts: Parts,
+    strength: float,
+    advance: Callable[[int], None],
+    trusted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns p_real of each picture by a classifier that learnt from the other folds: float64 (n,)."""
+    """Returns p_real of each picture by a classifier that learnt from the other folds: float64 (n,).
+
+    Where `trusted`, bool (n,), is given, it learns from those alone, unless they are all of one class.
+    """
     p_real = np.empty(len(labels))
     for learnt, judged in parts:
-        classifier = LogisticRegression(C=strength, max_iter=1000).fit(features[learnt], labels[learnt])
+        sound = learnt if trusted is None else learnt[trusted[learnt]]
+        rows = sound if len(np.unique(labels[sound])) == 2 else learnt
+        classifier = LogisticRegression(C=strength, max_iter=1000).fit(features[rows], labels[rows])
         p_real[judged] = classifier.predict_proba(features[judged])[:, REAL]
         advance(1)
     return p_real
+
+
+def _again(features, labels, first: np.ndarray, parts: Parts, strength: float, advance) -> np.ndarray:
+    """Returns p_real by classifiers that no longer learn from the suspects of the first round, as in the paper."""
+    return _out_of_fold(features, labels, parts, strength, advance, ~suspected(labels, first))
 
 
 def suspected(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
@@ -118,12 +138,13 @@ def _scores(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
     return get_label_quality_scores(labels, _both(p_real), method="self_confidence", adjust_pred_probs=True)
 
 
-def _trial(labels: np.ndarray, probabilities: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> Trial:
+def _trial(features, labels: np.ndarray, parts: Parts, strength: float, advance, rng: np.random.Generator) -> Trial:
     count = max(int(_TRIAL_SHARE * len(labels)), min(_TRIAL_LEAST, int(_TRIAL_MOST * len(labels))))
     swapped = np.zeros(len(labels), dtype=bool)
     swapped[rng.choice(len(labels), count, replace=False)] = True
     changed = np.where(swapped, 1 - labels, labels)
-    found = suspected(changed, probabilities(changed))
+    first = _out_of_fold(features, changed, parts, strength, advance)
+    found = suspected(changed, _again(features, changed, first, parts, strength, advance))
     return Trial(count, int(found[swapped].sum()), len(labels) - count, int(found[~swapped].sum()))
 
 

@@ -103,7 +103,7 @@ def _hints(text: str, content: bytes, camera: bool) -> Iterator[str]:
     if editor := re.search(_EDITORS, text, re.IGNORECASE):
         yield f"Its metadata mentions the editor {editor[0].title()}."
     if camera:
-        yield "It names a camera."
+        yield "It names a camera, as photographs do."
 
 
 def _text(value: object) -> str:

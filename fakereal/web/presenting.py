@@ -105,8 +105,8 @@ def heat_is_empty(analysis: Analysis) -> bool:
 def percent(share: float) -> str:
     """Returns a probability as people read it; none is ever certain."""
     if share < 0.01:
-        return "less than 1 %"
-    return "more than 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+        return "<1 %"
+    return ">99 %" if share > 0.99 else f"{100 * share:.0f} %"
 
 
 def in_words(analysis: Analysis) -> str:

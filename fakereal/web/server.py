@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -141,6 +142,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -
         clear_untrusted_proxy_headers=True,
     )
     server.channel_class = channel
+    gc.freeze()  # what is there by now stays: collecting the rest takes no time then
     stops = _Stops()
     try:
         trimmed_s = time.monotonic()
@@ -160,6 +162,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -
 
 def _give_memory_back() -> None:
     """Returns freed memory to the system: glibc keeps that of large uploads, for each of many threads."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:  # glibc only
         trim(0)

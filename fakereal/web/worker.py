@@ -16,7 +16,7 @@ from fakereal.predict.pipeline import Network, filled
 from fakereal.web.limits import MAX_BATCH, BusyError
 
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
-"""Batches are filled up to one of these, or to MAX_BATCH. Not to 1: one row alone is computed by a routine that rounds otherwise."""
+"""Batches are filled up to one of these, or to MAX_BATCH; not to 1: a row alone is computed by another routine."""
 
 _LINGER_S = 0.05  # how long a batch waits for pictures that are still being decoded
 
