@@ -100,7 +100,7 @@ class TrainingConfig:
     fine_tune_learning_rate: float = 1e-4
     validation_steps: int | None = None  # batches of validation pictures, drawn once, that judge an epoch; None: all
     patience: int = 0  # stop a phase after so many epochs without a lower validation loss; 0: never
-    views: int = 4  # of a picture that a frozen part sees, itself and changed ones, each once; 0: a new one every epoch
+    views: int = 2  # of a picture that a frozen part sees, itself and changed ones, each once; 0: a new one every epoch
     mixed_precision: bool = False  # 16-bit arithmetic where a GPU is fast at it
     tensorboard: bool = False  # keep the history for TensorBoard too, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # a list of your own in place of epochs and fine_tune

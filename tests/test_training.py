@@ -230,7 +230,7 @@ def test_changes_depend_on_seed_epoch_and_picture_alone(pictures):
     strong = AugmentationConfig(shift=0.1, brightness=0.2, resaving=ResavingConfig(share=1.0))
 
     def changed(draw):
-        return training_array(record, Preprocessing(64), strong, draw.rng(0))
+        return training_array(record, Preprocessing(64), strong, draw.rng(record))
 
     assert np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 0)))
     assert not np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 1)))
@@ -317,7 +317,7 @@ def run_here(data, output, **more):
     """Trains in this process; returns what it raises or gives."""
     network = config.NetworkConfig(name="cnn", filters=(4,))
     options = {"epochs": 2, "fine_tune": "all", "batch_size": 16, **more}
-    data = config.DataConfig(str(data))
+    data = config.DataConfig(str(data), cache_dir="none")
     training = TrainingConfig(**options)
     whole = config.Config(32, "none", data=data, network=network, augmentation=STILL, training=training)
     return run.run(whole, output)

@@ -39,8 +39,8 @@ def split(model: keras.Model) -> Parts | None:
     """
     base = model.get_layer(networks.BASE)
     number = _last_frozen(base.layers)
-    if number == 0:
-        return None
+    if not any(layer.weights and not layer.trainable for layer in base.layers[: number + 1]):
+        return None  # at most the scaling of pixels is below, which costs nothing to compute again
     if number == len(base.layers) - 1:
         lower, upper = base, None
     else:

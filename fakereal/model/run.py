@@ -206,7 +206,9 @@ def _fingerprint(split: Split) -> str:
 
 def _identity(config: Config, split: Split) -> str:
     """Names a run for its checkpoint: a longer or otherwise changed run can't go on from another's."""
-    anywhere = replace(config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb)
+    anywhere = replace(
+        config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb, audit=DataConfig.audit
+    )
     silent = replace(config.training, tensorboard=False)
     same = replace(config, data=anywhere, training=silent, report=ReportConfig())
     text = configuration.dumps(same) + _fingerprint(split)

@@ -18,7 +18,7 @@ from fakereal.data.split import Split
 from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import feed as feeds
-from fakereal.model import networks, validation
+from fakereal.model import networks, optimizer, validation
 from fakereal.model.checkpoint import State, save
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
@@ -26,8 +26,6 @@ from fakereal.model.metrics import binary_log_loss
 from fakereal.model.row_cache import Cache
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
-
-_NO_DECAY = ["bias", "gamma", "beta"]  # weight decay is for kernels; on norms and biases it only hurts
 
 
 @dataclass(frozen=True)
@@ -163,16 +161,25 @@ def _phase_model(
     keras.config.set_dtype_policy("float32")
     model.set_weights(state.best)
     networks.set_trainable(model, phase.train, learn_batch_norm)
+    if not learn_batch_norm:
+        _stop_random_depth(model)
     count = len(split.train) + len(split.val)
     feed = feeds.choose(model, config, preprocessing, cache, count, base_learns=learn_batch_norm)
     count = phase.images_per_epoch or len(split.train)
     steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
     feed.model.compile(
-        optimizer=_optimizer(training, phase.learning_rate, steps),
+        optimizer=optimizer.build(training, phase.learning_rate, steps),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
         metrics=["accuracy"],
     )
     return model, feed
+
+
+def _stop_random_depth(model: keras.Model) -> None:
+    """Keeps a base in inference mode: Keras 3 hands training=True down to it, although `networks.build` said False."""
+    for layer in model.get_layer(networks.BASE).layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
 
 
 def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Split, cache: Cache) -> Feed:
@@ -182,30 +189,6 @@ def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Sp
     feed = feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
     model.trainable = True  # the model file should not tell what happened to be frozen last
     return feed
-
-
-def _optimizer(training: TrainingConfig, learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
-    rate = _schedule(training, learning_rate, steps)
-    average = training.average_weights
-    options = {"use_ema": bool(average), "ema_momentum": average or 0.99}
-    if training.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, **options)
-    if training.optimizer == "adam":
-        return keras.optimizers.Adam(rate, **options)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, **options)
-    optimizer.exclude_from_weight_decay(var_names=_NO_DECAY)
-    return optimizer
-
-
-def _schedule(training: TrainingConfig, peak: float, steps: int) -> Any:
-    warmup = round(training.warmup * steps)
-    if training.schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else peak, max(1, steps - warmup), warmup_target=peak if warmup else None, warmup_steps=warmup
-        )
-    if warmup:
-        return keras.optimizers.schedules.PolynomialDecay(peak / warmup, warmup, end_learning_rate=peak)
-    return peak
 
 
 def _run_epoch(

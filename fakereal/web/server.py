@@ -111,10 +111,12 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is no address of this machine, or taken.
     """
+    if not 0 <= port <= 65_535:  # the system would take another one, without a word
+        raise ConfigError(f"--port: expected 0 to 65535, found {port}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(
             f"--host, --port: expected a free address, found {host}:{port} ({error}): choose another --port"
         ) from error
