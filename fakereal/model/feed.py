@@ -99,16 +99,10 @@ class ActivationFeed:
         for _ in range(2):  # damage that is found late in a file takes along the rows that were sound
             self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], view)
         shape = self.model.input_shape[1:]
-        return input_pipeline.row_batches(records, lambda number: self._row(names[number]), shape, batch_size)
+        return input_pipeline.row_batches(records, lambda number: self._rows.get(names[number]), shape, batch_size)
 
     def _name(self, record: Record, view: int) -> str:
         return f"{record.sha256} {self._changes} {view}" if view else record.sha256
-
-    def _row(self, name: str) -> np.ndarray:
-        row = self._rows.get(name)
-        if row is None:
-            raise DataError("cache: expected to find what was written, found it gone: --cache-dir none, with --resume")
-        return row
 
     def _compute(self, missing: Sequence[tuple[Record, str]], view: int) -> None:
         if not missing:
@@ -124,6 +118,8 @@ class ActivationFeed:
                     self._rows.put(next(names), row)
                 advance(len(labels))
         self._rows.flush()
+        if any(self._rows.get(name) is None for _, name in missing):
+            raise DataError("cache: expected room for features, found none: make some, or --cache-dir DIR elsewhere")
         self._seconds += time.monotonic() - started
 
     def _activations(self, images: np.ndarray) -> np.ndarray:

@@ -74,7 +74,9 @@ class Rows:
             return None
         row = file.rows[number]
         if zlib.crc32(row) != file.index["checksum"][number]:
-            self._throw_away(file)
+            with self._lock:
+                self._places.pop(key, None)  # the file's other rows have checksums of their own and may stay in use
+            _remove(file.path, "its content has changed")
             return None
         return row
 
@@ -116,11 +118,6 @@ class Rows:
         file = _File(path, rows, index)
         self._cache.in_use.add(path)
         self._places.update({key: (file, number) for number, key in enumerate(keys) if key not in self._places})
-
-    def _throw_away(self, file: _File) -> None:
-        with self._lock:
-            self._places = {key: place for key, place in self._places.items() if place[0] is not file}
-        _remove(file.path, "its content has changed")
 
 
 class Cache:
@@ -249,7 +246,7 @@ def _read_index(path: Path, row_bytes: int) -> np.ndarray:
 
 
 def _remove(path: Path, damage: str = "") -> None:
-    if damage:
-        say(f"cache: {path.name} is thrown away and made anew, as {damage}")
     with contextlib.suppress(OSError):
         path.unlink()
+        if damage:
+            say(f"cache: {path.name} is thrown away and made anew, as {damage}")
