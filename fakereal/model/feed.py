@@ -96,8 +96,7 @@ class ActivationFeed:
 
     def _batches(self, records: Sequence[Record], view: int, batch_size: int) -> Any:
         names = [self._name(record, view) for record in records]
-        for _ in range(2):  # damage that is found late in a file takes along the rows that were sound
-            self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], view)
+        self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], view)
         shape = self.model.input_shape[1:]
         return input_pipeline.row_batches(records, lambda number: self._rows.get(names[number]), shape, batch_size)
 
