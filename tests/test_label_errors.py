@@ -60,9 +60,20 @@ def test_sound_labels_of_separable_pictures_are_not_suspected():
 def test_where_the_features_say_nothing_the_interval_begins_at_0():
     features, labels, _ = labels_and_features(overlap=100.0)
     found = judged(features, labels)
-    assert found.auc < label_quality.RELIABLE_AUC
+    assert found.sound_auc < label_quality.RELIABLE_AUC
     assert found.interval[0] == 0
     assert found.interval[1] > 50
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1, 0.3])
+def test_wrong_labels_make_a_good_classifier_no_weak_one_but_hard_pictures_do(wrong):
+    rng = np.random.default_rng(1)
+    true = np.repeat([0, 1], 1000)
+    labels = np.where(rng.random(2000) < wrong, 1 - true, true)
+    sure = np.clip(np.where(true == 1, 0.9, 0.1) + rng.normal(0, 0.05, 2000), 0, 1)
+    vague = np.clip(np.where(true == 1, 0.55, 0.45) + rng.normal(0, 0.1, 2000), 0, 1)
+    assert label_quality.sound_auc(labels, sure) >= label_quality.RELIABLE_AUC
+    assert label_quality.sound_auc(labels, vague) < label_quality.RELIABLE_AUC
 
 
 def test_the_same_seed_gives_the_same_judgement_and_another_other_folds(separable):
@@ -183,7 +194,7 @@ def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
 
 def nobody(dataset):
     trial = label_quality.Trial(1, 1, 1, 0)
-    return label_errors.LabelErrors((), len(dataset.records), 0, (0, 1), 0.99, trial, ())
+    return label_errors.LabelErrors((), len(dataset.records), 0, (0, 1), 0.99, 0.99, trial, ())
 
 
 def test_files_with_one_number_are_named_by_their_path_so_that_separation_takes_them(tmp_path):
@@ -217,7 +228,7 @@ def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
     dataset = scan(root, Preprocessing(32))
     trial = label_quality.Trial(4, 3, 20, 11)
     suspect = label_errors.Suspect(dataset.records[0], 0, 1, 0.25, 0.3)
-    found = label_errors.LabelErrors((suspect,), 2, 1, (0, 2), 0.6, trial, ())
+    found = label_errors.LabelErrors((suspect,), 2, 1, (0, 2), 0.6, 0.7, trial, ())
     listed = label_errors.as_json(found, root)
     assert listed["suspects"] == [
         {"image": "fake/1.png", "given": "fake", "suggested": "real", "p_given": 0.25, "score": 0.3}

@@ -55,13 +55,14 @@ class LabelErrors:
     expected: int  # wrong labels in all, as far as the suspects can be relied on
     interval: tuple[int, int]  # of `expected`, 95 %; from 0 where the suspects can't be relied on
     auc: float  # ROC AUC of the out-of-fold probabilities against the labels as given
+    sound_auc: float  # the same against sound labels, as far as that can be estimated
     trial: Trial
     left_out: tuple[Record, ...]  # of the given test split, which is never judged
 
     @property
     def reliable(self) -> bool:
         """False where the classifier is too weak for its disagreements to mean wrong labels."""
-        return self.auc >= RELIABLE_AUC
+        return self.sound_auc >= RELIABLE_AUC
 
 
 def find(
@@ -100,6 +101,7 @@ def find(
         expected=judgement.expected,
         interval=judgement.interval,
         auc=judgement.auc,
+        sound_auc=judgement.sound_auc,
         trial=judgement.trial,
         left_out=tuple(record for record in dataset.records if record.split == "test"),
     )
@@ -218,12 +220,13 @@ def summary(found: LabelErrors) -> list[str]:
         f"label errors: {len(found.suspects):,} of {found.judged:,} labels are suspect;"
         f" {found.expected:,} are expected to be wrong (95 % interval {low:,} to {high:,})",
         f"trial: of {trial.swapped:,} labels swapped on purpose {trial.recall:.0%} were found, while"
-        f" {trial.suspected / trial.untouched:.0%} of the others were suspected; out-of-fold ROC AUC {found.auc:.3f}",
+        f" {trial.suspected / trial.untouched:.0%} of the others were suspected; out-of-fold ROC AUC {found.auc:.3f}"
+        f" (with sound labels about {found.sound_auc:.3f})",
     ]
     if not found.reliable:
         lines.append(
-            "the base can hardly tell these pictures apart, so most suspects are just hard ones: let people decide,"
-            " and don't apply them as they are"
+            "the base does not tell these pictures apart well enough, so most suspects are likely just hard ones:"
+            " let people decide, and don't apply them as they are"
         )
     if found.left_out:
         lines.append(f"the given test split ({len(found.left_out):,} pictures) was not judged")
@@ -237,6 +240,7 @@ def as_json(found: LabelErrors, root: Path) -> dict[str, Any]:
         "expected": found.expected,
         "interval": list(found.interval),
         "auc": round(found.auc, 6),
+        "sound_auc": round(found.sound_auc, 6),
         "reliable": found.reliable,
         "trial": {key: getattr(found.trial, key) for key in ("swapped", "found", "untouched", "suspected")},
         "left_out": len(found.left_out),

@@ -23,12 +23,13 @@ from fakereal.cli import progress_bar
 from fakereal.labels import FAKE, REAL
 from fakereal.model.metrics import binary_log_loss, roc_auc
 
-RELIABLE_AUC = 0.75
-"""Below it, most disagreements are hard pictures; not even perfect features reach it with 30 % of the labels wrong."""
+RELIABLE_AUC = 0.95
+"""Of `Judgement.sound_auc`: below it, most disagreements are hard pictures rather than wrong labels."""
 
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)  # of the logistic regression, scikit-learn's C; from strict to free
 _TRIAL_SHARE, _TRIAL_LEAST, _TRIAL_MOST = 0.05, 20, 0.2  # labels swapped for trial: 5 %, but 20 where that is <= 20 %
 _SURE_SHARE = 0.2  # of the pictures, those that the classifier is surest of
+_MOST_WRONG = 0.35  # a larger share of wrong labels could not be told from chance
 _RESAMPLES = 200
 
 Parts = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -37,7 +38,10 @@ Parts = Sequence[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Labels swapped on purpose, which shows how many errors are found in these very pictures."""
+    """Labels swapped on purpose, which shows how many errors are found in these very pictures.
+
+    Swapping a label that was wrong makes it right, so the more labels were wrong, the more the recall falls short.
+    """
 
     swapped: int
     found: int  # of the swapped ones
@@ -55,9 +59,10 @@ class Judgement:
     """What the probabilities say, as arrays in the order of the labels."""
 
     p_given: np.ndarray  # out-of-fold probability of the given label, float64 (n,), 0..1
-    auc: float  # ROC AUC of the out-of-fold probabilities against the labels as given
     wrong: np.ndarray  # bool (n,), the suspects
     scores: np.ndarray  # quality of each label, float64 (n,), 0..1
+    auc: float  # ROC AUC of the out-of-fold probabilities against the labels as given
+    sound_auc: float  # the same against sound labels, as far as that can be estimated
     expected: int  # wrong labels in all
     interval: tuple[int, int]  # of `expected`, 95 %; from 0 where the suspects can't be relied on
     trial: Trial
@@ -87,10 +92,10 @@ def judge(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: i
         p_real = _again(scaled, labels, first, parts, strength, advance)
         trial = _trial(scaled, labels, parts, strength, advance, rng)
     p_given = np.where(labels == REAL, p_real, 1.0 - p_real)
-    wrong, scores, auc = suspected(labels, p_real), _scores(labels, p_real), roc_auc(labels, p_real)
+    wrong, scores, sound = suspected(labels, p_real), _scores(labels, p_real), sound_auc(labels, p_real)
     expected, low, high = expected_wrong(labels, p_real, rng)
-    interval = (low if auc >= RELIABLE_AUC else 0, high)
-    return Judgement(p_given, auc, wrong, scores, expected, interval, trial)
+    interval = (low if sound >= RELIABLE_AUC else 0, high)
+    return Judgement(p_given, wrong, scores, roc_auc(labels, p_real), sound, expected, interval, trial)
 
 
 def _out_of_fold(
@@ -175,3 +180,13 @@ def _confident_count(labels: np.ndarray, p_real: np.ndarray) -> int:
 def _sure_count(labels: np.ndarray, p_real: np.ndarray) -> float:
     surest = np.argsort(-np.abs(p_real - 0.5), kind="stable")[: max(1, int(_SURE_SHARE * len(labels)))]
     return float(np.mean((p_real[surest] > 0.5) != (labels[surest] == REAL)) * len(labels))
+
+
+def sound_auc(labels: np.ndarray, p_real: np.ndarray) -> float:
+    """Returns about which ROC AUC the probabilities would have if no label were wrong.
+
+    Labels that are wrong at random pull the AUC towards 0.5 by twice their share; the share is that among the pictures
+    which the classifier is surest of. A weak classifier stays weak, however many labels are wrong.
+    """
+    share = min(_sure_count(labels, p_real) / len(labels), _MOST_WRONG)
+    return min(1.0, 0.5 + (roc_auc(labels, p_real) - 0.5) / (1 - 2 * share))
