@@ -35,6 +35,7 @@ from threadpoolctl import threadpool_limits
 from fakereal import cli
 from fakereal.data.duplicates import find_duplicates
 from fakereal.data.scan import Dataset, Record, scan
+from fakereal.errors import FakeRealError
 from fakereal.labels import NAMES, label_of_folder
 from fakereal.preprocessing import Preprocessing
 from tools.assemble_pretraining_set import SHARES as SHARES_LEARNT
@@ -165,10 +166,8 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
     """Prints a row for each set and share: what is found, as the mean and the range over the draws."""
     from fakereal.model import label_errors, label_quality
 
-    print(
-        "| set | swapped | suspects | recall | precision | expected wrong (interval, in the first draw) | AUC | trial |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    titles = ("set", "swapped", "suspects", "recall", "precision", "expected wrong *", "AUC *", "with sound labels *")
+    print("|", " | ".join((*titles, "trial *: found / suspected")), "|\n" + "|---" * (len(titles) + 1) + "|")
     for each in sets:
         link_set(each.judged, swapped(len(each.judged), 0.0, 0), scratch / each.name)
         dataset = scan(scratch / each.name, Preprocessing())
@@ -182,6 +181,7 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
                 judged = label_quality.judge(features, np.where(wrong, 1 - labels, labels), groups, 5, 0)
                 rows.append((wrong, judged))
             print(_row(f"{each.name} ({len(labels):,})", rows), flush=True)
+    print("* in the first draw")
 
 
 def _row(name: str, rows: Sequence[tuple]) -> str:
@@ -193,7 +193,7 @@ def _row(name: str, rows: Sequence[tuple]) -> str:
     counts = [judged.wrong.sum() for _, judged in rows]
     return (
         f"| {name} | {wrong.sum():,} | {np.mean(counts):,.0f} | {_spread(recalls)} | {_spread(precisions)}"
-        f" | {first.expected:,} ({low:,} to {high:,}) | {first.auc:.3f} | {trial} |"
+        f" | {first.expected:,} ({low:,} to {high:,}) | {first.auc:.3f} | {first.sound_auc:.3f} | {trial} |"
     )
 
 
@@ -245,7 +245,9 @@ def f1_of_head(dataset: Dataset, looks: Looks) -> float:
 def f1_of_network(folder: Path, output: Path, seed: int) -> float:
     """Returns the macro F1 on the test split of a small network that train_model.py trains."""
     more = ["--data", folder, "--output", output, "--seed", str(seed), *CNN]
-    subprocess.run([sys.executable, ROOT / "train_model.py", *more], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, ROOT / "train_model.py", *more], capture_output=True, text=True)
+    if done.returncode not in (cli.EXIT_OK, cli.EXIT_PARTIAL):  # partial: a picture of CIFAKE stands there twice
+        raise FakeRealError(f"train_model.py ended with {done.returncode}: {done.stderr[-500:]}")
     report = json.loads((output.with_name(f"{output.stem}_run") / "report.json").read_text())
     return report["metrics"]["test"]["f1_macro"]
 

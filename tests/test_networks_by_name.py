@@ -104,6 +104,19 @@ def test_a_model_file_rebuilds_each_network_by_name(tmp_path, network):
     assert np.array_equal(loaded.p_real(pixels()), Detector(model, metadata).p_real(pixels()))
 
 
+@pytest.mark.parametrize("scope", ["head", "last20", "all"])
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_model_file_loads_whatever_was_frozen_when_it_was_saved(tmp_path, scope, suffix):
+    model = networks.build(NetworkConfig(), 32)
+    networks.set_trainable(model, scope, learn_batch_norm=False)
+    learnt = len(model.trainable_variables)
+    path = tmp_path / f"model{suffix}"
+    model_file.save(path, Detector(model, Metadata(Config(32), Preprocessing(32))))
+    assert len(model.trainable_variables) == learnt
+    pairs = zip(model_file.load(path).model.get_weights(), model.get_weights(), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.slow
 def test_the_large_efficientnet_is_built_saved_and_fine_tuned_like_the_small_one(tmp_path):
     network = NetworkConfig("efficientnetb4")

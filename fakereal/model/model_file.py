@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,8 @@ def save(path: Path, detector: Detector) -> None:
     text = json.dumps(_to_json(detector.metadata), allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
+        with _nothing_frozen(detector.model):
+            detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
         _write_metadata(temporary, text)
         temporary.replace(path)
     except BaseException as error:  # Ctrl-C too must leave no part behind
@@ -89,6 +92,31 @@ def save(path: Path, detector: Detector) -> None:
         if isinstance(error, OSError):
             raise ModelFileError(f"{path}: expected to write the model, found {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def _nothing_frozen(model: keras.Model) -> Iterator[None]:
+    """Saves with every layer trainable: Keras orders an .h5 file's weights by what learns, and load() freezes nothing.
+
+    Each layer is set for itself: Keras drops `model.trainable = True` where the model's own flag is True already,
+    whatever its layers' flags are.
+    """
+    before = [(layer, layer.trainable) for layer in _layers(model)]
+    try:
+        for layer, _ in before:
+            layer.trainable = True
+        yield
+    finally:
+        for layer, trainable in before:
+            layer.trainable = trainable
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields a model's layers and those of the models in it, a model before its own."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
 
 
 def check_suffix(path: Path) -> None:

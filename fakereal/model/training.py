@@ -186,9 +186,7 @@ def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Sp
     """Feeds the finished model with what the last phase may have computed already."""
     networks.set_trainable(model, last.train, learn_batch_norm=False)
     count = len(split.train) + len(split.val)
-    feed = feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
-    model.trainable = True  # the model file should not tell what happened to be frozen last
-    return feed
+    return feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
 
 
 def _run_epoch(
