@@ -1,5 +1,6 @@
 import base64
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -171,11 +172,29 @@ def test_the_page_stands_alone_and_is_whole(outcome):
     assert "nan" not in re.sub(r"<svg.*?</svg>|data:[^\"]*", "", text, flags=re.DOTALL).lower().split()
 
 
-def test_the_page_shows_the_mistakes_as_pictures(outcome):
+def test_the_page_shows_the_mistakes_as_pictures_and_what_speaks_for_the_label_they_were_given(outcome):
     text = (outcome.folder / "report.html").read_text(encoding="utf-8")
-    found = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
-    assert len(found) == len(outcome.tree["mistakes"])
-    assert base64.b64decode(found[0]).startswith(b"\x89PNG")
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
+    assert [words for _, words in found[1::2]] == [
+        f"what speaks for {row['prediction']}" for row in outcome.tree["mistakes"]
+    ]
+    for (plain, _), (explained, _) in zip(found[::2], found[1::2], strict=True):
+        plain, explained = (Image.open(io.BytesIO(base64.b64decode(picture))) for picture in (plain, explained))
+        assert plain.size == explained.size == (40, 40)
+    # The network calls dark pictures fake and bright ones real: where it was wrong, it has seen reasons to be.
+    assert any(plain != explained for (plain, _), (explained, _) in zip(found[::2], found[1::2], strict=True))
+
+
+def test_a_network_without_maps_is_reported_without_heatmaps(detector, pictures, tmp_path, capsys):
+    inputs = keras.Input((32, 32, 3))
+    flat = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, flat).save(tmp_path / "flat.keras")
+    config = EvaluateConfig(tmp_path / "flat.keras", pictures, resave_images=0, foreign_model=True)
+    done = evaluation.run(config)
+    assert "report.html shows no heatmaps: explanations: expected" in capsys.readouterr().err
+    text = (done.folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img ") == len(done.tree["mistakes"])
+    assert "Grad-CAM" not in text
 
 
 def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):

@@ -279,7 +279,7 @@ def test_phases_of_ones_own_are_taken_as_they_are():
 RECIPE = """
 image_size: 40
 weights: none
-network: {name: efficientnetb0}
+network: {name: cnn, filters: [4, 8]}
 training:
   optimizer: adamw
   weight_decay: 0.01

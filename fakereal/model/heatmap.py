@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fakereal.labels import REAL
+from fakereal.preprocessing import Preprocessing
 
 _COLOURS = np.array([(110, 0, 150), (220, 20, 90), (255, 120, 0), (255, 240, 70)], np.float32)
 """From little heat to much, RGB: ever brighter, so that their order can be told without telling red from green."""
+
+LONGEST_PX = 448
+"""Longer side of a picture that is shown with its heatmap: twice what most networks see."""
 
 _FULL_ALPHA = 0.8  # of the hottest spot: what lies below must stay visible
 
@@ -49,3 +53,12 @@ def paint(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def overlay(picture: Image.Image, heat: np.ndarray) -> Image.Image:
     """Returns an RGB picture with a heatmap (h, w), 0..1, over all of it."""
     return Image.alpha_composite(picture.convert("RGBA"), paint(heat, picture.size)).convert("RGB")
+
+
+def seen_part(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Returns the part of a decoded picture that the network gets to see, at most `LONGEST_PX` wide and high."""
+    if preprocessing.neutral:  # looks at the centre square
+        image = ImageOps.fit(image, (min(image.size),) * 2, Image.Resampling.BICUBIC)
+    shown = image.copy()
+    shown.thumbnail((LONGEST_PX, LONGEST_PX))
+    return shown

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import yaml
 from markupsafe import Markup
+from PIL import Image
 
 from fakereal import html_page
+from fakereal.cli import say
 from fakereal.config import as_dict
-from fakereal.errors import ImageRefused
+from fakereal.errors import ConfigError, ImageRefused, ModelFileError
+from fakereal.labels import NAMES
 from fakereal.model import plots
+from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.judging import RESAVED, Judged
 from fakereal.model.model_file import Detector
 from fakereal.model.scoring import calibrated_p_fake
-from fakereal.preprocessing import decode
+from fakereal.preprocessing import Preprocessing, decode
 
 RESAVE_NAMES = {
     "png": "PNG",
@@ -46,6 +54,14 @@ FIGURES = {
 _THUMBNAIL_PX = 224
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly judged picture, as data URIs; None for what can't be shown."""
+
+    picture: str | None = None
+    explained: str | None = None  # with what speaks for the label it was given
+
+
 def write(path: Path, tree: dict[str, Any], judged: Judged, detector: Detector) -> None:
     """Writes the page.
 
@@ -63,7 +79,7 @@ def write(path: Path, tree: dict[str, Any], judged: Judged, detector: Detector) 
         names=FIGURES,
         resave_names=RESAVE_NAMES,
         plot=_plots(tree, judged, detector),
-        mistake_pictures=[_picture(judged.root / row["path"]) for row in tree["mistakes"]],
+        mistake_pictures=_pictures(judged.root, tree["mistakes"], detector),
         config=yaml.safe_dump(as_dict(detector.metadata.config), sort_keys=False),
         minutes=sum(row.get("seconds", 0.0) for row in tree["training"]["history"]) / 60,
     )
@@ -98,9 +114,37 @@ def _plots(tree: dict[str, Any], judged: Judged, detector: Detector) -> dict[str
     return {name: Markup(plots.svg(function, name.replace("_", " "))) for name, function in draw.items()}
 
 
-def _picture(path: Path) -> str | None:
-    """Returns a thumbnail, or None where the picture has gone since it was judged."""
+def _pictures(root: Path, rows: Sequence[dict[str, Any]], detector: Detector) -> list[Mistake]:
+    """Returns what the page shows of each mistake, in one pass of the network."""
+    preprocessing = detector.metadata.preprocessing
+    images = [_read(root / row["path"], preprocessing) for row in rows]
+    known = [number for number, image in enumerate(images) if image is not None]
+    evidence = _evidence(detector.model, [preprocessing.array(images[number]) for number in known])
+    found = [Mistake()] * len(rows)
+    for number, heat in zip(known, evidence, strict=True):
+        shown = seen_part(images[number], preprocessing)
+        label = NAMES.index(rows[number]["prediction"])
+        explained = None if heat is None else html_page.thumbnail(overlay(shown, heatmap(heat, label)), _THUMBNAIL_PX)
+        found[number] = Mistake(html_page.thumbnail(shown, _THUMBNAIL_PX), explained)
+    return found
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> Image.Image | None:
+    """Returns the picture, or None where it has gone since it was judged."""
     try:
-        return html_page.thumbnail(decode(path, _THUMBNAIL_PX)[0])
+        return decode(path, preprocessing.decode_px)[0]
     except ImageRefused:
         return None
+
+
+def _evidence(model: keras.Model, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
+    """Returns what the outputs for uint8 pictures (S, S, 3) rest on, see `heatmap.Explanation`; None: not to be had."""
+    if not images:
+        return []
+    from fakereal.model.explain import Explainer
+
+    try:
+        return list(Explainer(model).explain(np.stack(images)).evidence)
+    except (ConfigError, ModelFileError) as error:  # another backend than TensorFlow, or a network without maps
+        say(f"report.html shows no heatmaps: {error}")
+        return [None] * len(images)

@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from fakereal.errors import ImageRefused
 from fakereal.files import write_whole
 from fakereal.labels import NAMES
 from fakereal.model import scoring
-from fakereal.model.heatmap import Explanation, heatmap, overlay
+from fakereal.model.heatmap import Explanation, heatmap, overlay, seen_part
 from fakereal.model.scoring import Decision
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import Outcome
 from fakereal.preprocessing import Preprocessing, decode
-
-LONGEST_PX = 448
-"""Longer side of a picture that is shown with its heatmap: twice what most networks see."""
 
 _CAPTION_PX = 26
 _LONGEST_NAME_BYTES = 200  # of a file system's usual 255
@@ -88,15 +85,6 @@ class Overlays:
         caption = f"{NAMES[label]} ({100 * sure:.0f} %); coloured: what speaks for {NAMES[label]}"
         ImageDraw.Draw(sheet).text((6, 5), caption, "black", ImageFont.load_default(14))
         return sheet
-
-
-def seen_part(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Returns the part of a decoded picture that the network gets to see, at most `LONGEST_PX` wide and high."""
-    if preprocessing.neutral:  # looks at the centre square
-        image = ImageOps.fit(image, (min(image.size),) * 2, Image.Resampling.BICUBIC)
-    shown = image.copy()
-    shown.thumbnail((LONGEST_PX, LONGEST_PX))
-    return shown
 
 
 def overlay_names(names: Iterable[str]) -> dict[str, str]:

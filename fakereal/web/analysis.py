@@ -16,8 +16,8 @@ from PIL import Image
 from fakereal.cli import one_line
 from fakereal.errors import ImageRefused
 from fakereal.model import scoring
+from fakereal.model.heatmap import seen_part
 from fakereal.model.scoring import Decision
-from fakereal.predict.explaining import seen_part
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import Outcome, with_output
 from fakereal.predict.prediction import Result, decide
