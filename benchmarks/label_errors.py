@@ -1,6 +1,6 @@
 """How many swapped labels are found, and what separating the pictures accordingly does to a model's F1.
 
-    python -m benchmarks.label_errors SETS [--base MODEL] [--scratch DIR] [--skip-training]
+    python -m benchmarks.label_errors SETS [--base MODEL] [--scratch DIR] [--parts suspects f1]
 
 SETS holds cifake/test/ (and cifake/train/, whose copies in test/ are left out) and dualcue/ (of which 30 % were kept
 from the shipped base; only these are judged). Folders of hard links with
@@ -88,15 +88,16 @@ def main() -> int:
     parser.add_argument("sets", type=Path, metavar="SETS")
     parser.add_argument("--base", default="pretrained", metavar="MODEL", help="the model file whose base looks")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="on the disk of SETS, so that links can be made")
-    parser.add_argument("--skip-training", action="store_true", help="only the first table")
+    parser.add_argument("--parts", nargs="+", choices=("suspects", "f1"), default=("suspects", "f1"), help="tables")
     options = parser.parse_args()
     cli.start_keras()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         scratch = Path(folder)
         sets = (cifake(options.sets / "cifake"), unseen("dualcue", options.sets / "dualcue"))
         looks = Looks(options.base)
-        suspects_table(sets, looks, scratch)
-        if not options.skip_training:
+        if "suspects" in options.parts:
+            suspects_table(sets, looks, scratch)
+        if "f1" in options.parts:
             f1_table(sets[0], looks, scratch)
     return 0
 
