@@ -59,7 +59,7 @@ def leave_sources_out(sets: Path, start: Path, work: Path) -> None:
     The last column is of all pictures of the source that was left out: none of them taught that network anything.
     """
     data = _small_cifake(sets, work / "sources")
-    complete = _train(work, "all_sources", data, start, _RECIPE).report["metrics"]["test_by_source"]
+    complete = train(work, "all_sources", data, start, _RECIPE).report["metrics"]["test_by_source"]
     titles = ("source", "test images", "in training", "left out", "all images", "left out, all of them")
     print("|", " | ".join(titles), "|\n" + "|---" * len(titles) + "|", flush=True)
     for source in sorted(set(complete) - {"cifake"}):
@@ -85,10 +85,10 @@ def transfer_to_dualcue(sets: Path, start: Path, model: Path, work: Path) -> Non
     _transfer_table(
         "dualcue, 200 a class",
         [
-            _train(work, "dualcue_from_shipped", data, model),
-            _train(work, "dualcue_from_unseen", data, unseen),
-            _train(work, "dualcue_from_shipped_all", data, model, flags=["--fine-tune", "all"]),
-            _train(work, "dualcue_from_none", data, Path("none")),
+            train(work, "dualcue_from_shipped", data, model),
+            train(work, "dualcue_from_unseen", data, unseen),
+            train(work, "dualcue_from_shipped_all", data, model, flags=["--fine-tune", "all"]),
+            train(work, "dualcue_from_none", data, Path("none")),
         ],
     )
 
@@ -99,18 +99,18 @@ def transfer_to_hackathon(data: Path, model: Path, work: Path) -> None:
     _transfer_table(
         "hackathon",
         [
-            _train(work, "hackathon_from_shipped", data, model),
-            _train(work, "hackathon_from_none", data, Path("none")),
-            _train(work, "hackathon_from_none_all", data, Path("none"), flags=everything),
+            train(work, "hackathon_from_shipped", data, model),
+            train(work, "hackathon_from_none", data, Path("none")),
+            train(work, "hackathon_from_none_all", data, Path("none"), flags=everything),
         ],
     )
 
 
 def _leave_out(data: Path, start: Path, work: Path, source: str) -> Run:
-    return _train(work, f"without_{source}", data, start, {**_RECIPE, "data": {"exclude_sources": [source]}})
+    return train(work, f"without_{source}", data, start, {**_RECIPE, "data": {"exclude_sources": [source]}})
 
 
-def _train(
+def train(
     work: Path,
     name: str,
     data: Path,
