@@ -1,4 +1,4 @@
-"""Predict for every image of a folder whether it is fake or real, and save the answers as JSON.
+"""Predict for every image of a folder, an archive or a list whether it is fake or real, and save the answers as JSON.
 
 Examples:
   python predict_and_save_json.py                              data/test -> predictions.json
@@ -13,18 +13,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal.cli import HelpFormatter, parse_count, parse_share, run_door
+from fakereal.cli import ENGINES, HelpFormatter, parse_count, parse_share, run_door
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the options; PredictConfig has the same names and defaults."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=HelpFormatter, argument_default=argparse.SUPPRESS
+    )
     add = options.add_argument
-    add("--input", type=Path, default=Path("data/test"), metavar="FOLDER", help="the images, or one image")
+    add(
+        "--input",
+        nargs="+",
+        action="extend",
+        metavar="WHAT",
+        help="folders, images, zip or tar archives, patterns such as 'photos/**/*.jpg'; several, repeatable"
+        " (default: data/test)",
+    )
+    add("--list", type=Path, dest="list_file", metavar="FILE", help="paths, by lines or NULs; -: standard input")
+    add("--recursive", action="store_true", help="look into sub-folders too")
     add(
         "--model",
         type=Path,
-        default=argparse.SUPPRESS,
         metavar="FILE",
         help="the detector (default: models/my_trained_model.h5, else models/pretrained.h5)",
     )
@@ -32,32 +42,29 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--details",
         type=Path,
-        default=argparse.SUPPRESS,
         metavar="FILE",
         help="probabilities, verdict, size and format of each image: .json, .jsonl or .csv",
     )
+    add("--resume", action="store_true", help="go on with a run of this --output that was stopped")
     add("--batch-size", type=parse_count, default=32, metavar="N", help="images the network sees at once")
     add(
         "--threshold",
         type=parse_share,
-        default=argparse.SUPPRESS,
         metavar="P",
         help="call an image fake from this calibrated probability on, 0 to 1 (default: the model's own)",
     )
     add(
-        "--explain",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="a picture for each image that shows which regions speak for its label (Grad-CAM)",
+        "--stability",
+        type=parse_count,
+        nargs="?",
+        const=5,
+        metavar="N",
+        help="ask again for the image re-saved in N ways, at most (and by default) 5: does its label flip?",
     )
-    add("--recursive", action="store_true", default=argparse.SUPPRESS, help="look into sub-folders too")
-    add(
-        "--foreign-model",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="the model is a plain Keras file that another program saved",
-    )
+    add("--explain", type=Path, metavar="DIR", help="a picture of what speaks for each label (Grad-CAM)")
+    add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
+    add("--engine", choices=ENGINES, default="auto", help="runs the network; auto: the fastest that agrees with Keras")
+    add("--foreign-model", action="store_true", help="the model is a plain Keras file of another program")
     return options
 
 

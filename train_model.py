@@ -18,13 +18,13 @@ The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themse
 inside one folder a source. Beside the model, NAME_run/ gets the split, the configuration, the history and the
 figures."""
 
-
 _NOT_CONFIGURATION = ("config", "output", "resume")
 """Options that are no key of the configuration; every other one's `dest` is its dotted key."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the options; what is not given comes from --config, or else is the default."""
+    count = cli.parse_count
     p = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--data", dest="data.path", metavar="DIR", help="the labelled pictures (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
@@ -37,23 +37,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
                    help="don't look whether the files give the answer away")  # fmt: skip
     p.add_argument("--network", dest="network.name", metavar="NAME", help="efficientnetb0, efficientnetb4, vgg16, cnn")
-    p.add_argument("--weights", metavar="CHOICE",
-                   help="auto (default) | imagenet | pretrained | none | a file;\n"
-                        "auto: ImageNet from the Keras cache or by download, offline models/pretrained.h5")  # fmt: skip
+    p.add_argument("--weights", metavar="CHOICE", help="auto (default: ImageNet's, offline models/pretrained.h5's) |\n"
+                   "imagenet | pretrained | none | a file")  # fmt: skip
     p.add_argument("--fine-tune", dest="training.fine_tune", choices=("none", "last20", "all"),
                    help="which layers of the base learn too, after the head (default: none)")  # fmt: skip
-    p.add_argument("--epochs", dest="training.epochs", type=cli.parse_count, metavar="N",
-                   help="passes over the pictures (default: 25)")  # fmt: skip
-    p.add_argument("--batch-size", dest="training.batch_size", type=cli.parse_count, metavar="N",
-                   help="pictures a step (default: 32)")  # fmt: skip
-    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="RATE",
-                   help="of the first phase (default: 0.001)")  # fmt: skip
-    p.add_argument("--image-size", type=cli.parse_count, metavar="PX", help="width and height (default: 224)")
+    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="over the pictures (default: 25)")
+    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="pictures (default: 32)")
+    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
+    p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
                    help="keeps pictures and features for later (default: your cache folder; none: off)")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", action="store_const", const=True,
                    help="keep the history for TensorBoard too, in NAME_run/tensorboard")  # fmt: skip
+    p.add_argument("--hosts", dest="cluster.hosts", metavar="HOST:PORT,...",
+                   help="the processes that train together, on KERAS_BACKEND=jax, the same in all of them")  # fmt: skip
+    p.add_argument("--host-index", dest="cluster.index", type=int, metavar="I", help="which of them is this one, 0...")
     p.add_argument("--resume", action="store_true", help="go on from the last epoch of a killed run")
     return p
 
@@ -69,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fakereal.model import report, run
 
     outcome = run.run(effective, options.output, options.resume)
+    if outcome is None:
+        return cli.EXIT_OK  # another process has the model
     print("\n".join(report.table(outcome.detector)))
     cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}")
-    if outcome.interrupted:
-        return cli.EXIT_INTERRUPTED
-    return cli.EXIT_PARTIAL if outcome.skipped or outcome.diverged else cli.EXIT_OK
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from benchmarks import pretrained_runs
 from fakereal import cli
 from fakereal.data.scan import Record, scan
 from fakereal.data.split import split_dataset
+from fakereal.model.engines import FAST, Opened, open_network
 from fakereal.preprocessing import Preprocessing, decode, fit
 
 PRETRAINED = Path("models/pretrained.h5")
-PARTS = ("figures", "sources", "transfer", "hackathon")
+PARTS = ("figures", "engines", "sources", "transfer", "hackathon")
 VARIANTS = ("png", "jpeg90", "jpeg75", "jpeg50", "scale0.75", "scale0.5", "blur1")
 """The re-saves of fakereal.model.augmentation; `png` changes nothing."""
 
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--hackathon", type=Path, metavar="DIR")
     parser.add_argument("--work", type=Path, default=Path("pretrained_benchmark"), metavar="DIR")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--engine", choices=cli.ENGINES, default="auto", help="that gives the figures")
     parser.add_argument("--limit", type=int, metavar="N", help="CIFAKE pictures, drawn at random, to save time")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     options = parser.parse_args()
@@ -51,8 +53,9 @@ def main() -> int:
         if part in options.parts and not needed:
             parser.error(f"part {part}: expected --{'hackathon' if part == 'hackathon' else 'start'}, found none")
     if "figures" in options.parts:
-        cli.start_keras()
         figures(options)
+    if "engines" in options.parts:
+        engines(options)
     if "sources" in options.parts:
         pretrained_runs.leave_sources_out(options.sets, options.start, options.work)
     if "transfer" in options.parts:
@@ -64,31 +67,60 @@ def main() -> int:
 
 def figures(options: argparse.Namespace) -> None:
     """Prints the shipped file's figures: each re-save of CIFAKE's test, and the other sources as they are."""
-    from fakereal.model.model_file import load
-
-    detector = load(options.model)
-    cifake = split_dataset(scan(options.cifake, Preprocessing(32)), 0).test
-    if options.limit:
-        chosen = np.random.default_rng(0).permutation(len(cifake))[: options.limit]
-        cifake = tuple(cifake[number] for number in chosen)
+    opened = open_network(options.model, options.engine)
+    cli.say(opened.words)
+    cifake = official_test(options)
     print("| pictures | saved as | images | accuracy (95 %) | ROC AUC (95 %) | flipped |\n|---|---|---|---|---|---|")
-    report("CIFAKE test", cifake, detector, options.variants)
+    report("CIFAKE test", cifake, opened, options.variants)
     others = scan(options.sets / "test", Preprocessing(32)).records
     for source in sorted({record.source for record in others} - {"cifake"}):
-        report(source, [record for record in others if record.source == source], detector, options.variants[:1])
+        report(source, [record for record in others if record.source == source], opened, options.variants[:1])
 
 
-def report(title: str, records: Sequence[Record], detector, variants: Sequence[str]) -> None:
+def engines(options: argparse.Namespace) -> None:
+    """Prints how far each engine agrees with Keras on CIFAKE's official test."""
+    from fakereal.model.metrics import measure
+    from fakereal.model.scoring import labels
+
+    cifake = official_test(options)
+    truth = np.array([record.label for record in cifake])
+    print(
+        "| engine | images | accuracy (95 %) | labels as Keras | p_real differs by at most |\n|---|---|---|---|---|"
+    )
+    expected = None
+    for name in ("keras", *FAST):
+        opened = open_network(options.model, name)
+        decision, p_real = opened.metadata.decision, outputs(cifake, opened, "png")
+        expected = p_real if expected is None else expected
+        row, agreed = measure(truth, p_real, decision), labels(p_real, decision) == labels(expected, decision)
+        low, high = row["intervals"]["accuracy"]
+        print(
+            f"| {opened.engine} | {len(cifake):,} | {row['accuracy']:.2%} ({low:.2%} to {high:.2%})"
+            f" | {np.mean(agreed):.3%} ({np.sum(~agreed)} differ) | {np.abs(p_real - expected).max():.1e} |",
+            flush=True,
+        )
+
+
+def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
+    """Returns CIFAKE's test pictures that are no copies of training ones, or as many of them as were asked for."""
+    cifake = split_dataset(scan(options.cifake, Preprocessing(32)), 0).test
+    if not options.limit:
+        return cifake
+    chosen = np.random.default_rng(0).permutation(len(cifake))[: options.limit]
+    return tuple(cifake[number] for number in chosen)
+
+
+def report(title: str, records: Sequence[Record], opened: Opened, variants: Sequence[str]) -> None:
     """Prints a row for each re-save: accuracy and ROC AUC with 95 % intervals, and the labels that flipped."""
     from fakereal.model.metrics import measure
     from fakereal.model.scoring import labels
 
-    decision = detector.metadata.decision
+    decision = opened.metadata.decision
     truth = np.array([record.label for record in records])
-    untouched = outputs(records, detector, "png")
+    untouched = outputs(records, opened, "png")
     plain = labels(untouched, decision)
     for variant in variants:
-        p_real = untouched if variant == "png" else outputs(records, detector, variant)
+        p_real = untouched if variant == "png" else outputs(records, opened, variant)
         row, called = measure(truth, p_real, decision), labels(p_real, decision)
         low, high = row["intervals"]["accuracy"]
         auc_low, auc_high = row["intervals"]["roc_auc"]
@@ -99,15 +131,16 @@ def report(title: str, records: Sequence[Record], detector, variants: Sequence[s
         )
 
 
-def outputs(records: Sequence[Record], detector, variant: str) -> np.ndarray:
+def outputs(records: Sequence[Record], opened: Opened, variant: str) -> np.ndarray:
     """Returns p_real of every record after a re-save: float64 (n,)."""
     from fakereal.model.augmentation import RESAVES
 
-    size = detector.metadata.preprocessing.image_size_px
+    preprocessing = opened.metadata.preprocessing
+    size = preprocessing.image_size_px
 
     def array(record: Record) -> np.ndarray:
         if variant == "png":  # the way that prediction takes
-            return detector.metadata.preprocessing.read(record.path)
+            return preprocessing.read(record.path)
         return fit(RESAVES[variant](decode(record.path, _FULL_PX)[0]), size)
 
     found = []
@@ -116,7 +149,7 @@ def outputs(records: Sequence[Record], detector, variant: str) -> np.ndarray:
             batch = np.stack(list(pool.map(array, records[start : start + _BATCH])))
             padded = np.zeros((_BATCH, size, size, 3), np.uint8)
             padded[: len(batch)] = batch
-            found.append(detector.p_real(padded)[: len(batch)])
+            found.append(opened.network.p_real(padded)[: len(batch)])
             advance(len(batch))
     return np.concatenate(found)
 

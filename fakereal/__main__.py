@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "judge a detector on labelled pictures",
     "compare": "train several recipes on the same split and set them side by side",
     "web": "look at images in the browser, with a JSON API for programs",
+    "export": "write a detector in a format that runs elsewhere: LiteRT, ONNX, OpenVINO",
     "demo": "make a small labelled set to try everything on",
 }
 """What each module of fakereal.commands does; only the one that is asked for is imported."""

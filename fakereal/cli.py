@@ -7,12 +7,15 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from fakereal.errors import FakeRealError
+from fakereal.errors import ConfigError, FakeRealError
 
 EXIT_OK, EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+ENGINES = ("auto", "keras", "litert", "openvino")
+"""What `--engine` takes, see `fakereal.model.engines`."""
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,29 +54,50 @@ def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
 
 
 def start_keras() -> None:
-    """Imports Keras and its backend without their start-up notes, which would bury our one-line messages.
-
-    The notes of native code go straight to the file descriptor, so it is that which is held back; where the import
-    fails, they are shown after all.
-    """
+    """Imports Keras and its backend without their start-up notes, which would bury our one-line messages."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
+    try:
+        with held_back(told_on_failure=True):
             import keras
 
             if keras.backend.backend() == "tensorflow":
                 _settle_tensorflow()
+    except ModuleNotFoundError as error:
+        file = "requirements-scale.txt" if error.name == os.environ.get("KERAS_BACKEND") else "requirements.txt"
+        raise ConfigError(f"expected Keras and its backend, found {error}: pip install -r {file}") from error
+
+
+@contextmanager
+def held_back(told_on_failure: bool = False) -> Iterator[None]:
+    """Holds back what libraries write to stdout and stderr; where they fail, it may be told after all, on stderr.
+
+    The notes of native code go straight to the file descriptors, so it is those that are turned away.
+    """
+    kept = {number: os.dup(number) for number in (1, 2)}
+    failed = False
+    with tempfile.TemporaryFile() as notes:
+        _turn(dict.fromkeys(kept, notes.fileno()))
+        try:
+            yield
         except BaseException:
-            notes.seek(0)
-            os.write(kept, notes.read())
+            failed = True
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            _turn(kept)
+            for number in kept.values():
+                os.close(number)
+            if failed and told_on_failure:
+                notes.seek(0)
+                os.write(2, notes.read())
+
+
+def _turn(descriptors: Mapping[int, int]) -> None:
+    """Makes file descriptors mean others, after what was written so far."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number, other in descriptors.items():
+        os.dup2(other, number)
 
 
 def _settle_tensorflow() -> None:

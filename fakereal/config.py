@@ -136,6 +136,19 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """The processes that train together (KERAS_BACKEND=jax); no part of what a result depends on."""
+
+    hosts: str = ""  # HOST:PORT,HOST:PORT, one a process, the first writes the files; empty: this process alone
+    index: int = 0  # which of them this process is
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Returns one HOST:PORT a process."""
+        return tuple(part.strip() for part in self.hosts.split(",")) if self.hosts else ()
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides a run's result, apart from the pictures themselves."""
 
@@ -148,6 +161,7 @@ class Config:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # the processes that train together
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:

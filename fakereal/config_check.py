@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fakereal.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fakereal.config import Config, NetworkConfig, PhaseConfig, TrainingConfig
+    from fakereal.config import ClusterConfig, Config, NetworkConfig, PhaseConfig, TrainingConfig
 
 SIZES_PX = (32, 1024)
 """Smallest and largest width of the pictures that a network takes."""
@@ -31,6 +31,7 @@ def check(config: Config) -> None:
     _in_range(config.augmentation, 0.0, 0.5, "shift", "brightness")
     _in_range(config.data, 0.001, 10**6, "cache_gb")
     _in_range(config.report, 0, 10**9, "resave_images")
+    _check_cluster(config.cluster)
     _check_network(config.network, config.image_size)
     _check_training(config.training)
     for number, phase in enumerate(config.training.phases):
@@ -45,6 +46,21 @@ def _check_network(network: NetworkConfig, image_size: int) -> None:
         expect(image_size >> len(network.filters) >= 1, len(network.filters), "network.filters", "fewer blocks")
     folded = network.name.startswith("efficientnet") and network.normalization == "unit"
     expect(not folded, "unit", "network.normalization", f"auto or imagenet for {network.name}")
+
+
+def _check_cluster(cluster: ClusterConfig) -> None:
+    addresses = cluster.addresses
+    for each in addresses:
+        name, _, port = each.rpartition(":")
+        good = name and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+        expect(good, each, "cluster.hosts (--hosts)", "HOST:PORT,HOST:PORT, one a process")
+    expect(len(set(addresses)) == len(addresses), cluster.hosts, "cluster.hosts (--hosts)", "a port for each process")
+    expect(
+        0 <= cluster.index < max(1, len(addresses)),
+        cluster.index,
+        "cluster.index (--host-index)",
+        f"0 to {len(addresses) - 1}, counting --hosts from 0" if addresses else "0, as there are no --hosts",
+    )
 
 
 def _check_training(training: TrainingConfig) -> None:

@@ -17,6 +17,10 @@ class ModelFileError(FakeRealError):
     """A model file that is missing, damaged, foreign or made for another preprocessing."""
 
 
+class EngineRefused(FakeRealError):
+    """An engine or a format that can't be used for a model; unless the user insists, the next one is taken."""
+
+
 class ImageRefused(FakeRealError):
     """One image that can't be read; long jobs list it and go on.
 

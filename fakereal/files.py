@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fakereal.errors import DataError
 
@@ -17,11 +20,18 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: the folder or the file can't be written.
     """
+    with writing_whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """Like `write_whole`, for a content that comes in pieces: yields a file that counts once it is complete."""
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -31,6 +41,13 @@ def write_whole(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
         raise
+
+
+def clear_parts(path: Path) -> None:
+    """Removes what killed processes left of a file that they were writing; only for the one that writes it now."""
+    for part in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def sha256_of(path: Path) -> str:

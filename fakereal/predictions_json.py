@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +107,21 @@ def sort_key(prediction: Prediction) -> tuple[bool, int, str]:
 
 def dumps(predictions: list[Prediction]) -> str:
     """Returns the document's text: sorted, 4-space indent, the same bytes for the same predictions."""
-    entries = [_as_dict(prediction) for prediction in sorted(predictions, key=sort_key)]
-    return json.dumps(entries, indent=4, allow_nan=False) + "\n"
+    return "".join(pieces(sorted(predictions, key=sort_key)))
+
+
+def pieces(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """Yields the document's text piece by piece, for predictions that are sorted already and too many for a list."""
+    return json_list(map(_as_dict, predictions))
+
+
+def json_list(entries: Iterable[dict[str, object]]) -> Iterator[str]:
+    """Yields what `json.dumps(list(entries), indent=4)` gives, and the end of the line."""
+    before = "["
+    for entry in entries:
+        yield before + json.dumps([entry], indent=4, allow_nan=False)[1:-2]
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
 
 
 def _as_dict(prediction: Prediction) -> dict[str, object]:

@@ -163,7 +163,7 @@ def requirements(*names: str) -> dict[str, str]:
     return {match[1].lower(): match[2].strip() for match in found}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-scale.txt"])
+@pytest.mark.parametrize("name", [f"requirements{kind}.txt" for kind in ("", "-dev", "-export", "-scale")])
 def test_every_requirement_has_a_lower_and_an_upper_bound(name):
     found = requirements(name)
     assert found
@@ -173,18 +173,30 @@ def test_every_requirement_has_a_lower_and_an_upper_bound(name):
 
 
 def test_every_import_stands_in_the_requirements():
-    packages = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
+    packages = {
+        "ai_edge_litert": "ai-edge-litert",
+        "pil": "pillow",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "markdown_it": "markdown-it-py",
+    }
     ours = {"fakereal", *(script.stem for script in SCRIPTS)}
     imported = {module.split(".")[0].lower() for path in [*PACKAGE, *SCRIPTS] for module in imports_of(tree_of(path))}
     foreign = imported - {name.lower() for name in sys.stdlib_module_names} - ours
     assert {packages.get(name, name) for name in foreign} <= set(
-        requirements("requirements.txt", "requirements-scale.txt")
+        requirements("requirements.txt", "requirements-export.txt", "requirements-scale.txt")
     )
 
 
 def test_every_requirement_is_used():
     words = " ".join(path.read_text(encoding="utf-8") for path in [*PACKAGE, *SCRIPTS])
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
+    modules = {
+        "ai-edge-litert": "ai_edge_litert",
+        "pillow": "PIL",
+        "scikit-learn": "sklearn",
+        "pyyaml": "yaml",
+        "markdown-it-py": "markdown_it",
+    }
     unused = {
         name for name in requirements("requirements.txt") if not re.search(rf"\b{modules.get(name, name)}\b", words)
     }

@@ -10,7 +10,8 @@ import pytest
 from fakereal.config import Config, NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks, weights
-from fakereal.model.model_file import Detector, Metadata
+from fakereal.model.metadata import Metadata, read_metadata
+from fakereal.model.model_file import Detector
 from fakereal.model.scoring import Decision
 from fakereal.preprocessing import Preprocessing
 
@@ -59,7 +60,7 @@ def test_a_long_history_fits_into_the_file(tmp_path):
     rows = tuple({"epoch": number, "loss": 0.123456789} for number in range(5_000))
     long = Detector(saved.model, Metadata(saved.metadata.config, saved.metadata.preprocessing, history=rows))
     model_file.save(tmp_path / "model.h5", long)
-    assert model_file.read_metadata(tmp_path / "model.h5").history == rows
+    assert read_metadata(tmp_path / "model.h5").history == rows
 
 
 def test_reading_a_file_never_runs_code_from_it(tmp_path):

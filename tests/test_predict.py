@@ -17,7 +17,8 @@ from fakereal.errors import DataError, ModelFileError
 from fakereal.model.scoring import Decision
 from fakereal.predict import details, pipeline
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import DEFAULT_MODELS, PredictConfig, details_of, predict, save, with_threshold
+from fakereal.predict.prediction import DEFAULT_MODELS, predict, with_threshold
+from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
 
 SIZE_PX = 32
@@ -55,7 +56,7 @@ def predicted(folder: Path, network=None, recursive=False, batch_size=4, decisio
 
 def entries_of(folder: Path, **options) -> list[dict]:
     output = folder.parent / "predictions.json"
-    save(predicted(folder, **options), PredictConfig(output=output))
+    save(predicted(folder, **options), output)
     return json.loads(output.read_text())
 
 
@@ -93,7 +94,7 @@ def detector(model):
 def test_numbered_images_give_exactly_the_documented_text(tmp_path):
     for index, grey in ((10, 250), (2, 10), (1, 240)):
         paint(tmp_path / "test" / f"{index}.png", grey)
-    save(predicted(tmp_path / "test"), PredictConfig(output=tmp_path / "p.json"))
+    save(predicted(tmp_path / "test"), tmp_path / "p.json")
     assert (tmp_path / "p.json").read_text() == (
         "[\n"
         '    {\n        "index": 1,\n        "prediction": "real"\n    },\n'
@@ -267,7 +268,7 @@ def test_an_interrupt_ends_the_threads_and_writes_nothing(tmp_path):
             raise KeyboardInterrupt
 
     def main(argv):
-        save(predicted(tmp_path / "in", Interrupted()), PredictConfig(output=tmp_path / "p.json"))
+        save(predicted(tmp_path / "in", Interrupted()), tmp_path / "p.json")
         return 0
 
     assert run_door(main, []) == 130
@@ -347,7 +348,7 @@ def test_a_file_name_that_is_no_utf8_is_predicted_and_written(tmp_path):
     paint(tmp_path / "in/x.png").rename(tmp_path / "in" / odd)
     results = predicted(tmp_path / "in")
     for suffix in details.SUFFIXES:
-        save(results, PredictConfig(output=tmp_path / "p.json", details=tmp_path / f"d{suffix}"))
+        save(results, tmp_path / "p.json", tmp_path / f"d{suffix}")
     (entry,) = json.loads((tmp_path / "p.json").read_text())
     assert os.fsencode(entry["image"]) == b"caf\xe9.png"
     assert r"caf\udce9.png" in (tmp_path / "d.csv").read_text(encoding="utf-8")
@@ -410,7 +411,10 @@ def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(
 def _mistakes(folder: Path):
     good = ["--input", folder / "in", "--model", folder / "model.h5"]
     yield ["--input", folder / "no", *good[2:]], "found nothing there: put images there"
-    yield ["--input", folder / "archive.zip", *good[2:]], "unpack an archive first"
+    yield ["--input", folder / "archive.zip", *good[2:]], "archive.zip: expected a sound archive, found a damaged one"
+    yield ["--input", folder / "model.h5", *good[2:]], "an image (.jpg"
+    yield ["--input", folder / "*.jpg", *good[2:]], "expected files that match, found none"
+    yield ["--list", folder / "no.txt", *good[2:]], "expected a readable list"
     yield ["--input", folder / "empty", *good[2:]], "found 0 other files and 1 sub-folders: add --recursive"
     yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
     yield ["--input", folder / ("x" * 300), *good[2:]], "found File name too long"
@@ -422,9 +426,11 @@ def _mistakes(folder: Path):
     yield [*good, "--details", folder / "d.xlsx"], "expected a name ending in .json, .jsonl, .csv"
     yield [*good, "--output", folder / "p.json", "--details", folder / "in/../p.json"], "another file than --output"
     yield [*good, "--batch-size", "100000"], "expected at most 1024"
+    yield [*good, "--stability", "6"], "expected 1 to 5 ways"
+    yield [*good, "--explain", folder / "in"], "expected a folder apart from the images"
 
 
-@pytest.mark.parametrize("number", range(13))
+@pytest.mark.parametrize("number", range(18))
 def test_a_mistake_is_told_in_one_line_before_any_work(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paint(tmp_path / "in/1.png")

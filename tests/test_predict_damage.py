@@ -9,7 +9,8 @@ from PIL import Image, features
 
 from fakereal.model.scoring import Decision
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import PredictConfig, details_of, predict, save
+from fakereal.predict.prediction import predict
+from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -44,7 +45,7 @@ def pictures(folder: Path) -> list[Path]:
 
 def rows_of(folder: Path, batch_size: int) -> list[dict]:
     results = predict(list_images(folder), Fingerprint(), Preprocessing(32), Decision(), batch_size)
-    save(results, PredictConfig(output=folder.parent / "p.json", details=folder.parent / "d.json"))
+    save(results, folder.parent / "p.json", folder.parent / "d.json")
     return [details_of(result) for result in results]
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 
 from fakereal.model import model_file
+from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import PRETRAINED
 from fakereal.preprocessing import Preprocessing
 
@@ -12,14 +13,14 @@ CARD = (Path(__file__).resolve().parents[1] / "models" / "MODEL_CARD.md").read_t
 
 
 def test_the_shipped_model_is_small_and_of_the_default_network_and_preprocessing():
-    metadata = model_file.read_metadata(PRETRAINED)
+    metadata = read_metadata(PRETRAINED)
     assert PRETRAINED.stat().st_size <= 20e6
     assert metadata.config.network.name == "efficientnetb0"
     assert metadata.preprocessing == Preprocessing()
 
 
 def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
-    metadata = model_file.read_metadata(PRETRAINED)
+    metadata = read_metadata(PRETRAINED)
     assert metadata.history
     assert metadata.data["fingerprint"]
     assert not Path(metadata.config.data.path).is_absolute()
@@ -27,7 +28,7 @@ def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
 
 
 def test_the_card_has_the_figures_that_the_file_has():
-    metrics = model_file.read_metadata(PRETRAINED).metrics
+    metrics = read_metadata(PRETRAINED).metrics
     names = {"all": metrics["test"], **metrics["test_by_source"]}
     rows = re.findall(r"^\| ([\w ]+) \| ([\d,]+) \| ([\d.]+) % .*? \| ([\d.]+) \(", CARD, flags=re.MULTILINE)
     found = {

@@ -16,6 +16,7 @@ from fakereal.data.scan import Record, scan
 from fakereal.errors import DataError
 from fakereal.model import geometry, model_file, run, training
 from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_array, training_batches
+from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
 
@@ -62,7 +63,7 @@ def trained(pictures, tmp_path_factory):
 
 def test_a_folder_becomes_a_model_that_tells_fake_from_real(trained):
     output, done = trained
-    metadata = model_file.read_metadata(output)
+    metadata = read_metadata(output)
     assert metadata.metrics["test"]["roc_auc"] > 0.9
     assert metadata.base_weights == "random weights"
     assert metadata.preprocessing == Preprocessing(32)

@@ -6,7 +6,8 @@ from test_evaluation import make_pictures
 
 from fakereal.config import Config, DataConfig, NetworkConfig, TrainingConfig
 from fakereal.data.scan import Record
-from fakereal.model import model_file, run, validation
+from fakereal.model import run, validation
+from fakereal.model.metadata import read_metadata
 from fakereal.model.tensorboard import TensorBoard
 
 
@@ -90,7 +91,7 @@ def test_a_plateau_calms_a_training_that_jumps_about(trained):
 
 def test_a_run_leaves_a_report_with_the_figures_of_the_model(trained):
     tree = json.loads((trained.folder / "metrics.json").read_text())
-    metrics = model_file.read_metadata(trained.output).metrics["test"]
+    metrics = read_metadata(trained.output).metrics["test"]
     assert tree["metrics"]["confusion"] == metrics["confusion"]
     assert tree["metrics"]["average_precision"] == pytest.approx(metrics["average_precision"], abs=1e-4)
     assert tree["subject"]["pictures"] == "the test split"

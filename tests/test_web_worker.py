@@ -195,15 +195,15 @@ def model(tmp_path_factory) -> Path:
 def same_as_the_script(model: Path, folder: Path, together: int) -> None:
     import io
 
-    from fakereal.model import model_file
+    from fakereal.model.engines import open_network
     from fakereal.web.app import create_app
-    from fakereal.web.loading import from_detector
+    from fakereal.web.loading import from_opened
 
     details = folder.parent / "details.json"
     command = ["--input", str(folder), "--model", str(model), "--details", str(details)]
     door.main([*command, "--output", str(folder.parent / "p.json")])
     expected = {row["image"]: row for row in json.loads(details.read_text())}
-    predictor = from_detector(model_file.load(model), model)
+    predictor = from_opened(open_network(model), model)
     predictor.worker.wait_until_warm()
     app = create_app(predictor).test_client()
     files = sorted(folder.iterdir())

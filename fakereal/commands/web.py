@@ -12,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-from fakereal.cli import parse_count
+from fakereal.cli import ENGINES, parse_count
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -25,6 +25,12 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
         help="the detector (default: models/my_trained_model.h5, else models/pretrained.h5)",
     )
     add("--foreign-model", action="store_true", help="the model is a plain Keras file that another program saved")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what gives the verdicts; auto: the fastest that agrees with Keras",
+    )
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
     add("--port", type=int, default=8000, metavar="N", help="0: any free one")
     add(
@@ -48,4 +54,5 @@ def run(arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
     )
     token = arguments.token or os.environ.get("FAKEREAL_TOKEN") or None
-    return run(WebConfig(arguments.model, arguments.foreign_model, arguments.host, arguments.port, token, limits))
+    where = arguments.host, arguments.port
+    return run(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))

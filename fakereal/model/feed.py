@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import keras
@@ -32,6 +32,9 @@ class Feed(Protocol):
     def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
         """Returns one epoch, randomly changed."""
 
+    def view(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """Returns these pictures in their order, changed as in that epoch."""
+
     def plain(self, records: Sequence[Record], batch_size: int) -> Any:
         """Returns the pictures as prediction sees them, in their order."""
 
@@ -52,7 +55,7 @@ class PictureFeed:
         return input_pipeline.training_batches(records, self._preprocessing, self.options, draw, batch_size, self._kept)
 
     def view(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
-        """Returns these pictures in their order, randomly changed."""
+        """See `Feed`."""
         return input_pipeline.view_batches(records, self._preprocessing, self.options, draw, batch_size, self._kept)
 
     def plain(self, records: Sequence[Record], batch_size: int) -> Any:
@@ -79,8 +82,11 @@ class ActivationFeed:
 
     def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
         """See `Feed`."""
-        order = draw.order(records)
-        return self._batches([records[number] for number in order], draw.epoch % self._views, batch_size)
+        return self.view([records[number] for number in draw.order(records)], draw, batch_size)
+
+    def view(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
+        """See `Feed`."""
+        return self._batches(records, draw.epoch % self._views, batch_size)
 
     def plain(self, records: Sequence[Record], batch_size: int) -> Any:
         """See `Feed`."""
@@ -133,6 +139,7 @@ def choose(
     cache: Cache,
     count: int,
     base_learns: bool = False,
+    twin: keras.Model | None = None,
 ) -> Feed:
     """Returns the feed that saves most.
 
@@ -143,12 +150,15 @@ def choose(
         cache: where pictures and activations are kept.
         count: how many pictures there are, training and validation ones.
         base_learns: True where the model calls its base in training mode, whose randomness can't be kept.
+        twin: the same network once more, on one device, where `model` is spread over several.
     """
     kept = cache.pictures(preprocessing)
     pictures = PictureFeed(model, preprocessing, config.augmentation, kept)
     parts = boundary.split(model) if config.training.views and not base_learns else None
     if parts is None:
         return pictures
+    if twin is not None:  # activations are computed without the other processes, as each misses other ones
+        parts = replace(parts, frozen=boundary.split(twin).frozen)
     views = 1 if _changes_nothing(config.augmentation) else config.training.views
     meaning = f"activations {preprocessing.fingerprint} {parts.fingerprint()}"
     rows = cache.rows(meaning, parts.frozen.output_shape[1:], "float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,6 +26,13 @@ class Explanation:
 
     p_real: np.ndarray  # float64 (n,), the network's own output, 0..1
     evidence: np.ndarray  # float32 (n, h, w), the size of the last maps; above 0 speaks for real, below 0 for fake
+
+
+class Explains(Protocol):
+    """A network that says what its outputs rest on."""
+
+    def explain(self, images: np.ndarray) -> Explanation:
+        """Maps uint8 of shape (n, S, S, 3) to outputs and evidence."""
 
 
 def heatmap(evidence: np.ndarray, label: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,6 +20,9 @@ from fakereal.model.row_cache import Rows
 from fakereal.preprocessing import Preprocessing, decode
 
 _MARK = "<<picture>>"
+
+if keras.backend.backend() != "tensorflow":
+    tf.config.set_visible_devices([], "GPU")  # or TensorFlow would take the memory that the other backend needs
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,12 @@ def row_batches(
 
     dataset = _numbered(records).batch(batch_size)
     return dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def weighted(batches: tf.data.Dataset, weights: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Returns the batches with a weight for each picture: (pictures, labels, float32 (n,))."""
+    together = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(weights).batch(batch_size))
+    return together.map(lambda batch, weight: (*batch, weight)).prefetch(2)
 
 
 def labels_of(records: Sequence[Record]) -> np.ndarray:

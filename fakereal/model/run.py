@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from fakereal import config as configuration
-from fakereal.cli import one_line, say
-from fakereal.config import Config, DataConfig, ReportConfig
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, one_line, say
+from fakereal.config import ClusterConfig, Config, DataConfig, ReportConfig
 from fakereal.data import audit_report
 from fakereal.data.neutralize import preprocessing_of, settled
 from fakereal.data.scan import Dataset, Record, scan, skipped_lines
@@ -21,12 +21,14 @@ from fakereal.data.split import SPLITS, Split, read_manifest, split_dataset, sum
 from fakereal.errors import ConfigError
 from fakereal.files import write_whole
 from fakereal.labels import FAKE, REAL
-from fakereal.model import evaluation, model_file, networks, report, row_cache, training
+from fakereal.model import distributed, evaluation, model_file, networks, report, row_cache, training
 from fakereal.model.checkpoint import resumed
 from fakereal.model.deciding import decide
+from fakereal.model.distributed import Spread
 from fakereal.model.input_pipeline import labels_of, pictures_named
+from fakereal.model.metadata import Metadata
 from fakereal.model.metrics import measure
-from fakereal.model.model_file import Detector, Metadata
+from fakereal.model.model_file import Detector
 from fakereal.model.scoring import Decision
 from fakereal.model.tensorboard import TensorBoard
 from fakereal.model.weights import Origin, load_base
@@ -47,8 +49,15 @@ class Outcome:
     interrupted: bool  # True where Ctrl-C ended the training early
     diverged: bool  # True where the loss became no number, and the best epoch before counts
 
+    @property
+    def exit_code(self) -> int:
+        """What the door returns: an early end and skipped pictures are told apart from a run that did all."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        return EXIT_PARTIAL if self.skipped or self.diverged else EXIT_OK
 
-def run(config: Config, output: Path, resume: bool = False) -> Outcome:
+
+def run(config: Config, output: Path, resume: bool = False) -> Outcome | None:
     """Trains a detector and writes it.
 
     Args:
@@ -56,11 +65,19 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
         output: the model file, `.h5` or `.keras`; `<name>_run/` beside it gets the run's records.
         resume: go on from the checkpoint of a killed run.
 
+    Returns:
+        What it leaves behind; None in a process of several that isn't the first, which writes nothing.
+
     Raises:
         FakeRealError: with one line that says what to do.
         KeyboardInterrupt: before the first epoch was done; nothing is written then.
     """
     model_file.check_suffix(output)
+    with distributed.joined(config) as spread:
+        return _run(config, output, resume, spread)
+
+
+def _run(config: Config, output: Path, resume: bool, spread: Spread) -> Outcome | None:
     folder = output.with_name(f"{output.stem}_run")
     dataset, split = prepare(config)
     for line in [*skipped_lines(dataset), *summary(split)]:
@@ -70,18 +87,26 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome:
     if dataset.skipped:
         say(f"all that was skipped: {folder / 'skipped.tsv'}")
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
-    state = resumed(checkpoint, identity) if resume else None
-    _keep_lists(folder, config, dataset, split)
-    write_whole(folder / "config.yaml", configuration.dumps(config).encode())
+    if spread.leads:
+        _keep_lists(folder, config, dataset, split)
+        write_whole(folder / "config.yaml", configuration.dumps(config).encode())
 
     keras.utils.set_random_seed(config.seed)
     model = networks.build(config.network, config.image_size)
     origin = load_base(model, config.network, config.weights)
     say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
     _warn_of_frozen_noise(config, origin)
+    spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
+    state = None
+    if resume:
+        with spread.file_of_first(checkpoint) as path:
+            state = resumed(path, identity)
     watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
     with pictures_named(), row_cache.opened(config.data) as cache:
-        trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch)
+        trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch, spread)
+        spread.part()
+        if not spread.leads:
+            return None
         say("measuring")
         detector = _measured(trained, config, origin, split, audited)
     model_file.save(output, detector)
@@ -210,6 +235,6 @@ def _identity(config: Config, split: Split) -> str:
         config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb, audit=DataConfig.audit
     )
     silent = replace(config.training, tensorboard=False)
-    same = replace(config, data=anywhere, training=silent, report=ReportConfig())
+    same = replace(config, data=anywhere, training=silent, report=ReportConfig(), cluster=ClusterConfig())
     text = configuration.dumps(same) + _fingerprint(split)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ from fakereal.labels import FAKE, REAL
 from fakereal.model import feed as feeds
 from fakereal.model import networks, optimizer, validation
 from fakereal.model.checkpoint import State, save
+from fakereal.model.distributed import ALONE, Spread
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
 from fakereal.model.metrics import binary_log_loss
@@ -37,6 +38,17 @@ class Trained:
     interrupted: bool  # True where Ctrl-C ended it early
     diverged: bool  # True where a loss that is no number did
     feed: Feed  # the quickest way to its outputs: predict(feed.model, feed.plain(records, batch_size))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all phases share."""
+
+    config: Config
+    split: Split
+    cache: Cache
+    spread: Spread
+    state: State  # the one thing that changes
 
 
 class DivergedError(FakeRealError):
@@ -79,6 +91,7 @@ def train(
     identity: str,
     state: State | None = None,
     watch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    spread: Spread = ALONE,
 ) -> Trained:
     """Trains a network, phase by phase; after Ctrl-C the best weights so far are what counts.
 
@@ -92,25 +105,27 @@ def train(
         identity: names the configuration and the data; the checkpoint carries it.
         state: where a killed run stood, as `checkpoint.resumed` gives it; None starts anew.
         watch: is given the history after every epoch.
+        spread: over which devices and processes; all of them call this with the same arguments.
 
     Raises:
         DivergedError: the loss is no number, in the first epoch already.
-        KeyboardInterrupt: before the first epoch was done.
+        KeyboardInterrupt: before the first epoch was done, or there are other processes.
     """
     state = state or State(best=model.get_weights())
     split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
-    plan = phases(config.training, origin)
+    job, plan = _Job(config, split, cache, spread, state), phases(config.training, origin)
     early: BaseException | None = None
 
     def keep() -> None:
-        save(checkpoint, identity, state)
-        watch(state.history)
+        if spread.leads:
+            save(checkpoint, identity, state)
+            watch(state.history)
 
     try:
         for number in range(state.phase, len(plan)):
-            _run_phase(config, plan, number, split, cache, state, keep)
+            _run_phase(job, plan, number, keep)
     except (KeyboardInterrupt, DivergedError) as error:
-        if not state.history:
+        if not state.history or (isinstance(error, KeyboardInterrupt) and spread.processes > 1):
             raise
         say(one_line(error) if isinstance(error, DivergedError) else "interrupted")
         say("the best model so far is kept, measured and saved")
@@ -121,18 +136,10 @@ def train(
     return Trained(model, tuple(state.history), interrupted, diverged, feed)
 
 
-def _run_phase(
-    config: Config,
-    plan: Sequence[PhaseConfig],
-    number: int,
-    split: Split,
-    cache: Cache,
-    state: State,
-    keep: Callable[[], None],
-) -> None:
-    phase = plan[number]
+def _run_phase(job: _Job, plan: Sequence[PhaseConfig], number: int, keep: Callable[[], None]) -> None:
+    config, state, phase = job.config, job.state, plan[number]
     preprocessing = preprocessing_of(config, phase.image_size or config.image_size)
-    model, feed = _phase_model(config, phase, preprocessing, split, cache, state)
+    model, feed = _phase_model(job, phase, preprocessing)
     if state.phase != number:
         # Losses at another size can't be compared; at the same one the phase before must be beaten.
         if preprocessing.image_size_px != (plan[number - 1].image_size or config.image_size):
@@ -140,39 +147,47 @@ def _run_phase(
         state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
     elif state.current:
         _assign(_variables(model), state.current)
-        feed.model.optimizer.build(feed.model.trainable_variables)
+        with job.spread.scope():
+            feed.model.optimizer.build(feed.model.trainable_variables)
         _assign(feed.model.optimizer.variables, state.optimizer)
     while state.epoch < phase.epochs and not _stalled(state, number, config.training.patience):
-        _run_epoch(model, feed, config, phase, number, split, state)
+        _run_epoch(job, model, feed, phase, number)
         keep()
         if news := feed.news(state.epoch, phase.epochs):
             say(news)
 
 
-def _phase_model(
-    config: Config, phase: PhaseConfig, preprocessing: Preprocessing, split: Split, cache: Cache, state: State
-) -> tuple[keras.Model, Feed]:
+def _phase_model(job: _Job, phase: PhaseConfig, preprocessing: Preprocessing) -> tuple[keras.Model, Feed]:
     """Builds the network as this phase trains it, from the best weights so far, and compiles what its feed trains."""
-    training = config.training
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if training.mixed_precision else "float32")
+    config, split, training = job.config, job.split, job.config.training
     learn_batch_norm = phase.batch_norm == "learned" and phase.train != "head"
-    model = networks.build(config.network, preprocessing.image_size_px, learn_batch_norm)
+    with job.spread.scope():
+        model = _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
+    twin = None if job.spread.alone else _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
+    count = len(split.train) + len(split.val)
+    feed = feeds.choose(model, config, preprocessing, job.cache, count, learn_batch_norm, twin)
+    count = phase.images_per_epoch or len(split.train)
+    steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
+    with job.spread.scope():
+        feed.model.compile(
+            optimizer=optimizer.build(training, phase.learning_rate, steps),
+            loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
+            metrics=["accuracy"],
+        )
+    return model, feed
+
+
+def _phase_network(job: _Job, phase: PhaseConfig, size_px: int, learn_batch_norm: bool) -> keras.Model:
+    config = job.config
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if config.training.mixed_precision else "float32")
+    model = networks.build(config.network, size_px, learn_batch_norm)
     keras.config.set_dtype_policy("float32")
-    model.set_weights(state.best)
+    model.set_weights(job.state.best)
     networks.set_trainable(model, phase.train, learn_batch_norm)
     if not learn_batch_norm:
         _stop_random_depth(model)
-    count = len(split.train) + len(split.val)
-    feed = feeds.choose(model, config, preprocessing, cache, count, base_learns=learn_batch_norm)
-    count = phase.images_per_epoch or len(split.train)
-    steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
-    feed.model.compile(
-        optimizer=optimizer.build(training, phase.learning_rate, steps),
-        loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
-        metrics=["accuracy"],
-    )
-    return model, feed
+    return model
 
 
 def _stop_random_depth(model: keras.Model) -> None:
@@ -189,27 +204,25 @@ def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Sp
     return feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
 
 
-def _run_epoch(
-    model: keras.Model, feed: Feed, config: Config, phase: PhaseConfig, number: int, split: Split, state: State
-) -> None:
+def _run_epoch(job: _Job, model: keras.Model, feed: Feed, phase: PhaseConfig, number: int) -> None:
     """Trains one epoch, measures it on validation, and brings the state up to date."""
     started = time.monotonic()
-    training = config.training
+    config, split, state, spread, training = job.config, job.split, job.state, job.spread, job.config.training
     draw = Draw(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
     if training.schedule == "plateau":
         rate = validation.rate_after(_losses(state, number), phase.learning_rate, training)
         feed.model.optimizer.learning_rate = rate
-    batches = feed.training(split.train, draw, phase.batch_size)
+    weights = _class_weights(split) if training.class_weights else None
+    examples = spread.examples(feed, split.train, draw, phase.batch_size, weights)
     title = f"{phase.train} {model.input_shape[1]} px, epoch {state.epoch + 1}/{phase.epochs}"
-    with progress_bar(title, len(batches)) as advance:
+    with progress_bar(title, len(examples["x"])) as advance, spread.scope():
         raw: list[np.ndarray] = []  # Keras ends `fit` with the moving average, where there is one, in their place
         callback = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: advance(1),
             on_epoch_end=lambda epoch, logs: raw.extend(np.asarray(each) for each in model.trainable_variables),
         )
-        weights = _class_weights(split) if training.class_weights else None
-        fitted = feed.model.fit(batches, verbose=0, callbacks=[callback], class_weight=weights, shuffle=False)
-    p_real = predict(feed.model, feed.plain(split.val, phase.batch_size))
+        fitted = feed.model.fit(**examples, verbose=0, callbacks=[callback], shuffle=False)
+    p_real = spread.predict(feed, split.val, phase.batch_size)
     row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")

@@ -15,6 +15,7 @@ from fakereal.cli import one_line, say
 from fakereal.config import NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks
+from fakereal.model.metadata import read_metadata
 
 PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
 """The shipped detector, whose base is the offline start for transfer learning."""
@@ -97,7 +98,7 @@ def _pretrained(base: keras.Model, network: NetworkConfig) -> Origin:
 
 
 def _fits(path: Path, network: NetworkConfig) -> bool:
-    metadata = model_file.read_metadata(path) if path.is_file() else None
+    metadata = read_metadata(path) if path.is_file() else None
     return metadata is not None and metadata.config.network.name == network.name
 
 
@@ -107,7 +108,7 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
             f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which is not there"
         )
     if not path.name.endswith(".weights.h5"):
-        metadata = model_file.read_metadata(path)
+        metadata = read_metadata(path)
         if metadata is not None:
             return _from_model(base, network, path, metadata.config.network.name)
     return _from_keras_weights(base, network, path)

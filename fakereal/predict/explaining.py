@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +18,7 @@ from fakereal.errors import ImageRefused
 from fakereal.files import write_whole
 from fakereal.labels import NAMES
 from fakereal.model import scoring
-from fakereal.model.heatmap import Explanation, heatmap, overlay, seen_part
+from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
 from fakereal.model.scoring import Decision
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import Item
@@ -29,13 +29,6 @@ _CAPTION_PX = 26
 _LONGEST_NAME_BYTES = 200  # of a file system's usual 255
 
 
-class Explains(Protocol):
-    """A network that says what its outputs rest on."""
-
-    def explain(self, images: np.ndarray) -> Explanation:
-        """Maps uint8 of shape (n, size, size, 3) to outputs and evidence."""
-
-
 @dataclass(frozen=True)
 class Overlays:
     """Where overlays go, and what they need beside the pictures."""
@@ -44,35 +37,33 @@ class Overlays:
     explainer: Explains
     preprocessing: Preprocessing
     decision: Decision
+    names: Mapping[str, str]  # of each picture's overlay, see `overlay_names`
 
-    def outcomes(self, items: Sequence[Item], batch_size: int) -> Iterator[Outcome]:
+    def outcomes(self, items: Iterable[Item], batch_size: int, variants: Sequence[str] = ()) -> Iterator[Outcome]:
         """Like `pipeline.outcomes`, with the same outputs from the same pass, and writes each batch's overlays."""
-        names = overlay_names([item.name for item in items])
-        with ThreadPoolExecutor(pipeline.workers(), thread_name_prefix="overlay") as pool:
-            for batch in pipeline.batches(items, self.preprocessing, batch_size):
-                images = [decoded.image for decoded in batch if decoded.image is not None]
-                if not images:
-                    yield from pipeline.answered(batch, ())
-                    continue
-                found = self.explainer.explain(pipeline.filled(images, batch_size))
-                outcomes = list(pipeline.answered(batch, found.p_real))
-                readable = [
-                    outcome for outcome, decoded in zip(outcomes, batch, strict=True) if decoded.image is not None
-                ]
+        with (
+            ThreadPoolExecutor(pipeline.workers(), thread_name_prefix="overlay") as pool,
+            closing(pipeline.batches(items, self.preprocessing, batch_size, variants)) as ready,
+        ):
+            for batch, rows in ready:
+                found = [self.explainer.explain(images) for images in rows]
+                outcomes = list(pipeline.answered(batch, [p for each in found for p in each.p_real]))
+                readable = [outcome for outcome, each in zip(outcomes, batch, strict=True) if each.images]
+                evidence = [each for explanation in found for each in explanation.evidence][:: 1 + len(variants)]
                 # A disk that is full must stop the run: `list` lets the error through.
-                list(pool.map(self._write, readable, found.evidence, [names[each.item.name] for each in readable]))
+                list(pool.map(self._write, readable, evidence))
                 yield from outcomes
 
-    def _write(self, outcome: Outcome, evidence: np.ndarray, name: str) -> None:
+    def _write(self, outcome: Outcome, evidence: np.ndarray) -> None:
         if outcome.p_real is None:
             return
         try:
-            image, _ = decode(outcome.item.path, self.preprocessing.decode_px)
+            image, _ = decode(outcome.item.open(), self.preprocessing.decode_px)
         except ImageRefused:  # gone or changed since it was predicted
             return
         content = io.BytesIO()
         self._picture(image, outcome.p_real, evidence).save(content, "JPEG", quality=90)
-        write_whole(self.folder / name, content.getvalue())
+        write_whole(self.folder / self.names[outcome.item.name], content.getvalue())
 
     def _picture(self, image: Image.Image, p_real: float, evidence: np.ndarray) -> Image.Image:
         """Returns the picture, the same with its heatmap beside it, and above them what is shown."""

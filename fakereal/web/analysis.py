@@ -20,7 +20,7 @@ from fakereal.model.heatmap import seen_part
 from fakereal.model.scoring import Decision
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import Outcome, with_output
-from fakereal.predict.prediction import Result, decide
+from fakereal.predict.results import Result, decide
 from fakereal.predict.stability import VARIANTS, resaved
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing, decode

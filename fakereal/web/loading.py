@@ -1,4 +1,4 @@
-"""From a model file that was loaded to a predictor, and what may be told about the model."""
+"""From a model file that was opened to a predictor, and what may be told about the model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from fakereal.cli import say
 from fakereal.errors import ModelFileError
-from fakereal.model.explain import Explainer
-from fakereal.model.model_file import Detector, Metadata
+from fakereal.model.engines import Opened, explaining
+from fakereal.model.metadata import Metadata
 from fakereal.predict.pipeline import Network
 from fakereal.web.limits import Limits
 from fakereal.web.predictor import Predictor, start
@@ -17,19 +17,19 @@ _CARD = "MODEL_CARD.md"  # beside the shipped detector, and about no other
 _SHIPPED = "pretrained.h5"
 
 
-def from_detector(detector: Detector, path: Path, limits: Limits | None = None) -> Predictor:
-    """Returns a started predictor for a model file that was loaded."""
-    metadata = detector.metadata
+def from_opened(opened: Opened, path: Path, limits: Limits | None = None) -> Predictor:
+    """Returns a started predictor for a model file that was opened."""
+    metadata = opened.metadata
     facts = _facts(metadata, path)
-    return start(_explaining(detector), metadata.preprocessing, metadata.decision, facts, limits, _card(path))
+    return start(_explaining(opened, path), metadata.preprocessing, metadata.decision, facts, limits, _card(path))
 
 
-def _explaining(detector: Detector) -> Network:
+def _explaining(opened: Opened, path: Path) -> Network:
     try:
-        return Explainer(detector.model)
+        return explaining(opened, path)
     except ModelFileError as error:  # a foreign network of another make: verdicts all the same
         say(f"no heatmaps: {error}")
-        return detector
+        return opened.network
 
 
 def _facts(metadata: Metadata, path: Path) -> dict[str, Any]:

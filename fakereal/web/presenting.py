@@ -14,7 +14,7 @@ from fakereal.labels import FAKE, NAMES
 from fakereal.model.heatmap import heatmap, paint
 from fakereal.model.scoring import UNCERTAIN
 from fakereal.predict.pipeline import DECIMALS
-from fakereal.predict.prediction import details_of
+from fakereal.predict.results import details_of
 from fakereal.predictions_json import dumps
 from fakereal.web.analysis import Analysis
 

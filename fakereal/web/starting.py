@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fakereal.cli import say, start_keras
+from fakereal.cli import say
 from fakereal.errors import ConfigError
 from fakereal.predict.prediction import choose_model
 from fakereal.web.limits import Limits
@@ -24,6 +24,7 @@ class WebConfig:
     port: int = 8000  # 0: any free one
     token: str | None = None  # None: everybody who reaches the port is let in
     limits: Limits = field(default_factory=Limits)
+    engine: str = "auto"  # one of cli.ENGINES: what gives the outputs; heatmaps are always Keras'
 
 
 def run(config: WebConfig) -> int:
@@ -38,12 +39,13 @@ def run(config: WebConfig) -> int:
 
     listening = listen(config.host, config.port)  # a port that is taken is told before the model is loaded
     say(f"model: {path}")
-    start_keras()
-    from fakereal.model import model_file
+    from fakereal.model.engines import open_network
     from fakereal.web.app import create_app
-    from fakereal.web.loading import from_detector
+    from fakereal.web.loading import from_opened
 
-    predictor = from_detector(model_file.load(path, foreign=config.foreign_model), path, config.limits)
+    opened = open_network(path, config.engine, config.foreign_model)
+    say(opened.words)
+    predictor = from_opened(opened, path, config.limits)
     predictor.worker.wait_until_warm()
     host, port = listening.getsockname()[:2]
     say(f"fakereal is at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C ends it)")

@@ -1,0 +1,44 @@
+"""What predict_and_save_json.py can't be faster than: decoding alone, and the network alone, on the same engine.
+
+The other side of benchmarks/prediction_speed.py, which runs it: each starts as the script does and then does only one
+of the two things that the script does side by side.
+
+    python -m benchmarks.prediction_limits decode FOLDER MODEL.h5 auto
+    python -m benchmarks.prediction_limits network FOLDER MODEL.h5 auto
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from fakereal.model.engines import open_network
+from fakereal.model.metadata import read_own
+from fakereal.predict import pipeline
+from fakereal.predict.inputs import list_images
+
+_BATCH = 32
+
+
+def main() -> None:
+    """Does one thing for every picture of a folder."""
+    way, folder, model, engine = sys.argv[1:]
+    listing = list_images(folder)
+    if way == "decode":
+        preprocessing = read_own(Path(model), False).preprocessing
+        with closing(pipeline.batches(listing.items, preprocessing, _BATCH)) as ready:
+            print(sum(len(batch) for batch, _ in ready))
+        return
+    opened = open_network(Path(model), engine)
+    size = opened.metadata.preprocessing.image_size_px
+    images = np.random.default_rng(0).integers(0, 256, (_BATCH, size, size, 3), dtype=np.uint8)
+    for _ in range(-(-len(listing.items) // _BATCH)):
+        opened.network.p_real(images)
+    print(len(listing.items))
+
+
+if __name__ == "__main__":
+    main()

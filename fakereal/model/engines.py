@@ -1,0 +1,205 @@
+"""Which engine runs a model file: Keras, or a faster one that was seen to give the same answers.
+
+A model is converted once, held against Keras on a few pictures, and kept by the content of its file. From then on
+nothing of TensorFlow is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fakereal.cli import held_back, one_line, say, start_keras
+from fakereal.errors import EngineRefused
+from fakereal.files import sha256_of
+from fakereal.model import engine_cache, parity
+from fakereal.model.engine_cache import Entry
+from fakereal.model.heatmap import Explains, Explanation
+from fakereal.model.metadata import FOREIGN_NOTE, Metadata, of_foreign, read_own
+from fakereal.model.runtimes import RUNTIMES, RowByRow, Runtime
+
+if TYPE_CHECKING:
+    from fakereal.model.model_file import Detector
+
+AUTO, KERAS = "auto", "keras"
+FAST = ("litert", "openvino")
+"""What `auto` tries, in this order: LiteRT is as fast, starts sooner and is a third of the size."""
+
+_GPU = Path("/dev/nvidiactl")  # a driver is loaded; whether TensorFlow can use it, only TensorFlow knows
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model file at work."""
+
+    network: RowByRow | Detector
+    metadata: Metadata
+    engine: str  # its name and version: equal ones give equal outputs on one machine
+    words: str  # one line for people
+    detector: Detector | None = None  # the Keras network, where it had to be loaded
+
+    def keras(self, model: Path) -> Detector:
+        """Returns the Keras network, loaded from the same file unless it is at hand."""
+        if self.detector is not None:
+            return self.detector
+        return _load(model)
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """Outputs of one engine with the evidence of another, so that a picture's output is the same with and without."""
+
+    network: RowByRow
+    explainer: Explains
+
+    def p_real(self, images: np.ndarray) -> np.ndarray:
+        """Returns the outputs alone."""
+        return self.network.p_real(images)
+
+    def explain(self, images: np.ndarray) -> Explanation:
+        """Returns the outputs for uint8 pictures of shape (n, S, S, 3) and the evidence behind each of them."""
+        return replace(self.explainer.explain(images), p_real=self.network.p_real(images))
+
+
+def open_network(model: Path, wanted: str = AUTO, foreign: bool = False) -> Opened:
+    """Opens a model file with an engine.
+
+    Args:
+        model: the model file.
+        wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that can be had and keeps the answers, else Keras.
+        foreign: also take a plain Keras file of another program.
+
+    Raises:
+        ModelFileError: as `model_file.load`.
+        EngineRefused: the engine that was asked for by name can't be used.
+    """
+    metadata = read_own(model, foreign)
+    detector = None
+    reasons = []
+    if wanted == AUTO and _has_gpu():
+        reasons, candidates = ["a GPU is there"], ()
+    else:
+        candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
+    for name in candidates:
+        attempt = _Attempt(model, metadata, name, detector)
+        try:
+            return attempt.open()
+        except EngineRefused as error:
+            if wanted != AUTO:
+                raise EngineRefused(f"--engine {name}: {error}; --engine {AUTO} takes what fits") from error
+            reasons.append(f"{RUNTIMES[name].title}: {error}")
+            detector = attempt.detector
+    detector = detector or _load(model)
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    return Opened(detector, detector.metadata, _keras_version(), f"engine: Keras{why}", detector)
+
+
+class _Attempt:
+    """One model with one engine."""
+
+    def __init__(self, model: Path, metadata: Metadata | None, name: str, detector: Detector | None) -> None:
+        self._model, self._metadata, self._name = model, metadata, name
+        self._runtime = RUNTIMES[name]
+        self.detector = detector  # loaded where the model has to be converted
+
+    def open(self) -> Opened:
+        """Returns the network at work; raises EngineRefused."""
+        version, title = self._runtime.version, self._runtime.title
+        if version is None:
+            raise EngineRefused(
+                f"expected the package {self._runtime.package}: pip install -r {self._runtime.installs}"
+            )
+        key = sha256_of(self._model), self._name, version
+        entry, comment = engine_cache.find(*key), ""
+        if entry is None:
+            entry = self._converted()
+            engine_cache.keep(*key, entry)
+            comment = f": {entry.words}"
+        if not entry.files:
+            raise EngineRefused(entry.words)
+        network = start(self._runtime, entry.files, entry.image_size_px)
+        if self._metadata is None and self.detector is None:
+            say(FOREIGN_NOTE)
+        words = f"engine: {title} {version}, {network.threads} threads{comment}"
+        return Opened(network, self._metadata or of_foreign(entry.image_size_px), f"{self._name} {version}", words,
+                      self.detector)  # fmt: skip
+
+    def _converted(self) -> Entry:
+        """Converts and judges; what a refusal rests on is kept too, so that it is found out only once."""
+        say(f"converting {self._model.name} for {self._runtime.title}, once")
+        self.detector = self.detector or _load(self._model)
+        size = self.detector.metadata.preprocessing.image_size_px
+        from fakereal.model.conversion import check_backend, convert
+
+        check_backend()
+        try:
+            files = convert(self.detector.model, self._name)
+        except EngineRefused as error:
+            return Entry({}, size, str(error), {})
+        found = judge(self._runtime, files, self.detector)
+        return Entry(files if found.passed else {}, size, found.words, found.figures)
+
+
+def explaining(opened: Opened, model: Path) -> Explains:
+    """Returns what gives a model's outputs, by the engine that it was opened with, and the evidence behind them.
+
+    Raises:
+        ModelFileError: a network that can't be explained.
+    """
+    detector = opened.keras(model)
+    from fakereal.model.explain import Explainer
+
+    explainer = Explainer(detector.model)
+    if isinstance(opened.network, RowByRow):
+        return Explaining(opened.network, explainer)
+    return explainer
+
+
+def judge(runtime: Runtime, files: dict[str, bytes], detector: Detector) -> parity.Finding:
+    """Holds a float32 network against the Keras network that it was made from."""
+    size = detector.metadata.preprocessing.image_size_px
+    pictures = parity.calibration_pictures(size)
+    try:
+        network = start(runtime, files, size)
+    except EngineRefused as error:
+        return parity.Finding(False, str(error), {})
+    return parity.same_outputs(detector.p_real(pictures), network.p_real(pictures))
+
+
+def start(runtime: Runtime, files: dict[str, bytes], image_size_px: int) -> RowByRow:
+    """Returns a converted network at work; raises EngineRefused where it can't run."""
+    try:
+        with held_back():
+            return RowByRow(runtime, files, image_size_px)
+    except Exception as error:  # runtimes raise whatever they like
+        raise EngineRefused(f"the converted network does not run here ({one_line(error)[:200]})") from error
+
+
+def _load(model: Path) -> Detector:
+    start_keras()
+    from fakereal.model import model_file
+
+    return model_file.load(model, foreign=True)  # whether it may be foreign was settled before
+
+
+def _keras_version() -> str:
+    import keras
+
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def _has_gpu() -> bool:
+    """Says whether Keras has a GPU, which is faster than any engine here; costs nothing where no driver is loaded."""
+    if not _GPU.exists():
+        return False
+    start_keras()
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return True  # whoever chose another backend did so for their accelerator
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

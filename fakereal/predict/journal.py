@@ -1,0 +1,245 @@
+"""The journal of a prediction: what the network said of each picture, batch by batch, so that a killed run goes on.
+
+JSON, one object a line: first what the run was made with, then one for each picture, in any order. The results are
+written from it, in their own order, so that neither a kill nor a million pictures make a difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fakereal.cli import say
+from fakereal.errors import DataError
+from fakereal.predict.inputs import Item, Items
+from fakereal.predict.pipeline import Outcome
+from fakereal.preprocessing import ImageInfo
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs at once are then not told apart
+    fcntl = None
+
+FORMAT = "fakereal-prediction/1"
+_NOWHERE = -1  # the place of a line that isn't there
+
+Header = dict[str, Any]
+"""What outputs depend on beside the pictures: what differs is named in the refusal, so keys are words for people."""
+
+
+def path_for(output: Path) -> Path:
+    """Returns where the journal of a run lies that writes `output`."""
+    return output.with_name(output.name + ".journal")
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Makes sure that no results of an unfinished run would be lost.
+
+    Raises:
+        DataError: the journal holds some.
+    """
+    count = _lines_in(path) - 1
+    if count > 0:
+        raise DataError(
+            f"{path}: expected no unfinished run, found one with {count:,} images done: add --resume to go on with it,"
+            " or delete this file to start anew"
+        )
+
+
+def as_line(number: int, outcome: Outcome) -> str:
+    """Returns an outcome as a line of JSON; `outcome_of` reads it back, digit for digit."""
+    info = outcome.info
+    entry = {
+        "number": number,
+        "image": outcome.item.name,
+        "stamp": outcome.stamp,
+        "p_real": outcome.p_real,
+        "resaved": outcome.resaved,
+        "info": info and (info.width_px, info.height_px, info.format),
+        "error": outcome.error,
+    }
+    return json.dumps(entry, allow_nan=False) + "\n"
+
+
+def outcome_of(entry: dict[str, Any], item: Item) -> Outcome:
+    """Returns the outcome that a line holds; `item` is the one of its number."""
+    info, stamp = entry["info"], entry["stamp"]
+    return Outcome(
+        item,
+        info and ImageInfo(*info),
+        entry["p_real"],
+        entry["error"],
+        tuple(entry["resaved"]),
+        stamp and tuple(stamp),
+    )
+
+
+class Journal:
+    """The outcomes that are there, by number; one process at a time writes it."""
+
+    def __init__(self, path: Path, header: Header, items: Items, resume: bool) -> None:
+        """Starts a journal, or goes on with the one that is there.
+
+        Raises:
+            DataError: another run is writing it, or it is of a run with another header, or no file can be written.
+        """
+        self.path, self._items = path, items
+        self._places = array("q", [_NOWHERE]) * len(items)  # of each outcome's line, in bytes from the start
+        header = {"format": FORMAT, **header}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not emptied before the lock is had.
+            self._file = open(  # noqa: SIM115 - it stays open
+                path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
+            )
+        except OSError as error:
+            raise DataError(f"{path}: expected a place for the journal, found {error.strerror or error}") from error
+        try:
+            self._lock()
+            if not resume:
+                self._file.truncate(0)
+            if not self._read(header):
+                self._append(json.dumps(header) + "\n")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __contains__(self, number: int) -> bool:
+        return self._places[number] != _NOWHERE
+
+    def __len__(self) -> int:
+        return sum(place != _NOWHERE for place in self._places)
+
+    def add(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
+        """Appends outcomes with their numbers; once it returns, a kill of this process doesn't lose them."""
+        lines = []
+        end = self._end
+        for number, outcome in outcomes:
+            lines.append(as_line(number, outcome))
+            self._places[number], end = end, end + len(lines[-1])
+        self._append("".join(lines))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the outcome of every item, in the order of the items; all must be there."""
+        with open(self.path, "rb") as file:
+            for number, place in enumerate(self._places):
+                if file.tell() != place:
+                    file.seek(place)
+                yield outcome_of(json.loads(file.readline()), self._items[number])
+
+    def close(self) -> None:
+        """Closes the file, and removes it where it holds no outcome that would be worth going on with."""
+        self._file.close()
+        if not any(place != _NOWHERE for place in self._places):
+            self.remove()
+
+    def remove(self) -> None:
+        """Removes the file: the results are written."""
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _append(self, text: str) -> None:
+        try:
+            self._file.write(text.encode("ascii"))
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: expected room for the journal, found {error.strerror or error}: make some, then go on"
+                " with --resume"
+            ) from error
+        self._end += len(text)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{self.path}: expected no other run with this --output, found one at work: wait for it, or take"
+                " another --output"
+            ) from error
+        except OSError:
+            return  # a file system without locks
+
+    def _read(self, header: Header) -> bool:
+        """Takes over what is there, up to a line that a kill has torn; returns False where there is nothing."""
+        self._end = 0
+        first = _entry(self._file.readline())
+        if first is not None:
+            self._compare(first, header)
+            self._end = self._file.tell()
+            numbers: dict[str, int] = {}
+            while (entry := _entry(self._file.readline())) is not None:
+                self._take(entry, numbers)
+                self._end = self._file.tell()
+        self._file.seek(self._end)
+        self._file.truncate()
+        return first is not None
+
+    def _take(self, entry: dict[str, Any], numbers: dict[str, int]) -> None:
+        """Notes where an outcome lies, unless its file changed since, or had an error, which may be mended."""
+        number, name, names = entry["number"], entry["image"], self._items.names
+        if not (0 <= number < len(names) and names[number] == name):  # files came or went
+            if not numbers:
+                numbers.update((each, place) for place, each in enumerate(names))
+            number = numbers.get(name, _NOWHERE)
+        if number == _NOWHERE:
+            return
+        stamp = self._items[number].stamp()
+        sound = entry["error"] is None and stamp is not None and list(stamp) == entry["stamp"]
+        self._places[number] = self._end if sound else _NOWHERE
+
+    def _compare(self, found: Header, expected: Header) -> None:
+        for name in expected:
+            if found.get(name) != expected[name]:
+                raise DataError(
+                    f"{self.path}: expected a journal with the {name} {_short(expected[name])} of this run, found"
+                    f" {_short(found.get(name))}: resume with what the run was started with, or delete this file to"
+                    " start anew"
+                )
+
+
+def start(path: Path, header: Header, items: Items, resume: bool) -> Journal:
+    """Returns an open journal, and says what is done already.
+
+    Raises:
+        DataError: see `Journal`.
+    """
+    if resume and not path.exists():
+        say(f"nothing to resume, no {path}: this run starts at the beginning")
+    journal = Journal(path, header, items, resume)
+    if resume and len(journal):
+        say(f"resumed: {len(journal):,} of {len(items):,} images are done")
+    return journal
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Returns what a line holds, None for a torn or damaged one."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and (
+        "format" in entry or entry.keys() >= {"number", "image", "stamp", "p_real", "resaved", "info", "error"}
+    )
+    return entry if whole else None
+
+
+def _lines_in(path: Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            return sum(line.endswith(b"\n") for line in file)
+    except FileNotFoundError:
+        return 0
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:20] + "..." + text[-20:]

@@ -1,0 +1,284 @@
+"""Where pictures come from: folders, single files, patterns, lists of paths and archives. Finds; opens nothing."""
+
+# Paths are strings here, since a million Path objects would take a minute and a gigabyte:
+# ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH116, PTH118, PTH119, PTH120
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from fakereal.cli import say
+from fakereal.errors import DataError
+from fakereal.predict import archives
+from fakereal.predict.archives import Archive, is_archive_name, is_unsafe, open_archive
+from fakereal.preprocessing import SUFFIXES
+
+_CHUNK_BYTES = 2**16
+
+
+@dataclass
+class Found:
+    """What one source holds; every entry of it is in exactly one of the lists."""
+
+    base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
+    names: list[str] = field(default_factory=list)  # of pictures, with "/"
+    problems: dict[str, str] = field(default_factory=dict)  # of names: why one can't even be opened
+    others: list[str] = field(default_factory=list)  # files that are no pictures by name
+    folders: list[str] = field(default_factory=list)  # not looked into, with "/" at the end
+    archive: Archive | None = None  # what the names are read from, None: the file system
+    inner: str = ""  # the folder in the archive that base names, "" or ending in "/"
+
+    def add(self, name: str, problem: str | None) -> None:
+        """Notes a picture."""
+        self.names.append(name)
+        if problem:
+            self.problems[name] = problem
+
+
+def find(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list[Found]:
+    """Looks into every input, and into every path that the list names.
+
+    Args:
+        inputs: folders, pictures, archives, or patterns such as `photos/**/*.jpg`.
+        list_file: holds paths (not patterns), one a line or with NUL between them; `-` is standard input.
+        recursive: look into sub-folders too (symbolic links to folders are not followed: they may form a ring).
+
+    Raises:
+        DataError: an input is not there or nothing that holds pictures. A path in a list keeps its place instead.
+    """
+    found: list[Found] = []
+    named: list[str] = []  # single files, absolute
+    for value in inputs:
+        if "://" in value:
+            from fakereal.predict import scale_store  # which builds on this module
+
+            found.append(scale_store.of_url(value, recursive))
+        elif glob.has_magic(value) and not os.path.lexists(value):
+            found += _of_pattern(value, recursive)
+        else:
+            found += _of_path(value, recursive, named)
+    if named:
+        found.append(_of_files(named, [os.path.dirname(path) for path in named]))
+    if list_file is not None:
+        found += _of_list(list_file, recursive)
+    return found
+
+
+def _of_path(value: str, recursive: bool, named: list[str]) -> list[Found]:
+    try:
+        is_folder = stat.S_ISDIR(os.stat(value).st_mode)
+    except (OSError, ValueError) as error:
+        missing = "nothing there" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", str(error))
+        raise DataError(
+            f"{value}: expected a folder of images, found {missing}: put images there, or name their folder"
+            " with --input FOLDER"
+        ) from error
+    if is_folder:
+        return [of_folder(value, recursive)]
+    if is_archive_name(value):
+        return [of_archive(value)]
+    if not is_picture(os.path.basename(value)):
+        raise DataError(
+            f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
+            f" ({' '.join(archives.SUFFIXES)}), found another file: name the images with --input, or list them"
+            " with --list FILE"
+        )
+    named.append(_absolute(value))
+    return []
+
+
+def _of_pattern(pattern: str, recursive: bool) -> list[Found]:
+    """Returns the files that match, with names from the part of the pattern that is fixed, and what else matches."""
+    parts = Path(pattern).parts
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:first])
+    try:
+        # Unlike the module glob, this follows no link to a folder on its way through **.
+        matches = sorted(map(str, base.glob("/".join(parts[first:]))))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{pattern}: expected a pattern such as 'photos/**/*.jpg', found one that fails: {error}"
+        ) from (error)
+    if not matches:
+        raise DataError(f"{pattern}: expected files that match, found none: check the pattern with `ls`")
+    return _of_many(matches, recursive, _absolute(str(base)))
+
+
+def _of_list(list_file: Path, recursive: bool) -> list[Found]:
+    """Returns what a list names."""
+    name = "standard input" if str(list_file) == "-" else str(list_file)
+    try:
+        if str(list_file) == "-":
+            if sys.stdin.isatty():
+                say("paths, one a line; Ctrl-D ends them:")
+            paths = list(_paths_in(sys.stdin.buffer))
+        else:
+            with open(list_file, "rb") as file:
+                paths = list(_paths_in(file))
+    except OSError as error:
+        raise DataError(f"--list: expected a readable list, found {name}: {error.strerror or error}") from error
+    if not paths:
+        raise DataError(f"--list: expected paths, one a line or with NUL between them, found none in {name}")
+    return _of_many(paths, recursive)
+
+
+def _paths_in(file: BinaryIO) -> Iterator[str]:
+    """Yields the paths of a list, whose first piece tells what stands between them: NUL, else the end of a line."""
+    rest = file.read(_CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    end = b"\0" if b"\0" in rest else b"\n"
+    while piece := file.read(_CHUNK_BYTES):
+        *whole, rest = (rest + piece).split(end)
+        yield from _decoded(whole, end)
+    yield from _decoded(rest.split(end), end)
+
+
+def _decoded(paths: Sequence[bytes], end: bytes) -> Iterator[str]:
+    for path in paths:
+        if name := path if end == b"\0" else path.rstrip(b"\r"):
+            yield os.fsdecode(name)
+
+
+def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[Found]:
+    """Returns what each path is; one that is not there, or no sound archive, keeps its place with the reason."""
+    found, names = [], []
+    others: list[str] = []
+    for path in paths:
+        if is_picture(os.path.basename(path)):
+            names.append(_absolute(path))
+        elif os.path.isdir(path):
+            found.append(of_folder(path, recursive, strict=False))
+        elif is_archive_name(path):
+            found.append(of_archive(path, strict=False))
+        elif os.path.exists(path):
+            others.append(_absolute(path))
+        else:
+            names.append(_absolute(path))
+    folders = [base] if base else [os.path.dirname(path) for path in (*names, *others)]
+    return [*found, _of_files(names, folders, others)] if folders and (names or others) else found
+
+
+def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> Found:
+    """Returns single files, named from the deepest folder that holds all of `folders`."""
+    found = Found(common_folder(folders))
+    skip = len(os.path.join(found.base, ""))
+    for path in paths:
+        found.add(path[skip:].replace(os.sep, "/"), problem_of(path))
+    found.others += [path[skip:].replace(os.sep, "/") for path in others]
+    return found
+
+
+def common_folder(folders: Sequence[str]) -> str:
+    """Returns the deepest folder that holds them all; they are absolute."""
+    try:
+        return os.path.commonpath(set(folders))
+    except ValueError as error:
+        raise DataError(
+            f"--input: expected inputs on one drive, found several ({error}): predict them apart"
+        ) from error
+
+
+def of_folder(folder: str, recursive: bool, strict: bool = True) -> Found:
+    """Walks through a folder; `strict`: one that can't be read is an error, else it keeps its place."""
+    found, waiting = Found(_absolute(folder)), [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, below)) as entries:
+                for entry in entries:
+                    _sort_in(entry, below, found, waiting if recursive else None)
+        except OSError as error:
+            reason = f"expected a readable folder, found: {error.strerror or error}"
+            if not below and strict:
+                raise DataError(f"{folder}: {reason}") from error
+            found.add(below.rstrip("/") or os.path.basename(found.base), reason)
+    return found
+
+
+def _sort_in(entry: os.DirEntry[str], below: str, found: Found, waiting: list[str] | None) -> None:
+    name, is_folder = below + entry.name, _leads_to_folder(entry)
+    if is_picture(entry.name):
+        found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
+    elif not is_folder:
+        found.others.append(name)
+    if is_folder and waiting is not None and not entry.is_symlink():
+        waiting.append(name + "/")
+    elif is_folder and not is_picture(entry.name):
+        found.folders.append(name + "/")
+
+
+def of_archive(path: str, strict: bool = True) -> Found:
+    """Lists an archive; `strict`: one that can't be opened is an error, else it keeps its place."""
+    own = _absolute(path)
+    try:
+        archive = open_archive(Path(own))
+    except DataError as error:
+        if strict:
+            raise
+        return _of_files_with(own, str(error).removeprefix(f"{own}: "))
+    found = Found(own, archive=archive)
+    for member in archive.members():
+        if is_picture(member.name.replace("\\", "/").rpartition("/")[2]):
+            found.add(member.name, member.problem)
+        else:
+            found.others.append(member.name)
+    for name in archive.twice & set(found.names):
+        found.problems[name] = "expected one file of this name, found several in the archive"
+    _start_below(found)
+    if archive.damage:
+        found.add(os.path.basename(own), archive.damage)
+    return found
+
+
+def _start_below(found: Found) -> None:
+    """Names an archive's pictures from the deepest folder in it that holds them all."""
+    safe = [name for name in found.names if not is_unsafe(name)]
+    folder = posixpath.commonpath({posixpath.dirname(name) for name in safe}) if safe else ""
+    if not folder:
+        return
+    found.base, found.inner = os.path.join(found.base, folder), folder + "/"
+    found.names = [name.removeprefix(found.inner) for name in found.names]
+    found.problems = {name.removeprefix(found.inner): problem for name, problem in found.problems.items()}
+
+
+def _of_files_with(path: str, problem: str) -> Found:
+    found = Found(os.path.dirname(path))
+    found.add(os.path.basename(path), problem)
+    return found
+
+
+def is_picture(name: str) -> bool:
+    """Like `preprocessing.is_picture_name`, for the last part of a path; a million names take no time."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def problem_of(path: str) -> str | None:
+    """Says why a path can't be opened as a file: opening a pipe would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return f"expected a file, found {'a link that leads nowhere' if os.path.islink(path) else 'nothing there'}"
+    except (OSError, ValueError) as error:
+        return f"expected a readable file, found: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return None
+    return f"expected a file, found {'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'}"
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder
+        return False
+
+
+def _absolute(path: str) -> str:
+    """Returns the path from the root; one with ".." in it is followed, since a link may stand before that."""
+    return os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path)

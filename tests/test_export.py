@@ -1,0 +1,187 @@
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_engines import SIZE_PX, built, model, pictures, write  # noqa: F401 - `model` is a fixture
+
+from fakereal import __main__ as door
+from fakereal.cli import run_door
+from fakereal.data.scan import Record
+from fakereal.errors import DataError
+from fakereal.model.engines import open_network
+from fakereal.model.runtimes import RUNTIMES, RowByRow
+from fakereal.predict.export import halves
+
+PRETRAINED = ROOT / "models" / "pretrained.h5"
+TEXTS = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), flags=re.DOTALL | re.MULTILINE)
+MODULES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def export(*options) -> int:
+    return run_door(door.main, ["export", *map(str, options)])
+
+
+def labelled(folder: Path, each: int) -> Path:
+    for number in range(2 * each):
+        path = folder / ("fake", "real")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures(1, seed=number)[0] // (4, 1)[number % 2]).save(path)
+    return folder
+
+
+def sure(sign: int = 1):
+    """A network that calls bright pictures real (dark ones with sign -1), so sure that rounding flips no label."""
+    network = built(5)
+    output = network.get_layer("p_real")
+    kernel, bias = (each * 0 for each in output.get_weights())
+    output.set_weights([kernel + 1 / len(kernel), bias])
+    p_real = [network.predict_on_batch(images.astype(np.float32)).mean() for images in (pictures() // 4, pictures())]
+    dark, bright = np.log(p_real) - np.log1p(-np.array(p_real))
+    slope = sign * 8 / (bright - dark)
+    output.set_weights([kernel + slope / len(kernel), bias - slope * (dark + bright) / 2])
+    return network
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_what_is_written_gives_the_outputs_of_the_model(model, tmp_path, name, capsys):  # noqa: F811
+    pytest.importorskip(MODULES[name])
+    suffixes = RUNTIMES[name].suffixes
+    output = tmp_path / f"detector{suffixes[0]}"
+    assert export(model, "--format", name, "--output", output) == 0
+    assert "agrees: p_real differs from Keras' by at most" in capsys.readouterr().out
+    files = {suffix: output.with_suffix(suffix).read_bytes() for suffix in suffixes}
+    expected = open_network(model, "keras").network.p_real(pictures())
+    assert RowByRow(RUNTIMES[name], files, SIZE_PX).p_real(pictures()) == pytest.approx(expected, abs=1e-6)
+    assert len(list(tmp_path.iterdir())) == len(suffixes) + 1
+
+
+def test_the_card_says_all_that_others_need(model, tmp_path):  # noqa: F811
+    output = tmp_path / "detector.tflite"
+    assert export(model, "--format", "litert", "--output", output) == 0
+    card = json.loads((tmp_path / "detector.tflite.json").read_text())
+    metadata = open_network(model).metadata
+    assert card["files"] == {"detector.tflite": hashlib.sha256(output.read_bytes()).hexdigest()}
+    assert card["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert card["input"]["shape"] == [1, SIZE_PX, SIZE_PX, 3]
+    assert card["input"]["preprocessing"] == metadata.preprocessing.fingerprint
+    assert "the whole picture" in card["input"]["meaning"]
+    assert card["class_order"] == ["fake", "real"]
+    assert (card["decision"]["temperature"], card["decision"]["threshold"]) == (1.5, 0.5)
+    assert card["gate"]["max_difference"] < card["gate"]["limit"]
+
+
+def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path):
+    path = write(tmp_path / "mine.h5", built(7))
+    assert export(path, "--format", "litert") == 0
+    assert {each.name for each in tmp_path.iterdir()} == {"mine.h5", "mine.tflite", "mine.tflite.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--format", "litert", "--output", "x.onnx"], "expected a name ending in .tflite for litert, found x.onnx"),
+        (["--format", "litert", "--int8"], "expected both or neither"),
+        (["--format", "litert", "--data", "."], "expected both or neither"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys):  # noqa: F811
+    assert export(model, *options) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys):  # noqa: F811
+    monkeypatch.setitem(RUNTIMES, "onnx", dataclasses.replace(RUNTIMES["onnx"], package="no-such-package"))
+    assert export(model, "--format", "onnx", "--output", tmp_path / "x.onnx") == 2
+    assert "no-such-package, found it missing: pip install -r requirements-export.txt" in capsys.readouterr().err
+
+
+def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):  # noqa: F811
+    from fakereal.model import conversion
+
+    other, real = built(8), conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, name: real(other, name))
+    assert export(model, "--format", "litert", "--output", tmp_path / "x.tflite") == 2
+    assert "refused: expected a difference from Keras below" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_needs_enough_pictures_to_judge_it(model, tmp_path, capsys):  # noqa: F811
+    data = labelled(tmp_path / "data", 10)
+    assert export(model, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
+    assert "expected at least 200 pictures to judge by" in capsys.readouterr().err
+
+
+def record(number: int, content: str) -> Record:
+    return Record(Path(f"{number}.png"), number % 2, "", "", content, None)
+
+
+def test_the_halves_share_no_picture_and_do_not_depend_on_the_order():
+    records = [record(number, str(number // 2)) for number in range(1000)]
+    first, second = halves(records)
+    assert {each.content for each in first} & {each.content for each in second} == set()
+    assert len(first) + len(second) == 1000
+    assert halves(records[::-1])[1][0].content == second[0].content
+    with pytest.raises(DataError, match="found"):
+        halves(records[:100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["litert", "openvino"])
+def test_int8_is_written_where_it_keeps_the_labels(tmp_path, name):
+    pytest.importorskip("nncf")
+    path = write(tmp_path / "m.h5", sure())
+    output = tmp_path / f"x{RUNTIMES[name].suffixes[0]}"
+    data = labelled(tmp_path / "data", 260)
+    assert export(path, "--format", name, "--int8", "--data", data, "--output", output) == 0
+    card = json.loads(output.with_name(f"{output.name}.json").read_text())
+    assert card["precision"] == "int8"
+    assert card["gate"]["label_agreement"] >= 0.995
+    assert card["gate"]["accuracy_keras"] == 1
+    assert card["gate"]["pictures"] >= 200
+    float32 = tmp_path / f"y{RUNTIMES[name].suffixes[0]}"
+    assert export(path, "--format", name, "--output", float32) == 0
+    weights = RUNTIMES[name].suffixes[-1]
+    assert output.with_suffix(weights).stat().st_size < float32.with_suffix(weights).stat().st_size
+
+
+@pytest.mark.slow
+def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, capsys, monkeypatch):  # noqa: F811
+    from fakereal.model import conversion
+
+    other, real = sure(-1), conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, *options: real(other, *options))
+    path = write(tmp_path / "m.h5", sure())
+    data = labelled(tmp_path / "data", 260)
+    assert export(path, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
+    told = capsys.readouterr().err
+    assert "error: --format litert --int8: refused: expected at least 99.5 %" in told
+    assert not (tmp_path / "x.tflite").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_the_example_in_the_documentation_says_what_this_project_says(tmp_path, name, make_image):
+    pytest.importorskip(MODULES[name])
+    (example,) = [each for each in EXAMPLES if f"import {MODULES[name]}\n" in each or f"from {MODULES[name]}." in each]
+    assert "fakereal" not in example
+    output = tmp_path / f"detector{RUNTIMES[name].suffixes[0]}"
+    assert export(PRETRAINED, "--format", name, "--output", output) == 0
+    picture = make_image(tmp_path / "photo.jpg", 3, (180, 240))
+    (tmp_path / "example.py").write_text(example)
+    command = [sys.executable, "-I", "example.py", picture.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    opened = open_network(PRETRAINED)
+    expected = opened.network.p_real(opened.metadata.preprocessing.read(picture)[None])[0]
+    found = json.loads(done.stdout)
+    assert found["p_real"] == pytest.approx(expected, abs=1e-3)
+    assert found["prediction"] == ("fake" if expected < 0.5 else "real")
+    assert np.isfinite(found["p_fake"])

@@ -1,0 +1,436 @@
+import bz2
+import gzip
+import io
+import json
+import os
+import pickle
+import stat
+import struct
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakereal.errors import DataError, ImageRefused
+from fakereal.model.scoring import Decision
+from fakereal.predict import archives, pipeline
+from fakereal.predict.inputs import list_images
+from fakereal.predict.prediction import predict
+from fakereal.predict.results import save
+from fakereal.predictions_json import key_of_file
+from fakereal.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(32)
+COMPRESSIONS = ("tar", "tar.gz", "tar.bz2", "tar.xz")
+
+
+class Brightness:
+    """A network that calls bright pictures real."""
+
+    def p_real(self, images):
+        return images.mean(axis=(1, 2, 3)) / 255
+
+
+def png(grey: int = 200) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (20, 10), (grey,) * 3).save(content, "PNG")
+    return content.getvalue()
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, members: dict[str, bytes]) -> Path:
+    kind = path.suffix.lstrip(".")
+    with tarfile.open(path, "w:" + (kind if kind != "tar" else "")) as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def names_in(*inputs, **options) -> list[str]:
+    return [item.name for item in list_images(inputs, **options).items]
+
+
+def entries_of(output: Path, *inputs) -> dict[int | str, dict]:
+    results = predict(list_images(inputs), Brightness(), PREPROCESSING, Decision(), 4)
+    save(results, output)
+    return {entry.get("index", entry.get("image")): entry for entry in json.loads(output.read_text())}
+
+
+# names
+
+
+def test_one_folder_gives_its_own_names_and_several_those_from_the_folder_that_holds_them(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        write(tmp_path / name, png())
+    assert [item.key for item in list_images(tmp_path / "a").items] == [1, 2]
+    assert [item.key for item in list_images([tmp_path / "a", tmp_path / "b"]).items] == [
+        "a/1.png",
+        "a/2.png",
+        "b/1.png",
+    ]
+
+
+def test_pictures_that_a_shell_lists_keep_their_numbers(tmp_path):
+    paths = [write(tmp_path / f"test/{number}.png", png()) for number in (10, 2, 1)]
+    assert [item.key for item in list_images(paths).items] == [1, 2, 10]
+
+
+def test_what_is_named_twice_has_one_place(tmp_path):
+    for name in ("1.png", "sub/2.png"):
+        write(tmp_path / name, png())
+    listing = list_images([tmp_path, tmp_path / "sub", tmp_path / "1.png"], recursive=True)
+    assert [item.name for item in listing.items] == ["1.png", "sub/2.png"]
+    assert listing.items.twice == 2
+
+
+def test_an_archive_of_one_folder_counts_as_that_folder(tmp_path):
+    for archive in (
+        zipped(
+            tmp_path / "x.zip",
+            {"test/2.png": png(), "test/10.png": png(), "test/notes.txt": b"", "__MACOSX/._1.png": b""},
+        ),
+        tarred(tmp_path / "y.tar.gz", {"./test/10.png": png(), "./test/2.png": png()}),
+    ):
+        listing = list_images(archive)
+        assert [item.key for item in listing.items] == [2, 10]
+        assert listing.archive_folders == (f"test/ in {archive.name}",)
+    assert list_images(tmp_path / "x.zip").others == ("__MACOSX/._1.png", "test/notes.txt")
+
+
+def test_several_archives_and_folders_keep_apart_what_they_hold(tmp_path):
+    zipped(tmp_path / "x.zip", {"1.png": png(), "sub/1.png": png()})
+    zipped(tmp_path / "y.zip", {"only/1.png": png()})
+    write(tmp_path / "z/1.png", png())
+    found = names_in(tmp_path / "x.zip", tmp_path / "y.zip", tmp_path / "z")
+    assert found == ["x.zip/1.png", "x.zip/sub/1.png", "y.zip/only/1.png", "z/1.png"]
+    assert all(
+        entry["prediction"] == "real" for entry in entries_of(tmp_path / "p.json", *tmp_path.glob("*.zip")).values()
+    )
+
+
+# patterns and lists
+
+
+def test_a_pattern_finds_files_and_names_them_from_its_fixed_part(tmp_path):
+    for name in ("photos/a/1.png", "photos/a/b/2.png", "photos/3.jpg", "photos/a/notes.txt"):
+        write(tmp_path / name, png())
+    assert names_in(tmp_path / "photos/**/*.png") == ["a/1.png", "a/b/2.png"]
+    assert names_in(tmp_path / "photos/*/*.png") == ["a/1.png"]
+    listing = list_images([str(tmp_path / "photos/**/*.*")])
+    assert [item.key for item in listing.items] == [3, "a/1.png", "a/b/2.png"]
+    assert listing.others == ("a/notes.txt",)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    assert names_in(write(tmp_path / "[1].png", png())) == ["[1].png"]
+
+
+def test_a_pattern_follows_no_ring_of_links(tmp_path):
+    write(tmp_path / "in/1.png", png())
+    (tmp_path / "in/ring").symlink_to(tmp_path / "in")
+    assert names_in(tmp_path / "in/**/*.png") == ["1.png"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_a_list_holds_paths_by_lines_or_nuls(tmp_path, end):
+    names = ["1.png", "odd name.png", "sub/2.png"] + (["new\nline.png"] if end == b"\0" else [])
+    paths = [os.fsencode(write(tmp_path / "in" / name, png())) for name in names]
+    listed = write(tmp_path / "list.txt", end.join(paths) + end)
+    assert sorted(names_in(list_file=listed)) == sorted(names)
+
+
+def test_a_long_list_is_read_in_pieces(tmp_path):
+    path = write(tmp_path / "in/1.png", png())
+    missing = [f"{tmp_path}/in/{'x' * 100}{number}.png" for number in range(2000)]
+    listing = list_images([], list_file=write(tmp_path / "list", "\n".join([str(path), *missing]).encode()))
+    assert len(listing.items) == 2001
+    assert "nothing there" in listing.items[5].problem
+    assert listing.items[0].problem is None
+
+
+def test_the_paths_of_find_are_read_from_standard_input(tmp_path, monkeypatch):
+    for name in ("1.png", "sub/2.png", "notes.txt"):
+        write(tmp_path / "in" / name, png())
+    found = [tmp_path / "in", *(tmp_path / "in").rglob("*")]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(map(os.fsencode, found)) + b"\0")))
+    listing = list_images([], list_file=Path("-"))
+    assert [item.key for item in listing.items] == [1, "sub/2.png"]
+    assert (listing.others, listing.folders) == (("notes.txt",), ())
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    with pytest.raises(DataError, match="found none in"):
+        list_images([], list_file=write(tmp_path / "list", b"\n\n"))
+
+
+# archives
+
+
+@pytest.mark.parametrize("kind", ["zip", *COMPRESSIONS])
+def test_an_archive_gives_what_its_unpacked_folder_gives(tmp_path, kind):
+    order = [7, 3, 10, 1, 9, 2, 8, 4, 6, 5]
+    members = {f"{number}.png": png(25 * number) for number in order} | {"a/x.png": png(3), "a/broken.png": b"no"}
+    for name, content in members.items():
+        write(tmp_path / "in" / name, content)
+    pack = zipped if kind == "zip" else tarred
+    pack(tmp_path / f"in.{kind}", members)
+    before = sorted(tmp_path.rglob("*"))
+    packed = list_images(tmp_path / f"in.{kind}")
+    unpacked = list_images(tmp_path / "in", recursive=True)
+    answers = []
+    for listing in (packed, unpacked):
+        results = predict(listing, Brightness(), PREPROCESSING, Decision(), 4)
+        answers.append([result.prediction for result in results])
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) == 12
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", COMPRESSIONS[1:])
+def test_a_compressed_tar_is_read_once_from_its_start_to_its_end(tmp_path, kind):
+    order = [7, 3, 10, 1, 9, 2, 8, 4, 6, 5]
+    listing = list_images(tarred(tmp_path / f"in.{kind}", {f"{number}.png": png(20 * number) for number in order}))
+    numbers = list(listing.items.reading_order())
+    assert [listing.items[number].key for number in numbers] == order
+    archive, asked, threads = listing.items[0].root, [], set()
+    read = archive.read
+
+    def noted(name):
+        asked.append(archive.position(name))
+        threads.add(threading.current_thread())
+        return read(name)
+
+    archive.read = noted
+    found = list(pipeline.outcomes((listing.items[n] for n in numbers), Brightness(), PREPROCESSING, 4))
+    assert [round(255 * outcome.p_real) for outcome in found] == [20 * number for number in order]
+    assert asked == sorted(asked)
+    assert len(threads) == 1
+
+
+@pytest.mark.parametrize("kind", ["zip", *COMPRESSIONS])
+def test_an_archive_can_be_sent_to_another_process(tmp_path, kind):
+    pack = zipped if kind == "zip" else tarred
+    item = list_images(pack(tmp_path / f"x.{kind}", {"1.png": png(7), "2.png": png(8)})).items[1]
+    assert item.open() == png(8)
+    assert pickle.loads(pickle.dumps(item)).open() == png(8)
+
+
+def hostile_zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in (
+            "../up.png",
+            "/etc/absolute.png",
+            "a/../../up2.png",
+            "C:\\windows.png",
+            "..\\back.png",
+            "good.png",
+        ):
+            file.writestr(name, png())
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(link, "/etc/passwd")
+        file.writestr("twice.png", png(1))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("twice.png", png(2))
+        file.writestr("bomb.png", bytes(archives.MAX_FILE_BYTES + 1))
+        file.writestr("large.png", bytes(2**19))
+        file.writestr("encrypted.png", png())
+        file.writestr("cut.png", os.urandom(500))
+        file.writestr("9" * 5000 + ".png", png())
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\1\2", 0, content.rindex(b"encrypted.png"))
+    content[place + 8] |= 1  # the flag of encryption, in the directory
+    damaged = content.index(b"cut.png") + 100
+    content[damaged] ^= 255
+    path.write_bytes(content)
+    return path
+
+
+ZIP_REASONS = {
+    "../up.png": "leads out of it",
+    "/etc/absolute.png": "leads out of it",
+    "a/../../up2.png": "leads out of it",
+    "C:\\windows.png": "leads out of it",
+    "..\\back.png": "leads out of it",
+    "link.png": "found a link",
+    "twice.png": "found several",
+    "bomb.png": "expected at most 1 MB",
+    "large.png": "no image",
+    "encrypted.png": "needs no password",
+    "cut.png": "CRC",
+}
+
+
+def test_every_hostile_member_of_a_zip_is_named_with_a_reason_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2**20)
+    hostile_zip(tmp_path / "x.zip")
+    before = sorted(tmp_path.rglob("*"))
+    entries = entries_of(tmp_path.parent / f"{tmp_path.name}.json", tmp_path / "x.zip")
+    for name, reason in ZIP_REASONS.items():
+        assert reason in entries.pop(name)["error"], name
+    assert {str(name)[:8]: entry["prediction"] for name, entry in entries.items()} == {
+        "good.png": "real",
+        "99999999": "real",
+    }
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def hostile_tar(path: Path) -> Path:
+    with tarfile.open(path, "w:" + (path.suffix[1:] if path.suffix != ".tar" else "")) as file:
+        for name, kind in (
+            ("../up.png", tarfile.REGTYPE),
+            ("/etc/absolute.png", tarfile.REGTYPE),
+            ("symlink.png", tarfile.SYMTYPE),
+            ("hardlink.png", tarfile.LNKTYPE),
+            ("pipe.png", tarfile.FIFOTYPE),
+            ("device.png", tarfile.CHRTYPE),
+            ("good.png", tarfile.REGTYPE),
+            ("twice.png", tarfile.REGTYPE),
+            ("twice.png", tarfile.REGTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd" if "link" in name else ""
+            info.size = len(png()) if kind == tarfile.REGTYPE else 0
+            file.addfile(info, io.BytesIO(png()) if info.size else None)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_every_hostile_member_of_a_tar_is_named_with_a_reason_and_nothing_is_written(tmp_path, kind):
+    hostile_tar(tmp_path / f"x.{kind}")
+    before = sorted(tmp_path.rglob("*"))
+    entries = entries_of(tmp_path.parent / f"{tmp_path.name}.json", tmp_path / f"x.{kind}")
+    reasons = {
+        "../up.png": "leads out of it",
+        "/etc/absolute.png": "leads out of it",
+        "symlink.png": "found a link",
+        "hardlink.png": "found a link",
+        "pipe.png": "pipe or device",
+        "device.png": "pipe or device",
+        "twice.png": "found several",
+    }
+    for name, reason in reasons.items():
+        assert reason in entries.pop(name)["error"], name
+    assert list(entries) == ["good.png"]
+    assert entries["good.png"]["prediction"] == "real"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_of_a_cut_off_tar_the_start_is_predicted_and_the_damage_has_a_place(tmp_path, kind):
+    members = {f"{number}.png": png() for number in range(30)} | {"noise.png": os.urandom(1_000_000), "last.png": png()}
+    path = tarred(tmp_path / f"x.{kind}", members)
+    path.write_bytes(path.read_bytes()[:-60_000])
+    listing = list_images(path)
+    assert listing.items[len(listing.items) - 1].name == path.name
+    results = predict(listing, Brightness(), PREPROCESSING, Decision(), 4)
+    assert "damaged" in results[-1].outcome.error
+    assert "last.png" not in [result.outcome.item.name for result in results]
+    if kind in ("tar", "tar.gz"):  # the others come in large blocks
+        assert [result.label for result in results[:30]] == [1] * 30
+
+
+def test_a_tar_whose_middle_is_overwritten_loses_nothing_silently(tmp_path):
+    path = tarred(tmp_path / "x.tar", {f"{number}.png": png() for number in range(6)})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"3.png")
+    content[place : place + 512] = b"\xaa" * 512
+    path.write_bytes(content)
+    listing = list_images(path)
+    assert [item.name for item in listing.items] == ["0.png", "1.png", "2.png", "x.tar"]
+    assert "damaged" in listing.items[3].problem
+
+
+def claimed_header(kind: bytes, size: int) -> bytes:
+    """A tar header that announces `size` bytes of an extended header."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_header_of_gigabytes_is_not_read(tmp_path, kind):
+    start = tarred(tmp_path / "ok.tar", {"1.png": png()}).read_bytes()[:1024]
+    with gzip.open(tmp_path / "x.tar.gz", "wb") as file:
+        file.write(start + claimed_header(kind, 2**33) + bytes(2**22))
+    listing = list_images(tmp_path / "x.tar.gz")
+    assert [item.name for item in listing.items] == ["1.png", "x.tar.gz"]
+    assert "header of 8,589,934,592 bytes" in listing.items[1].problem
+
+
+def test_an_archive_that_grows_without_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 2**16)
+    bomb = {"1.png": png(), "2.bmp": bytes(2**23), "3.png": png()}
+    zipped(tmp_path / "x.zip", bomb)
+    tarred(tmp_path / "x.tar.bz2", bomb)
+    assert "grows" in list_images(tmp_path / "x.zip").items[2].problem
+    listing = list_images(tmp_path / "x.tar.bz2")
+    assert "grows" in listing.items[len(listing.items) - 1].problem
+    assert listing.items[0].problem is None
+
+
+def test_a_zip_whose_header_lies_about_a_size_gives_no_more_than_that(tmp_path):
+    path = zipped(tmp_path / "x.zip", {"1.png": bytes(2**20)})
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        struct.pack_into("<I", content, content.index(mark) + place, 1000)
+    path.write_bytes(content)
+    with pytest.raises(ImageRefused, match="CRC"):
+        list_images(path).items[0].open()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x1f\x8b broken", bz2.compress(b"no tar" * 200), b"x" * 2000])
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz"])
+def test_what_is_no_archive_is_an_error_alone_and_has_a_place_in_a_list(tmp_path, name, content):
+    path = write(tmp_path / "in" / name, content)
+    with pytest.raises(DataError, match=f"{name}: expected a"):
+        list_images(path)
+    write(tmp_path / "in/1.png", png())
+    listing = list_images([], list_file=write(tmp_path / "list", f"{path}\n{tmp_path / 'in/1.png'}".encode()))
+    assert [item.name for item in listing.items] == ["1.png", name]
+    assert listing.items[1].problem.startswith("expected a")
+
+
+def test_random_damage_to_archives_raises_nothing_else(tmp_path):
+    chance = np.random.default_rng(0)
+    members = {f"{number}.png": png(number) for number in range(8)}
+    for kind in ("zip", *COMPRESSIONS):
+        sound = (zipped if kind == "zip" else tarred)(tmp_path / f"sound.{kind}", members).read_bytes()
+        for number in range(40):
+            content = bytearray(sound)
+            for place in chance.integers(0, len(content), 3):
+                content[place] = chance.integers(0, 256)
+            path = write(tmp_path / f"{number}.{kind}", bytes(content[: chance.integers(1, len(content) + 1)]))
+            try:
+                listing = list_images(path)
+            except DataError:
+                continue
+            for result in predict(listing, Brightness(), PREPROCESSING, Decision(), 4):
+                assert (result.label is None) == (result.outcome.error is not None)
+
+
+@pytest.mark.parametrize(
+    "name", ["7.png", "007.JPG", "7.5.png", "a/7.png", "x7.png", "٣.png", "-1.png", "1e3.png", " 7.png", "7 .png"]
+)
+def test_a_place_has_the_key_that_the_prediction_json_gives_its_file(tmp_path, name):
+    write(tmp_path / name, png())
+    write(tmp_path / "x.jpg", png())
+    assert key_of_file(Path(name)) in [item.key for item in list_images(tmp_path, recursive=True).items]

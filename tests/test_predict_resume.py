@@ -1,0 +1,312 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_predict
+from PIL import Image
+from test_predict_inputs import png, tarred, write
+
+import predict_and_save_json as door
+from fakereal.cli import run_door
+from fakereal.errors import DataError
+from fakereal.labels import NAMES
+from fakereal.model.scoring import Decision
+from fakereal.predict import journal
+from fakereal.predict.inputs import Item, Items, list_images
+from fakereal.predict.pipeline import Outcome
+from fakereal.predict.prediction import PredictConfig, Predictor, complete
+from fakereal.predict.sources import Found
+from fakereal.predictions_json import dumps, prediction_for
+from fakereal.preprocessing import ImageInfo, Preprocessing
+
+IDENTITY = {"model": "a" * 64, "preprocessing": "p", "engine": "keras"}
+BATCH = 4
+small_model = test_predict.model
+
+
+class Stopping:
+    """A network that calls bright pictures real, counts them, and is interrupted before one of its batches."""
+
+    def __init__(self, batches=None, pause_s=0.0):
+        self.batches, self.pause_s, self.seen = batches, pause_s, 0
+
+    def p_real(self, images):
+        time.sleep(self.pause_s)
+        if self.batches is not None and self.seen == self.batches * BATCH:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        return images.mean(axis=(1, 2, 3)) / 255
+
+
+def run(source: Path, folder: Path, network=None, resume=False, **changes) -> int:
+    """Predicts into a folder, like `prediction.run` with a model."""
+    config = PredictConfig(
+        input=(str(source),), output=folder / "p.json", details=folder / "d.csv", batch_size=BATCH, resume=resume
+    )
+    predictor = Predictor(network or Stopping(), Preprocessing(32), Decision(), {**IDENTITY, **changes})
+    return complete(config, list_images(source, recursive=True), predictor)
+
+
+def stop(source: Path, folder: Path, batches: int) -> Path:
+    """Predicts so many batches, then is interrupted; returns the journal."""
+    with pytest.raises(KeyboardInterrupt):
+        run(source, folder, Stopping(batches))
+    return folder / "p.json.journal"
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    for number in range(1, 31):
+        write(tmp_path / f"in/{number}.png", png(8 * number))
+    write(tmp_path / "in/7.png", b"broken")
+    write(tmp_path / "in/sub/odd name.png", png(3))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def whole(tmp_path, pictures, capsys) -> dict[str, bytes]:
+    """What an uninterrupted run writes."""
+    assert run(pictures, tmp_path / "whole") == 1
+    files = written(tmp_path / "whole")
+    assert sorted(files) == ["d.csv", "p.json"]
+    return files
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, pictures, whole, capsys):
+    path = stop(pictures, tmp_path / "out", 3)
+    assert sorted(written(tmp_path / "out")) == [path.name]
+    said = capsys.readouterr()
+    assert "of 31 images are done and kept in" in said.err
+    network = Stopping()
+    assert run(pictures, tmp_path / "out", network, resume=True) == 1
+    assert written(tmp_path / "out") == whole
+    assert network.seen < 31 - 2 * BATCH
+    assert "of 31 images are done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_journal_cut_at_any_byte_goes_on_and_gives_the_same_bytes(tmp_path, pictures, whole, seed):
+    path = stop(pictures, tmp_path / "out", 4)
+    content = path.read_bytes()
+    path.write_bytes(content[: random.Random(seed).randrange(len(content))])
+    run(pictures, tmp_path / "out", resume=True)
+    assert written(tmp_path / "out") == whole
+
+
+def test_a_damaged_line_costs_what_follows_and_nothing_else(tmp_path, pictures, whole):
+    path = stop(pictures, tmp_path / "out", 5)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:4], b"\0" * 40 + b"\n", *lines[5:]]))
+    run(pictures, tmp_path / "out", resume=True)
+    assert written(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("name", [*IDENTITY])
+def test_a_journal_of_another_model_preprocessing_or_engine_is_refused(tmp_path, pictures, name):
+    path = stop(pictures, tmp_path / "out", 2)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=f"with the {name} other of this run, found .*: resume with") as caught:
+        run(pictures, tmp_path / "out", resume=True, **{name: "other"})
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_journal_of_another_folder_is_refused(tmp_path, pictures):
+    stop(pictures, tmp_path / "out", 2)
+    write(tmp_path / "other/1.png", png())
+    with pytest.raises(DataError, match="folder of images"):
+        run(tmp_path / "other", tmp_path / "out", resume=True)
+
+
+def test_files_that_changed_came_or_went_meanwhile_are_seen(tmp_path, pictures):
+    stop(pictures, tmp_path / "out", 5)
+    write(pictures / "2.png", png(250))
+    write(pictures / "7.png", png(251))
+    write(pictures / "0.png", png(252))
+    (pictures / "3.png").unlink()
+    network = Stopping()
+    assert run(pictures, tmp_path / "out", network, resume=True) == 0
+    assert network.seen < 20
+    run(pictures, tmp_path / "whole")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
+def test_a_compressed_archive_goes_on_too(tmp_path, capsys):
+    members = {f"{number}.png": png(9 * number) for number in (5, 3, 9, 1, 12, 7, 2, 8, 6, 4, 11, 10)}
+    archive = tarred(tmp_path / "x.tar.gz", members)
+    stop(archive, tmp_path / "out", 2)
+    run(archive, tmp_path / "out", resume=True)
+    run(archive, tmp_path / "whole")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    assert [entry["index"] for entry in json.loads((tmp_path / "out/p.json").read_text())] == list(range(1, 13))
+
+
+def test_a_finished_run_leaves_no_journal_and_resume_without_one_starts_anew(tmp_path, pictures, whole, capsys):
+    for _ in range(2):
+        run(pictures, tmp_path / "out", resume=True)
+        assert written(tmp_path / "out") == whole
+        assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path, pictures, whole):
+    stop(pictures, tmp_path / "out", 3)
+    write(tmp_path / "out/.p.json.0123abcd.part", b"[")
+    write(tmp_path / "out/.d.csv.0123abcd.part", b"index")
+    run(pictures, tmp_path / "out", resume=True)
+    assert written(tmp_path / "out") == whole
+
+
+def test_a_run_killed_while_it_wrote_its_results_writes_them_without_the_network(
+    tmp_path, pictures, whole, monkeypatch
+):
+    monkeypatch.setattr("fakereal.predict.prediction.save", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, tmp_path / "out")
+    monkeypatch.undo()
+    (pictures / "7.png").unlink()  # the broken one would be tried again
+    network = Stopping()
+    run(pictures, tmp_path / "out", network, resume=True)
+    assert network.seen == 0
+
+
+def test_a_run_that_fails_before_its_first_batch_leaves_nothing(tmp_path, pictures):
+    stop(pictures, tmp_path / "out", 0)
+    assert written(tmp_path / "out") == {}
+
+
+def test_results_of_an_unfinished_run_are_not_lost_by_starting_anew(tmp_path, pictures, capsys):
+    path = stop(pictures, tmp_path / "out", 3)
+    before = path.read_bytes()
+    write(tmp_path / "model.h5", b"never opened")
+    arguments = ["--input", pictures, "--model", tmp_path / "model.h5", "--output", tmp_path / "out/p.json"]
+    assert run_door(door.main, list(map(str, arguments))) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "add --resume to go on with it, or delete this file" in said
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_two_runs_never_write_one_journal(tmp_path, pictures):
+    items = list_images(pictures).items
+    first = journal.start(tmp_path / "j", IDENTITY, items, resume=False)
+    first.add([(0, Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
+    for resume in (False, True):
+        with pytest.raises(DataError, match="found one at work"):
+            journal.start(tmp_path / "j", IDENTITY, items, resume)
+    first.close()
+    assert len((tmp_path / "j").read_text().splitlines()) == 2
+
+
+def test_a_line_gives_back_the_very_outcome(tmp_path):
+    chance = random.Random(0)
+    for number in range(300):
+        item = Item(tmp_path, os.fsdecode(b"caf\xe9\n.png"), number)
+        outcome = Outcome(
+            item, ImageInfo(3, 4, "PNG"), round(chance.random(), 6), None, (0.1, 0.000001), (5, 10**18 + 7)
+        )
+        assert journal.outcome_of(json.loads(journal.as_line(number, outcome)), item) == outcome
+    failed = Outcome(item, error="expected a picture")
+    assert journal.outcome_of(json.loads(journal.as_line(1, failed)), item) == failed
+
+
+def test_what_is_written_piece_by_piece_is_what_json_dumps_writes():
+    entries = [prediction_for(3, 1), prediction_for("a/ä\n.png", 0), prediction_for(10, None, 'cut "off"')]
+    plain = [
+        {"index": 3, "prediction": NAMES[1]},
+        {"index": 10, "prediction": None, "error": 'cut "off"'},
+        {"image": "a/ä\n.png", "prediction": NAMES[0]},
+    ]
+    assert dumps(entries) == json.dumps(plain, indent=4) + "\n"
+    assert dumps([]) == "[]\n"
+
+
+def test_a_place_takes_few_bytes():
+    names = [f"photo_{number:07}.png" for number in range(20_000)]
+    tracemalloc.start()
+    items = Items(Path("/in"), [Found("/in", names=[name.replace("_", "-") for name in names])], [""])
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert items[19_999] == Item(Path("/in"), "photo-0019999.png", "photo-0019999.png")
+    assert used < 20_000 * 40
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_predict_resume import Stopping, run
+sys.exit(run(Path(sys.argv[1]), Path(sys.argv[2]), Stopping(pause_s=0.01), resume=True))
+"""
+
+
+def kill_until_done(command: list[str], kills: int, longest_s: float, chance: random.Random) -> tuple[int, int]:
+    """Starts a program again and again, killed after a random time; returns its exit code and how often it was."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(door.__file__).parent), str(Path(__file__).parent)]),
+    }
+    killed = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        try:
+            code = process.wait(chance.uniform(0, longest_s) if killed < kills else 300)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            continue
+        return code, killed
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_no_result(tmp_path, capsys):
+    for number in range(400):
+        write(tmp_path / f"in/{number}.png", png(number % 256))
+    write(tmp_path / "in/77.png", b"broken")
+    run(tmp_path / "in", tmp_path / "whole")
+    chance, killed = random.Random(1), 0
+    for attempt in range(20):
+        out = tmp_path / f"out{attempt}"
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "in"), str(out)]
+        code, times = kill_until_done(command, max(0, 20 - killed), 1.6, chance)
+        killed += times
+        assert code == 1
+        assert written(out) == written(tmp_path / "whole")
+        if killed >= 20:
+            break
+    assert killed >= 20
+
+
+@pytest.mark.slow
+def test_kills_of_the_script_itself_change_no_byte(tmp_path, small_model):
+    chance = np.random.default_rng(2)
+    (tmp_path / "in").mkdir()
+    for number in range(300):
+        Image.fromarray(chance.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"in/{number}.png")
+    out = {name: tmp_path / name / "p.json" for name in ("whole", "killed")}
+    command = [sys.executable, door.__file__, "--input", str(tmp_path / "in"), "--model", str(small_model)]
+    command += ["--batch-size", "2", "--stability", "1", "--resume", "--output"]
+    assert subprocess.run([*command, str(out["whole"])], capture_output=True, check=False).returncode == 0
+    path, killed = journal.path_for(out["killed"]), 0
+    while killed < 3:
+        process = subprocess.Popen([*command, str(out["killed"])], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = path.stat().st_size if path.exists() else 0
+        while process.poll() is None and (not path.exists() or path.stat().st_size < before + 2000):
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        killed += 1
+    assert path.exists()
+    assert subprocess.run([*command, str(out["killed"])], capture_output=True, check=False).returncode == 0
+    assert out["killed"].read_bytes() == out["whole"].read_bytes()
