@@ -84,9 +84,7 @@ def engines(options: argparse.Namespace) -> None:
 
     cifake = official_test(options)
     truth = np.array([record.label for record in cifake])
-    print(
-        "| engine | images | accuracy (95 %) | labels as Keras | p_real differs by at most |\n|---|---|---|---|---|"
-    )
+    print("| engine | images | accuracy (95 %) | labels as Keras | p_real differs by at most |\n|---|---|---|---|---|")
     expected = None
     for name in ("keras", *FAST):
         opened = open_network(options.model, name)
