@@ -171,7 +171,10 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path, pictures, whole):
 def test_a_run_killed_while_it_wrote_its_results_writes_them_without_the_network(
     tmp_path, pictures, whole, monkeypatch
 ):
-    monkeypatch.setattr("fakereal.predict.prediction.save", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted(*_):  # no signal: a shell's background job has SIGINT ignored
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fakereal.predict.prediction.save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "out")
     monkeypatch.undo()
