@@ -280,7 +280,7 @@ def test_phases_of_ones_own_are_taken_as_they_are():
 RECIPE = """
 image_size: 40
 weights: none
-network: {name: cnn, filters: [4, 8]}
+network: {name: cnn, filters: [4, 8], pooling: avg}
 training:
   optimizer: adamw
   weight_decay: 0.01
