@@ -125,6 +125,7 @@ def test_without_augmentation_the_weights_are_those_of_the_plain_way(pictures, t
     assert capsys.readouterr().err.count("features of 1 view a picture computed once") == 2
 
 
+@pytest.mark.slow
 def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_path, capsys):
     turned = AugmentationConfig()
     first, again, without = (
@@ -136,6 +137,7 @@ def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_p
     assert capsys.readouterr().err.count("features of 2 views a picture found in the cache") == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys):
     first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
     for path in (tmp_path / "cache").rglob("*.rows"):

@@ -114,6 +114,7 @@ def kill_after(text, command):
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_model(pictures, tmp_path):
     more = ("--epochs", "20")
     whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
