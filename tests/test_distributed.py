@@ -25,7 +25,7 @@ from fakereal.errors import DataError
 from fakereal.model import peers
 def main(argv):
     hosts, index, word, what = argv
-    peers.SILENCE_S = 2.0
+    peers.SILENCE_S, peers._GREETING_S = 2.0, 1.0
     peers.ARRIVAL_S = 15.0
     each = peers.Peers(hosts.split(","), int(index))
     each.meet()
@@ -147,10 +147,23 @@ def test_a_stranger_at_the_port_is_sent_away(met, tmp_path):
     command = ["-c", MEET, hosts, "1", "same", "leave"]
     second = Process(tmp_path, "second", command, PYTHONPATH=".")
     second.wait_for("waiting")
-    with socket.create_connection(("127.0.0.1", int(hosts.rpartition(":")[2]))) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    first = Process(tmp_path, "first", ["-c", MEET, hosts, "0", "same", "leave"], PYTHONPATH=".")
-    assert (first.wait(), second.wait()) == (0, 0)
+    port = int(hosts.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as stranger, socket.create_connection(("127.0.0.1", port)):
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")  # the other one says nothing at all
+        first = Process(tmp_path, "first", ["-c", MEET, hosts, "0", "same", "leave"], PYTHONPATH=".")
+        assert (first.wait(), second.wait()) == (0, 0)
+
+
+def test_a_process_that_is_started_late_is_waited_for_by_all(tmp_path):
+    hosts = free_hosts(3)
+
+    def start(index):
+        return Process(tmp_path, f"late{index}", ["-c", MEET, hosts, f"{index}", "same", "leave"], PYTHONPATH=".")
+
+    early = [start(0), start(1)]
+    early[0].wait_for("waiting for process 2")
+    time.sleep(3)  # longer than the silence after which a process counts as lost
+    assert [each.wait() for each in (*early, start(2))] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +255,8 @@ def test_two_processes_learn_what_one_learns_and_only_the_first_writes(pictures,
     assert together[1].out.read_text() == ""
     assert not (tmp_path / "1.h5").exists()
     assert not (tmp_path / "1_run").exists()
+    written = [path for path in (tmp_path / "0.h5", *(tmp_path / "0_run").rglob("*")) if path.is_file()]
+    assert not [path for path in written if hosts.encode() in path.read_bytes()]
 
 
 @pytest.mark.slow

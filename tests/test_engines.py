@@ -75,7 +75,8 @@ def pictures(count=9, size=SIZE_PX, seed=0):
 
 
 def test_every_engine_that_can_be_asked_for_is_known():
-    assert set(ENGINES) == {engines.AUTO, engines.KERAS, *engines.FAST}
+    assert {"auto", "keras", "litert"} < set(ENGINES)
+    assert (engines.AUTO, engines.KERAS) == ("auto", "keras")
     assert set(engines.FAST) < set(RUNTIMES)
 
 
@@ -130,6 +131,29 @@ def test_a_converted_network_that_answers_otherwise_is_refused_once_and_for_all(
         open_network(model, "litert")
 
 
+@pytest.mark.parametrize("failing", ["converting", "starting"])
+def test_a_conversion_that_fails_is_tried_again_by_the_next_run(model, own_cache, monkeypatch, failing):
+    from fakereal.model import conversion
+
+    def fail(*ignored):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(engines, "FAST", ("litert",))
+    with monkeypatch.context() as patch:
+        if failing == "converting":
+            patch.setitem(conversion._CONVERTERS, "litert", fail)
+        else:
+            patch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], open=fail))
+        opened = open_network(model)
+        assert opened.engine.startswith("keras")
+        assert "no room" in opened.words
+    assert open_network(model).engine.startswith("litert")
+
+
+def test_a_network_gets_no_more_threads_than_it_was_given(model):
+    assert open_network(model, threads=1).network.threads == 1
+
+
 def test_a_model_file_that_cannot_be_used_is_refused_whatever_the_engine(tmp_path):
     for wanted in ENGINES:
         with pytest.raises(ModelFileError, match="found nothing there"):
@@ -149,6 +173,7 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
         opened = open_network(tmp_path / "foreign.keras", foreign=True)
         assert opened.engine.startswith("litert")
         assert opened.metadata.preprocessing.image_size_px == 48
+        assert opened.keras(tmp_path / "foreign.keras").p_real(pictures(1, size=48)).shape == (1,)
         assert capsys.readouterr().err.count(FOREIGN_NOTE) == 1
     expected = foreign.predict_on_batch(pictures(size=48).astype(np.float32))[:, 0]
     assert opened.network.p_real(pictures(size=48)) == pytest.approx(expected, abs=1e-5)
@@ -229,10 +254,17 @@ def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
     os.utime(stale, (0, 0))
     for number in range(25):
         engine_cache.keep(f"{number:064}"[::-1], "litert", "1", ENTRY)
-        os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-1", (number + 1, number + 1))
+        os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-2", (number + 1, number + 1))
     assert not stale.exists()
     assert len(list(own_cache.iterdir())) == 20
     assert engine_cache.find(f"{24:064}"[::-1], "litert", "1") == ENTRY
+
+
+def test_an_entry_that_another_run_removes_meanwhile_is_no_failure(own_cache, monkeypatch, capsys):
+    engine_cache.keep("a" * 64, "litert", "1", ENTRY)
+    (own_cache / "gone").symlink_to(own_cache / "nowhere")  # listed, but its state can't be asked for
+    engine_cache.keep("b" * 64, "litert", "1", ENTRY)
+    assert capsys.readouterr().err == ""
 
 
 # the gates

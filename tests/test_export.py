@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_engines import SIZE_PX, built, model, pictures, write  # noqa: F401 - `model` is a fixture
+from test_engines import SIZE_PX, built, model, pictures, rows_of, write  # noqa: F401 - `model` is a fixture
 
 from fakereal import __main__ as door
 from fakereal.cli import run_door
+from fakereal.commands.export import FORMATS
 from fakereal.data.scan import Record
 from fakereal.errors import DataError
 from fakereal.model.engines import open_network
@@ -24,6 +25,19 @@ PRETRAINED = ROOT / "models" / "pretrained.h5"
 TEXTS = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), flags=re.DOTALL | re.MULTILINE)
 MODULES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def example_of(name: str) -> str:
+    """The program in the documentation that runs a format."""
+    (example,) = [each for each in EXAMPLES if f"import {MODULES[name]}\n" in each or f"from {MODULES[name]}." in each]
+    return example
+
+
+def told(example: str, folder: Path, picture: str) -> dict:
+    """What such a program prints, where the exported network lies in the folder."""
+    (folder / "example.py").write_text(example)
+    command = [sys.executable, "-I", "example.py", picture]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
 
 
 def export(*options) -> int:
@@ -49,6 +63,10 @@ def sure(sign: int = 1):
     slope = sign * 8 / (bright - dark)
     output.set_weights([kernel + slope / len(kernel), bias - slope * (dark + bright) / 2])
     return network
+
+
+def test_every_format_can_be_asked_for():
+    assert set(FORMATS) == set(RUNTIMES) == set(MODULES)
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
@@ -167,21 +185,38 @@ def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, c
     assert not (tmp_path / "x.tflite").exists()
 
 
+def test_the_example_also_decides_where_the_network_is_sure_to_the_last_bit(tmp_path):
+    network = built(5)
+    output = network.get_layer("p_real")
+    kernel, bias = (each * 0 for each in output.get_weights())
+    output.set_weights([kernel, bias - 200])
+    path = write(tmp_path / "sure.h5", network)
+    assert export(path, "--format", "litert", "--output", tmp_path / "detector.tflite") == 0
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "photo.png")
+    found = told(example_of("litert"), tmp_path, "photo.png")
+    assert (found["p_real"], found["prediction"]) == (0.0, "fake")
+    assert 0.999 < found["calibrated_p_fake"] < 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
 def test_the_example_in_the_documentation_says_what_this_project_says(tmp_path, name, make_image):
     pytest.importorskip(MODULES[name])
-    (example,) = [each for each in EXAMPLES if f"import {MODULES[name]}\n" in each or f"from {MODULES[name]}." in each]
+    example = example_of(name)
     assert "fakereal" not in example
     output = tmp_path / f"detector{RUNTIMES[name].suffixes[0]}"
     assert export(PRETRAINED, "--format", name, "--output", output) == 0
-    picture = make_image(tmp_path / "photo.jpg", 3, (180, 240))
-    (tmp_path / "example.py").write_text(example)
-    command = [sys.executable, "-I", "example.py", picture.name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    opened = open_network(PRETRAINED)
-    expected = opened.network.p_real(opened.metadata.preprocessing.read(picture)[None])[0]
-    found = json.loads(done.stdout)
-    assert found["p_real"] == pytest.approx(expected, abs=1e-3)
-    assert found["prediction"] == ("fake" if expected < 0.5 else "real")
-    assert np.isfinite(found["p_fake"])
+    folder = tmp_path / "pictures"
+    make_image(folder / "photo.jpg", 3, (180, 240))
+    make_image(folder / "large.jpg", 4, (1800, 1900))
+    colours = np.asarray(Image.open(make_image(folder / "plain.png", 5, (180, 240))))
+    holes = np.random.default_rng(6).integers(0, 256, (*colours.shape[:2], 1), dtype=np.uint8)
+    Image.fromarray(np.concatenate([colours, holes], axis=2)).save(folder / "transparent.png")
+    for row in rows_of(PRETRAINED, folder, tmp_path / "out.json"):
+        found = told(example, tmp_path, f"pictures/{row['image']}")
+        p_fake = row["confidence"] if row["prediction"] == "fake" else 1 - row["confidence"]
+        assert found == {
+            "p_real": pytest.approx(row["p_real"], abs=1e-3),
+            "calibrated_p_fake": pytest.approx(p_fake, abs=1e-3),
+            "prediction": row["prediction"],
+        }

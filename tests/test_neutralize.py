@@ -412,9 +412,10 @@ def test_a_model_that_was_trained_neutral_predicts_neutral_and_says_so(make_fold
     assert done.returncode == 0, done.stderr
     assert "centre square of every picture at 28x28 pixels, as JPEG of quality 90" in done.stderr
     assert configuration.load(tmp_path / "model_run/config.yaml").neutralize.side_px == 28
+    from test_predict_inputs import predict
+
     from fakereal.model import model_file
     from fakereal.predict.inputs import list_images
-    from fakereal.predict.prediction import predict
 
     detector = model_file.load(output)
     reader = detector.metadata.preprocessing

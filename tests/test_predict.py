@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_predict_inputs import predict
 
 import predict_and_save_json as door
 from fakereal.cli import run_door, start_keras
@@ -17,7 +18,7 @@ from fakereal.errors import DataError, ModelFileError
 from fakereal.model.scoring import Decision
 from fakereal.predict import details, pipeline
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import DEFAULT_MODELS, predict, with_threshold
+from fakereal.predict.prediction import DEFAULT_MODELS, with_threshold
 from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
 

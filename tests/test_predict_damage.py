@@ -6,10 +6,10 @@ import damaged_copies
 import numpy as np
 import pytest
 from PIL import Image, features
+from test_predict_inputs import predict
 
 from fakereal.model.scoring import Decision
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import predict
 from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
 

@@ -4,11 +4,15 @@ import io
 import json
 import os
 import pickle
+import random
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +21,10 @@ from PIL import Image
 
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model.scoring import Decision
-from fakereal.predict import archives, pipeline
+from fakereal.predict import archives, pipeline, reopening
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import predict
-from fakereal.predict.results import save
+from fakereal.predict.prediction import report_listing
+from fakereal.predict.results import decide, save
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
 
@@ -66,6 +70,10 @@ def tarred(path: Path, members: dict[str, bytes]) -> Path:
 
 def names_in(*inputs, **options) -> list[str]:
     return [item.name for item in list_images(inputs, **options).items]
+
+
+def predict(listing, network, preprocessing, decision, batch_size):
+    return decide(list(pipeline.outcomes(listing.items, network, preprocessing, batch_size)), decision)
 
 
 def entries_of(output: Path, *inputs) -> dict[int | str, dict]:
@@ -149,6 +157,36 @@ def test_a_pattern_follows_no_ring_of_links(tmp_path):
     assert names_in(tmp_path / "in/**/*.png") == ["1.png"]
 
 
+def test_of_several_inputs_those_that_gave_no_picture_are_named(tmp_path, capsys):
+    write(tmp_path / "a/1.png", png())
+    write(tmp_path / "b/notes.txt", b"")
+    zipped(tmp_path / "c.zip", {"notes.txt": b""})
+    listing = list_images([tmp_path / name for name in ("a", "b", "c.zip")])
+    report_listing(listing)
+    said = capsys.readouterr().err.splitlines()
+    assert f"2 inputs that gave no picture: {tmp_path / 'b'}, {tmp_path / 'c.zip'}" in said
+
+
+def test_a_link_to_a_picture_keeps_its_own_name_also_behind_two_dots(tmp_path, monkeypatch):
+    store = write(tmp_path / "store/abcdefgh.png", png())
+    for name in ("photos/1.png", "photos/a/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(store)
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in ("photos", "linked"):
+        assert [item.key for item in list_images([f"../{folder}/*.png"]).items] == [1]
+        assert [item.key for item in list_images([f"../{folder}/1.png"]).items] == [1]
+        assert names_in(f"../{folder}/**/*.png") == ["1.png", "a/2.png"]
+        assert names_in(f"../{folder}/*/../*.png") == ["1.png"]
+        assert names_in(f"../{folder}/*/../../store/*.png") == ["abcdefgh.png"]
+        listed = write(tmp_path / "list", f"../{folder}/1.png\n../{folder}/a/2.png\n../{folder}/none/".encode())
+        assert names_in(list_file=listed) == ["1.png", "a/2.png", "none"]
+    (tmp_path / "x.zip").symlink_to(zipped(tmp_path / "store/y.zip", {"1.png": png()}))
+    assert names_in("../x.zip", "../photos/1.png") == ["photos/1.png", "x.zip/1.png"]
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
 def test_a_list_holds_paths_by_lines_or_nuls(tmp_path, end):
     names = ["1.png", "odd name.png", "sub/2.png"] + (["new\nline.png"] if end == b"\0" else [])
@@ -181,7 +219,60 @@ def test_an_empty_list_is_refused(tmp_path):
         list_images([], list_file=write(tmp_path / "list", b"\n\n"))
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf16_is_refused_in_one_line(tmp_path, encoding):
+    with pytest.raises(DataError, match="expected paths in UTF-8, found UTF-16") as caught:
+        list_images([], list_file=write(tmp_path / "list", "\ufeffa/1.png\r\n".encode(encoding)))
+    assert "\n" not in str(caught.value)
+
+
+def test_addresses_in_a_list_are_refused_with_the_place_where_they_belong(tmp_path):
+    with pytest.raises(DataError, match=r"expected paths, found s3://bucket/1.png in .*: name addresses with --input"):
+        list_images([], list_file=write(tmp_path / "list", b"a/1.png\ns3://bucket/1.png\n"))
+
+
 # archives
+
+
+OPEN_MANY = """
+import resource, sys
+from test_predict_inputs import PREPROCESSING, Brightness, list_images, pipeline
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+listing = list_images(sys.argv[1:])
+outcomes = list(pipeline.outcomes(listing.items, Brightness(), PREPROCESSING, 4))
+print(len(outcomes), [outcome.error for outcome in outcomes if outcome.error])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_there_may_be_more_archives_than_files_that_a_process_may_open(tmp_path, kind):
+    pack = zipped if kind == "zip" else tarred
+    for number in range(90):
+        pack(tmp_path / f"{number}.{kind}", {"1.png": png(), "2.png": png()})
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_MANY, str(tmp_path / f"*.{kind}")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout == "180 []\n", done.stderr
+
+
+def test_threads_read_the_right_pictures_from_more_archives_than_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(reopening, "MOST", 2)
+    for number in range(4):
+        members = {f"{each}.png": png(30 * number + each) for each in range(10)}
+        zipped(tmp_path / f"{number}.zip", members)
+        tarred(tmp_path / f"{number}.tar", members)
+    items = list_images(list(tmp_path.iterdir())).items
+    order = random.Random(0).choices(range(len(items)), k=2000)
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(lambda number: items[number].open(), order))
+    wanted = {item.name: png(30 * int(item.name[0]) + int(Path(item.name).stem)) for item in items}
+    assert contents == [wanted[items[number].name] for number in order]
+    assert sum(item._file is not None for item in {ref() for ref in reopening._opened} - {None}) <= 2
 
 
 @pytest.mark.parametrize("kind", ["zip", *COMPRESSIONS])
@@ -313,6 +404,13 @@ def hostile_tar(path: Path) -> Path:
     return path
 
 
+def test_a_name_that_two_members_have_is_told_as_refused_only(tmp_path, capsys):
+    listing = list_images(hostile_tar(tmp_path / "x.tar"))
+    assert [item.problem is None for item in listing.items if item.name == "twice.png"] == [False]
+    report_listing(listing)
+    assert "more than once" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
 def test_every_hostile_member_of_a_tar_is_named_with_a_reason_and_nothing_is_written(tmp_path, kind):
     hostile_tar(tmp_path / f"x.{kind}")
@@ -374,6 +472,22 @@ def test_a_tar_header_of_gigabytes_is_not_read(tmp_path, kind):
     listing = list_images(tmp_path / "x.tar.gz")
     assert [item.name for item in listing.items] == ["1.png", "x.tar.gz"]
     assert "header of 8,589,934,592 bytes" in listing.items[1].problem
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"Z", tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_whose_file_has_less_than_no_bytes_is_not_read_for_ever(tmp_path, kind, first):
+    info = tarfile.TarInfo("a.png")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" + (256**11 - 512).to_bytes(11, "big")  # -512
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    start = b"" if first else tarfile.TarInfo("0.png").tobuf(tarfile.GNU_FORMAT)
+    write(tmp_path / "in/x.tar", start + bytes(header) + bytes(2**20))
+    write(tmp_path / "in/1.png", png())
+    problems = [item.problem for item in list_images([tmp_path / "in/*"]).items if item.problem]
+    assert "damaged" in problems[-1]
 
 
 def test_an_archive_that_grows_without_end_is_given_up(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from fakereal.cli import run_door
 from fakereal.errors import DataError
 from fakereal.labels import NAMES
 from fakereal.model.scoring import Decision
-from fakereal.predict import journal
+from fakereal.predict import journal, pipeline
 from fakereal.predict.inputs import Item, Items, list_images
 from fakereal.predict.pipeline import Outcome
 from fakereal.predict.prediction import PredictConfig, Predictor, complete
@@ -46,12 +46,17 @@ class Stopping:
         return images.mean(axis=(1, 2, 3)) / 255
 
 
-def run(source: Path, folder: Path, network=None, resume=False, **changes) -> int:
+def run(source: Path, folder: Path, network=None, resume=False, explain=None, decision=None, **changes) -> int:
     """Predicts into a folder, like `prediction.run` with a model."""
     config = PredictConfig(
-        input=(str(source),), output=folder / "p.json", details=folder / "d.csv", batch_size=BATCH, resume=resume
+        (str(source),),
+        output=folder / "p.json",
+        details=folder / "d.csv",
+        batch_size=BATCH,
+        resume=resume,
+        explain=explain,
     )
-    predictor = Predictor(network or Stopping(), Preprocessing(32), Decision(), {**IDENTITY, **changes})
+    predictor = Predictor(network or Stopping(), Preprocessing(32), decision or Decision(), {**IDENTITY, **changes})
     return complete(config, list_images(source, recursive=True), predictor)
 
 
@@ -128,6 +133,36 @@ def test_a_journal_of_another_folder_is_refused(tmp_path, pictures):
     write(tmp_path / "other/1.png", png())
     with pytest.raises(DataError, match="folder of images"):
         run(tmp_path / "other", tmp_path / "out", resume=True)
+
+
+def test_explanations_go_on_only_into_their_folder_and_with_their_threshold(tmp_path, pictures):
+    why = tmp_path / "why"
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, tmp_path / "out", Stopping(2), explain=why)
+    for explain, decision, named in (
+        (tmp_path / "other", None, "explain .*other of this run"),
+        (None, None, "explain False of this run"),
+        (why, Decision(0.7), r"threshold 0\.7 of this run, found 0\.5"),
+    ):
+        with pytest.raises(DataError, match=named):
+            run(pictures, tmp_path / "out", resume=True, explain=explain, decision=decision)
+    assert run(pictures, tmp_path / "out", resume=True, explain=why) == 1
+
+
+def test_without_explanations_another_threshold_may_go_on(tmp_path, pictures):
+    stop(pictures, tmp_path / "out", 2)
+    assert run(pictures, tmp_path / "out", resume=True, decision=Decision(0.7)) == 1
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}\n{"b": 2}\n', b"my notes\n", b"my notes", b'{"format": "mine"}\n'])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_file_that_is_no_journal_is_neither_emptied_nor_removed(tmp_path, pictures, content, resume):
+    path = write(tmp_path / "out/p.json.journal", content)
+    with pytest.raises(DataError, match="expected a journal, found another file: move it away"):
+        run(pictures, tmp_path / "out", resume=resume)
+    with pytest.raises(DataError, match="expected a journal, found another file: move it away"):
+        journal.refuse_unfinished(path)
+    assert path.read_bytes() == content
 
 
 def test_files_that_changed_came_or_went_meanwhile_are_seen(tmp_path, pictures):
@@ -208,8 +243,83 @@ def test_two_runs_never_write_one_journal(tmp_path, pictures):
     for resume in (False, True):
         with pytest.raises(DataError, match="found one at work"):
             journal.start(tmp_path / "j", IDENTITY, items, resume)
+    with pytest.raises(DataError, match="found one at work: wait for it"):
+        journal.refuse_unfinished(tmp_path / "j")
     first.close()
+    with pytest.raises(DataError, match="found one with 1 images done: add --resume"):
+        journal.refuse_unfinished(tmp_path / "j")
     assert len((tmp_path / "j").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_a_run_that_waits_at_a_removed_journal_makes_its_own(tmp_path, pictures, monkeypatch):
+    items, path, flock = list_images(pictures).items, tmp_path / "j", journal.fcntl.flock
+    first = journal.start(path, IDENTITY, items, resume=False)
+
+    def late(file, how):  # between opening and locking, the other run comes to its end
+        first.remove()
+        flock(file, how)
+
+    monkeypatch.setattr(journal.fcntl, "flock", late)
+    second = journal.start(path, IDENTITY, items, resume=False)
+    second.add([(0, Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
+    first.close()  # once more, which must not remove what is another's now
+    second.close()
+    assert len(path.read_text().splitlines()) == 2
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from test_predict_resume import run
+from fakereal.cli import run_door
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+sys.exit(run_door(lambda _: run(Path(sys.argv[1]), Path(sys.argv[2])), []))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+def test_a_full_disk_is_told_with_the_right_count_and_the_run_goes_on(tmp_path, pictures, whole, capsys):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(pictures), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 2, done.stderr
+    kept, told = done.stderr.splitlines()[-2:]
+    assert "expected room for the journal, found File too large: make some, then go on with --resume" in told
+    capsys.readouterr()
+    assert run(pictures, tmp_path / "out", resume=True) == 1
+    assert written(tmp_path / "out") == whole
+    count = int(kept.split(" of 31 images are done")[0])
+    resumed = int(capsys.readouterr().err.removeprefix("resumed: ").split()[0])
+    assert 0 < count <= resumed < count + BATCH  # of the last batch, some lines may have found room
+
+
+def test_what_was_added_is_synced_every_few_seconds(tmp_path, pictures, monkeypatch):
+    synced = []
+    monkeypatch.setattr(journal.os, "fsync", synced.append)
+    items = list_images(pictures).items
+    kept = journal.start(tmp_path / "j", IDENTITY, items, resume=False)
+    outcome = Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5)
+    kept.add([(0, outcome)])
+    assert synced == []
+    monkeypatch.setattr(journal, "_SYNC_S", 0.0)
+    kept.add([(1, outcome)])
+    assert len(synced) == 1
+    kept.close()
+
+
+def test_many_unreadable_files_are_noted_on_the_way(tmp_path):
+    for number in range(100):
+        write(tmp_path / f"in/{number}.png", b"broken")
+    write(tmp_path / "in/100.png", png())
+    groups = pipeline.batches(list_images(tmp_path / "in").items, Preprocessing(32), BATCH)
+    found = [(len(batch), len(rows)) for batch, rows in groups]
+    assert found == [(32, 0), (32, 0), (32, 0), (5, 1)]
+    assert run(tmp_path / "in", tmp_path / "out") == 1
 
 
 def test_a_line_gives_back_the_very_outcome(tmp_path):

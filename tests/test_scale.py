@@ -18,6 +18,7 @@ from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.model.scoring import Decision
 from fakereal.predict import scale, scale_store
 from fakereal.predict.inputs import list_images
+from fakereal.predict.journal import as_line
 from fakereal.predict.prediction import PredictConfig, Predictor, complete
 from fakereal.predict.results import decide, save
 from fakereal.preprocessing import MAX_FILE_BYTES, Preprocessing
@@ -66,6 +67,16 @@ def memory(pictures):
     return store
 
 
+def test_what_a_worker_says_of_other_pictures_is_refused(pictures):
+    items = list(list_images((pictures,)).items)[:3]
+    outcomes = list(PREDICTOR.outcomes(items, PredictConfig()))
+    lines = [as_line(number, outcome) for number, outcome in enumerate(outcomes)]
+    assert scale.outcomes_of(items, "".join(lines)) == outcomes
+    for wrong in (lines[::-1], lines[:2], [*lines, lines[0]]):
+        with pytest.raises(DataError, match=r"--ray: expected .* found .*--resume"):
+            scale.outcomes_of(items, "".join(wrong))
+
+
 @pytest.mark.parametrize("recursive", [False, True])
 def test_a_store_gives_the_bytes_that_a_folder_gives(pictures, memory, tmp_path, recursive):
     local = predicted(pictures, tmp_path / "local.json", recursive=recursive)
@@ -82,6 +93,9 @@ def test_what_a_store_holds_beside_pictures_is_listed(memory):
 def test_one_object_of_a_store_can_be_predicted(memory, tmp_path):
     document, _ = predicted(f"{memory}/7.png", tmp_path / "one.json")
     assert [entry["index"] for entry in json.loads(document)] == [7]
+    with pytest.raises(DataError, match=r"notes\.txt: expected a folder or an image") as refused:
+        list_images((f"{memory}/notes.txt",))
+    assert str(refused.value).count("expected") == 1
 
 
 def test_a_store_and_a_folder_can_be_predicted_together(pictures, memory):

@@ -12,6 +12,7 @@ import pytest
 from web_apps import Server, light_server, png
 
 from fakereal.errors import ConfigError
+from fakereal.web import server as web_server
 from fakereal.web.server import listen
 from fakereal.web.starting import WebConfig, run
 
@@ -161,6 +162,23 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(numbe
     assert len(outcomes) > 50
     # A connection that the system took but the server never saw is reset before a byte of the answer.
     assert set(outcomes) == {200}
+
+
+def test_at_the_end_no_connection_begins_and_none_that_waits_is_reset():
+    with listen("127.0.0.1", 0) as listening:
+        address = listening.getsockname()[:2]
+        with socket.create_connection(address) as waiting:
+            if not web_server._take_no_more(listening):
+                pytest.skip("this system has no way to")
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            accepted, _ = listening.accept()
+            listening.close()
+            with accepted:
+                accepted.sendall(b"answer")
+                waiting.sendall(b"more")
+                assert waiting.recv(6) == b"answer"
+                assert accepted.recv(4) == b"more"
 
 
 def test_a_second_signal_ends_it_at_once():

@@ -225,6 +225,25 @@ def test_a_file_has_the_p_fake_that_the_script_gives_it_to_the_last_digit(model,
     same_as_the_script(model, tmp_path / "in", together)
 
 
+def test_where_keras_runs_on_another_backend_there_are_verdicts_without_heatmaps(model, monkeypatch, capsys):
+    import keras
+
+    from fakereal.model.engines import open_network
+    from fakereal.web.loading import from_opened
+
+    opened = open_network(model)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    predictor = from_opened(opened, model)
+    try:
+        predictor.worker.wait_until_warm()
+        assert not predictor.worker.explains
+        with predictor.worker.admit(1) as admission:
+            assert 0 < admission.submit(np.zeros((64, 64, 3), np.uint8)).result(10).p_real < 1
+    finally:
+        predictor.stop()
+    assert "no heatmaps: explanations: expected the TensorFlow backend, found jax" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_shipped_detector_too_says_the_same_here_and_there(make_image, tmp_path):
     for number in range(1, 12):

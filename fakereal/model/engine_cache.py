@@ -20,7 +20,7 @@ from typing import Any
 from fakereal.cli import one_line, say
 from fakereal.model.row_cache import default_folder
 
-_FORMAT = 1  # of an entry; another number makes all entries anew
+_FORMAT = 2  # of an entry; another number makes all entries anew
 _RECORD = "record.json"
 _NETWORK = "network"  # the files are called network.tflite and the like
 _KEPT = 20  # entries, of some 16 MB each; those that nobody used for longest make room
@@ -89,7 +89,11 @@ def _folder(model_sha256: str, engine: str, version: str) -> Path:
 
 def _make_room(folder: Path) -> None:
     """Removes the entries that nobody used for longest, and what kills left behind a day ago."""
-    found = sorted(((path.stat().st_mtime, path) for path in folder.iterdir()), reverse=True)
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run has removed it
+            found.append((path.stat().st_mtime, path))
+    found.sort(reverse=True)
     entries = [path for _, path in found if path.suffix != ".part"]
     left = [path for changed, path in found if path.suffix == ".part" and time.time() - changed > _DAY_S]
     for path in (*entries[_KEPT:], *left):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fakereal.cli import held_back, one_line, say, start_keras
+from fakereal.cli import ENGINES, held_back, one_line, say, start_keras
 from fakereal.errors import EngineRefused
 from fakereal.files import sha256_of
 from fakereal.model import engine_cache, parity
@@ -24,8 +24,7 @@ from fakereal.model.runtimes import RUNTIMES, RowByRow, Runtime
 if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
 
-AUTO, KERAS = "auto", "keras"
-FAST = ("litert", "openvino")
+AUTO, KERAS, *FAST = ENGINES
 """What `auto` tries, in this order: LiteRT is as fast, starts sooner and is a third of the size."""
 
 _GPU = Path("/dev/nvidiactl")  # a driver is loaded; whether TensorFlow can use it, only TensorFlow knows
@@ -64,19 +63,22 @@ class Explaining:
         return replace(self.explainer.explain(images), p_real=self.network.p_real(images))
 
 
-def open_network(model: Path, wanted: str = AUTO, foreign: bool = False) -> Opened:
+def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads: int | None = None) -> Opened:
     """Opens a model file with an engine.
 
     Args:
         model: the model file.
         wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that can be had and keeps the answers, else Keras.
         foreign: also take a plain Keras file of another program.
+        threads: of a converted network, see `RowByRow`; Keras has its own.
 
     Raises:
         ModelFileError: as `model_file.load`.
         EngineRefused: the engine that was asked for by name can't be used.
     """
     metadata = read_own(model, foreign)
+    if metadata is None:
+        say(FOREIGN_NOTE)
     detector = None
     reasons = []
     if wanted == AUTO and _has_gpu():
@@ -84,7 +86,7 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False) -> Open
     else:
         candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
     for name in candidates:
-        attempt = _Attempt(model, metadata, name, detector)
+        attempt = _Attempt(model, metadata, name, detector, threads)
         try:
             return attempt.open()
         except EngineRefused as error:
@@ -100,8 +102,10 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False) -> Open
 class _Attempt:
     """One model with one engine."""
 
-    def __init__(self, model: Path, metadata: Metadata | None, name: str, detector: Detector | None) -> None:
-        self._model, self._metadata, self._name = model, metadata, name
+    def __init__(
+        self, model: Path, metadata: Metadata | None, name: str, detector: Detector | None, threads: int | None
+    ) -> None:
+        self._model, self._metadata, self._name, self._threads = model, metadata, name, threads
         self._runtime = RUNTIMES[name]
         self.detector = detector  # loaded where the model has to be converted
 
@@ -120,25 +124,24 @@ class _Attempt:
             comment = f": {entry.words}"
         if not entry.files:
             raise EngineRefused(entry.words)
-        network = start(self._runtime, entry.files, entry.image_size_px)
-        if self._metadata is None and self.detector is None:
-            say(FOREIGN_NOTE)
+        network = start(self._runtime, entry.files, entry.image_size_px, self._threads)
         words = f"engine: {title} {version}, {network.threads} threads{comment}"
         return Opened(network, self._metadata or of_foreign(entry.image_size_px), f"{self._name} {version}", words,
                       self.detector)  # fmt: skip
 
     def _converted(self) -> Entry:
-        """Converts and judges; what a refusal rests on is kept too, so that it is found out only once."""
+        """Converts and judges; a refusal by the gate is kept too, so that it is found out only once.
+
+        Raises:
+            EngineRefused: it can't be converted or doesn't run, which another time it may.
+        """
         say(f"converting {self._model.name} for {self._runtime.title}, once")
         self.detector = self.detector or _load(self._model)
         size = self.detector.metadata.preprocessing.image_size_px
         from fakereal.model.conversion import check_backend, convert
 
         check_backend()
-        try:
-            files = convert(self.detector.model, self._name)
-        except EngineRefused as error:
-            return Entry({}, size, str(error), {})
+        files = convert(self.detector.model, self._name)
         found = judge(self._runtime, files, self.detector)
         return Entry(files if found.passed else {}, size, found.words, found.figures)
 
@@ -147,6 +150,7 @@ def explaining(opened: Opened, model: Path) -> Explains:
     """Returns what gives a model's outputs, by the engine that it was opened with, and the evidence behind them.
 
     Raises:
+        ConfigError: Keras is missing, or runs on another backend than TensorFlow.
         ModelFileError: a network that can't be explained.
     """
     detector = opened.keras(model)
@@ -159,21 +163,18 @@ def explaining(opened: Opened, model: Path) -> Explains:
 
 
 def judge(runtime: Runtime, files: dict[str, bytes], detector: Detector) -> parity.Finding:
-    """Holds a float32 network against the Keras network that it was made from."""
+    """Holds a float32 network against the Keras network that it was made from; raises EngineRefused as `start`."""
     size = detector.metadata.preprocessing.image_size_px
     pictures = parity.calibration_pictures(size)
-    try:
-        network = start(runtime, files, size)
-    except EngineRefused as error:
-        return parity.Finding(False, str(error), {})
+    network = start(runtime, files, size)
     return parity.same_outputs(detector.p_real(pictures), network.p_real(pictures))
 
 
-def start(runtime: Runtime, files: dict[str, bytes], image_size_px: int) -> RowByRow:
+def start(runtime: Runtime, files: dict[str, bytes], image_size_px: int, threads: int | None = None) -> RowByRow:
     """Returns a converted network at work; raises EngineRefused where it can't run."""
     try:
         with held_back():
-            return RowByRow(runtime, files, image_size_px)
+            return RowByRow(runtime, files, image_size_px, threads)
     except Exception as error:  # runtimes raise whatever they like
         raise EngineRefused(f"the converted network does not run here ({one_line(error)[:200]})") from error
 
@@ -182,7 +183,7 @@ def _load(model: Path) -> Detector:
     start_keras()
     from fakereal.model import model_file
 
-    return model_file.load(model, foreign=True)  # whether it may be foreign was settled before
+    return model_file.load(model, foreign=True, told=True)  # whether it may be foreign was settled before
 
 
 def _keras_version() -> str:

@@ -88,19 +88,22 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield from _layers(layer)
 
 
-def load(path: Path, foreign: bool = False) -> Detector:
+def load(path: Path, foreign: bool = False, told: bool = False) -> Detector:
     """Reads a model file: rebuilds the network by name from our own list and loads only its weights.
 
     Args:
         path: the file.
         foreign: also take a plain Keras file of another script, with Keras' safe mode on; it must take pictures of
             shape (S, S, 3), 0..255, and give one probability of real.
+        told: the user knows already what is taken for granted about a foreign file.
 
     Raises:
         ModelFileError: missing, damaged, foreign (without `foreign`) or made with another preprocessing.
     """
     metadata = read_own(path, foreign)
     if metadata is None:
+        if not told:
+            say(FOREIGN_NOTE)
         return _load_foreign(path)
     name = metadata.config.network.name
     try:
@@ -125,7 +128,6 @@ def _load_foreign(path: Path) -> Detector:
         shape, output = tuple(model.input_shape), tuple(model.output_shape)
     except Exception as error:
         raise ModelFileError(f"{path}: expected a Keras model, found one that does not load ({error})") from error
-    say(FOREIGN_NOTE)
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3 or output[1:] != (1,):
         raise ModelFileError(
             f"{path}: expected pictures (S, S, 3) in and one probability out, found {shape} in and {output} out"

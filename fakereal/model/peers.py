@@ -26,6 +26,7 @@ SILENCE_S = 30.0
 """After so long without a sign of life a process is taken for lost."""
 
 _BEAT_S = 1.0
+_GREETING_S = 5.0  # so long whoever calls may take to say who they are: the first process says it at once
 _HELLO, _AGREE, _BYE, _ENDED = "fakereal-train", "agree", "bye", "ended"
 _TOLD_S = 5.0  # so long an error that a lost process may have caused waits for the line that says so
 
@@ -48,13 +49,14 @@ class Peers:
             ConfigError: an address can't be used, or a process was started with other --hosts.
             DataError: somebody didn't come in time.
         """
+        # At once: those who were called first must hear of this process while it still waits for the others.
+        threading.Thread(target=self._beat, daemon=True).start()
         others = range(1, len(self._hosts)) if self._index == 0 else (0,)
         for number in others:
             self._connections[number] = self._call(number) if self._index == 0 else self._called()
         for number, connection in self._connections.items():
             connection.settimeout(SILENCE_S)
             threading.Thread(target=self._listen, args=(number, connection), daemon=True).start()
-        threading.Thread(target=self._beat, daemon=True).start()
 
     def agree(self, digest: str, on: str) -> None:
         """Waits until all processes are at this point, and makes sure that they have the same there.
@@ -127,10 +129,9 @@ class Peers:
                 listener.settimeout(left)
                 try:
                     connection, _ = listener.accept()
-                    connection.settimeout(left)
                     if self._greeted(connection):
                         return connection
-                except OSError:  # nobody, or a stranger who hung up
+                except OSError:  # nobody, or a stranger who hung up or keeps silent
                     continue
         raise self._nobody(0, f"no call at {own}")
 
@@ -139,8 +140,11 @@ class Peers:
 
     def _greeted(self, connection: socket.socket) -> bool:
         expected = self._greeting(self._index)
-        found = b""
-        while not found.endswith(b"\n") and len(found) < 10_000 and (more := connection.recv(1)):
+        found, deadline = b"", time.monotonic() + _GREETING_S
+        while not found.endswith(b"\n") and len(found) < 10_000:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            if not (more := connection.recv(1)):
+                break
             found += more
         if found == expected:
             return True
@@ -164,7 +168,7 @@ class Peers:
             self._tell("")
 
     def _tell(self, line: str) -> None:
-        for connection in self._connections.values():
+        for connection in list(self._connections.values()):  # more of them may come meanwhile
             try:
                 connection.sendall(f"{line}\n".encode())
             except OSError:  # whoever listens to that connection knows it too, and says so

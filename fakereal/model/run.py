@@ -74,7 +74,8 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome | None:
     """
     model_file.check_suffix(output)
     with distributed.joined(config) as spread:
-        return _run(config, output, resume, spread)
+        # The processes' addresses are nobody else's: no file of the run tells them.
+        return _run(replace(config, cluster=ClusterConfig()), output, resume, spread)
 
 
 def _run(config: Config, output: Path, resume: bool, spread: Spread) -> Outcome | None:
@@ -235,6 +236,6 @@ def _identity(config: Config, split: Split) -> str:
         config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb, audit=DataConfig.audit
     )
     silent = replace(config.training, tensorboard=False)
-    same = replace(config, data=anywhere, training=silent, report=ReportConfig(), cluster=ClusterConfig())
+    same = replace(config, data=anywhere, training=silent, report=ReportConfig())
     text = configuration.dumps(same) + _fingerprint(split)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

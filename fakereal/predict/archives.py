@@ -17,10 +17,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from fakereal.errors import DataError, ImageRefused
+from fakereal.predict.reopening import Reopening
 from fakereal.preprocessing import MAX_FILE_BYTES
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -124,7 +126,7 @@ class Zip:
 
     def __init__(self, path: Path) -> None:
         self.path, self.twice = path, set()
-        self._file = zipfile.ZipFile(path)
+        self._file = zipfile.ZipFile(Reopening(partial(_open_plain, path)))
         self._members = {_clean(info.filename): info for info in self._file.infolist() if not info.is_dir()}
 
     def __getstate__(self) -> Path:
@@ -167,15 +169,19 @@ class Tar:
         self.path, self.in_order, self.twice = path, opener is not None, set()
         self._opener = opener or _open_plain
         self._places: dict[str, tuple[int, int]] = {}  # offset and size of the content
-        self._lock, self._file = threading.Lock(), None
+        self._become_readable()
         with self._opener(path) as file:  # is it one at all?
             tarfile.open(fileobj=_Guarded(file, 2 * _MAX_HEADER_BYTES), mode="r:").close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None, "_file": None}
 
+    def _become_readable(self) -> None:
+        self._lock, self._file = threading.Lock(), Reopening(partial(self._opener, self.path))
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._become_readable()
 
     def members(self) -> Iterator[Member]:
         """See `Archive`."""
@@ -184,7 +190,11 @@ class Tar:
             with self._opener(self.path) as file:
                 guarded = _Guarded(file, limit)
                 with tarfile.open(fileobj=guarded, mode="r:") as tar:
+                    end = 0
                     while (info := tar.next()) is not None:
+                        if tar.offset <= end:  # it would be found again, for ever
+                            raise tarfile.ReadError(f"a file of {info.size:,} bytes")
+                        end = tar.offset
                         tar.members.clear()  # 1.5 kB each
                         if not info.isdir():
                             yield self._member(info)
@@ -210,11 +220,9 @@ class Tar:
         offset, size = self._places[name]
         with self._lock:
             try:
-                self._file = self._file or self._opener(self.path)
                 self._file.seek(offset)
                 content = self._file.read(size)
             except _DAMAGE as error:
-                self._file = None  # whatever state it is in now
                 raise ImageRefused("unreadable", _found(error)) from error
         if len(content) < size:
             raise ImageRefused(
@@ -230,7 +238,7 @@ class _Guarded:
         self._file, self._limit = file, limit
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER_BYTES:
+        if not 0 <= size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._file.read(size)
 

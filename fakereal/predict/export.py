@@ -169,8 +169,9 @@ def _card(config: ExportConfig, metadata: Metadata, finding: Finding, files: dic
         "class_order": list(NAMES),
         "decision": {
             **asdict(metadata.decision),
-            "meaning": "p = 1 / (1 + exp(-log(p_real / (1 - p_real)) / temperature)); fake where 1 - p is at least"
-            " threshold; uncertain where 1 - p lies inside the band",
+            "meaning": "p = p_real, held between 1e-7 and 1 - 1e-7;"
+            " calibrated_p_fake = 1 - 1 / (1 + exp(-log(p / (1 - p)) / temperature));"
+            " fake where calibrated_p_fake is at least threshold; uncertain where it lies inside the band",
         },
         "network": metadata.config.network.name,
         "gate": {"words": finding.words, **finding.figures},
@@ -188,6 +189,7 @@ def _input_of(preprocessing: Preprocessing) -> str:
             f"the centre square at {neutral.side_px} pixels a side, saved as a JPEG of quality {neutral.quality}, 4:2:0"
         )
     return (
-        f"RGB of 0..255, not scaled; {picture}, upright by EXIF, over white where transparent, stretched to the square"
-        " by Pillow's bicubic filter"
+        f"RGB of 0..255, not scaled; {picture}, upright by EXIF, over white where transparent, 16 bits of grey scaled"
+        " to 8, a JPEG decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that has at least"
+        f" {2 * preprocessing.decode_px} pixels a side, stretched to the square by Pillow's bicubic filter"
     )

@@ -140,6 +140,7 @@ class Listing:
     shared: tuple[str, ...]  # those of the items whose number another file has too
     root: Path = Path()  # absolute: what all names are relative to
     archive_folders: tuple[str, ...] = ()  # the one folder of the one archive that root is, in words
+    empty: tuple[str, ...] = ()  # inputs that hold no picture
 
 
 def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, list_file: Path | None = None) -> Listing:
@@ -162,12 +163,14 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
     bases = {prefix for prefix in prefixes if prefix}
     others = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.others}
     folders = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.folders} - bases
+    empty = tuple(sorted({each.base for each in found if not each.names}))
     items = Items(Path(root), found, prefixes)
     inner = tuple(f"{each.inner} in {each.archive.path.name}" for each in found if each.inner and each.base == root)
     if not len(items):
         shown = ", ".join(map(str, inputs)) or f"--list {list_file}"
         raise DataError(_nothing_found(shown, len(others), len(folders)))
-    return Listing(items, tuple(sorted(others)), tuple(sorted(folders)), tuple(items.shared), Path(root), inner)
+    left = tuple(sorted(others)), tuple(sorted(folders))
+    return Listing(items, *left, tuple(items.shared), Path(root), inner, empty)
 
 
 def _relative(path: str, root: str) -> str:

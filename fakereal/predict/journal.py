@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fakereal.cli import say
 from fakereal.errors import DataError
@@ -26,7 +27,9 @@ except ImportError:  # Windows: two runs at once are then not told apart
     fcntl = None
 
 FORMAT = "fakereal-prediction/1"
+_START = b'{"format": "fakereal-prediction/'  # of every journal
 _NOWHERE = -1  # the place of a line that isn't there
+_SYNC_S = 5.0  # what a power cut may cost; a kill costs nothing that was added
 
 Header = dict[str, Any]
 """What outputs depend on beside the pictures: what differs is named in the refusal, so keys are words for people."""
@@ -41,9 +44,16 @@ def refuse_unfinished(path: Path) -> None:
     """Makes sure that no results of an unfinished run would be lost.
 
     Raises:
-        DataError: the journal holds some.
+        DataError: the journal holds some, or another run is writing it, or it is no journal.
     """
-    count = _lines_in(path) - 1
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return
+    with file:
+        _lock(path, file)
+        _check_start(path, file.readline())
+        count = sum(line.endswith(b"\n") for line in file)
     if count > 0:
         raise DataError(
             f"{path}: expected no unfinished run, found one with {count:,} images done: add --resume to go on with it,"
@@ -86,27 +96,27 @@ class Journal:
         """Starts a journal, or goes on with the one that is there.
 
         Raises:
-            DataError: another run is writing it, or it is of a run with another header, or no file can be written.
+            DataError: another run is writing it, or it is of a run with another header or no journal at all, or no
+                file can be written.
         """
         self.path, self._items = path, items
         self._places = array("q", [_NOWHERE]) * len(items)  # of each outcome's line, in bytes from the start
         header = {"format": FORMAT, **header}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Not emptied before the lock is had.
-            self._file = open(  # noqa: SIM115 - it stays open
-                path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
-            )
+            self._file = _opened(path)
         except OSError as error:
             raise DataError(f"{path}: expected a place for the journal, found {error.strerror or error}") from error
+        self._synced_s = time.monotonic()
         try:
-            self._lock()
+            _check_start(path, self._file.readline())
+            self._file.seek(0)
             if not resume:
                 self._file.truncate(0)
             if not self._read(header):
                 self._append(json.dumps(header) + "\n")
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __contains__(self, number: int) -> bool:
@@ -117,56 +127,57 @@ class Journal:
 
     def add(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         """Appends outcomes with their numbers; once it returns, a kill of this process doesn't lose them."""
-        lines = []
-        end = self._end
+        lines, places, end = [], [], self._end
         for number, outcome in outcomes:
             lines.append(as_line(number, outcome))
-            self._places[number], end = end, end + len(lines[-1])
+            places.append((number, end))
+            end += len(lines[-1])
         self._append("".join(lines))
+        for number, place in places:
+            self._places[number] = place
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yields the outcome of every item, in the order of the items; all must be there."""
-        with open(self.path, "rb") as file:
-            for number, place in enumerate(self._places):
-                if file.tell() != place:
-                    file.seek(place)
-                yield outcome_of(json.loads(file.readline()), self._items[number])
+        for number, place in enumerate(self._places):
+            if self._file.tell() != place:
+                self._file.seek(place)
+            yield outcome_of(json.loads(self._file.readline()), self._items[number])
 
     def close(self) -> None:
         """Closes the file, and removes it where it holds no outcome that would be worth going on with."""
-        self._file.close()
-        if not any(place != _NOWHERE for place in self._places):
+        if any(place != _NOWHERE for place in self._places):
+            self._close()
+        else:
             self.remove()
 
     def remove(self) -> None:
         """Removes the file: the results are written."""
-        self._file.close()
+        if self._file.closed:
+            return  # what has its name now may be another run's
+        if fcntl is None:  # Windows removes no open file
+            self._close()
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            self.path.unlink()  # while the lock is had: nobody else can have begun to write it
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # what a full disk didn't take has been told
+            self._file.close()
 
     def _append(self, text: str) -> None:
         try:
+            self._file.seek(self._end)
             self._file.write(text.encode("ascii"))
             self._file.flush()
+            if time.monotonic() - self._synced_s > _SYNC_S:
+                os.fsync(self._file.fileno())
+                self._synced_s = time.monotonic()
         except OSError as error:
             raise DataError(
                 f"{self.path}: expected room for the journal, found {error.strerror or error}: make some, then go on"
                 " with --resume"
             ) from error
         self._end += len(text)
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{self.path}: expected no other run with this --output, found one at work: wait for it, or take"
-                " another --output"
-            ) from error
-        except OSError:
-            return  # a file system without locks
 
     def _read(self, header: Header) -> bool:
         """Takes over what is there, up to a line that a kill has torn; returns False where there is nothing."""
@@ -232,12 +243,43 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry if whole else None
 
 
-def _lines_in(path: Path) -> int:
+def _opened(path: Path) -> BinaryIO:
+    """Returns the file, which is made where there is none, with the lock on it, and not yet emptied."""
+    while True:
+        file = open(  # noqa: SIM115 - it stays open
+            path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
+        )
+        try:
+            _lock(path, file)
+            if fcntl is None or os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the run that had the lock has removed it
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    if fcntl is None:
+        return
     try:
-        with open(path, "rb") as file:
-            return sum(line.endswith(b"\n") for line in file)
-    except FileNotFoundError:
-        return 0
+        fcntl.flock(file, (fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(
+            f"{path}: expected no other run with this --output, found one at work: wait for it, or take another"
+            " --output"
+        ) from error
+    except OSError:
+        return  # a file system without locks
+
+
+def _check_start(path: Path, line: bytes) -> None:
+    """Makes sure that a file is empty, or a journal, or the torn start of one, so that no other file is emptied."""
+    whole = line.endswith(b"\n")
+    if (whole and "format" not in (_entry(line) or {})) or line[: len(_START)] != _START[: len(line)]:
+        raise DataError(f"{path}: expected a journal, found another file: move it away, or take another --output")
 
 
 def _short(value: object) -> str:

@@ -6,7 +6,6 @@ ready unless decoding is what takes longer.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ import numpy as np
 
 from fakereal.cli import one_line
 from fakereal.errors import ImageRefused, ModelFileError
+from fakereal.model import runtimes
 from fakereal.predict.inputs import Item, Stamp
 from fakereal.predict.stability import resaved
 from fakereal.preprocessing import ImageInfo, Preprocessing, bytes_of
@@ -28,6 +28,7 @@ DECIMALS = 6
 """Digits kept of every probability: float32 has no more, and what is written is then what was decided on."""
 
 _MAX_WORKERS = 16
+_MAX_GROUP = 8  # batches: a folder of a million unreadable files must neither fill the memory nor keep the bar still
 _MAX_WAITING_BYTES = 128 * 2**20  # of files that one thread reads for the others, from compressed archives
 
 T = TypeVar("T")
@@ -101,18 +102,17 @@ def batches(
 
 def workers() -> int:
     """Returns how many threads decode pictures: one for each processor core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_WORKERS)
+    return min(runtimes.cores(), _MAX_WORKERS)
 
 
 def _grouped(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    """Yields lists with `size` readable items each, and the others in between."""
+    """Yields lists with `size` readable items each, and the others in between; fewer where these are many."""
     batch: list[Decoded] = []
     readable = 0
     for each in decoded:
         batch.append(each)
         readable += bool(each.images)
-        if readable == size:
+        if readable == size or len(batch) >= _MAX_GROUP * size:
             yield batch
             batch, readable = [], 0
     if batch:

@@ -23,7 +23,7 @@ from fakereal.predict.checking import check_outputs, check_readable_twice
 from fakereal.predict.inputs import Item, Items, Listing, list_images
 from fakereal.predict.journal import Header, Journal
 from fakereal.predict.pipeline import Network, Outcome
-from fakereal.predict.results import Result, Tally, decide, decided, save
+from fakereal.predict.results import Result, Tally, decided, save
 from fakereal.predict.stability import VARIANTS
 from fakereal.preprocessing import Preprocessing
 
@@ -125,7 +125,7 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
         **predictor.identity,
         "batch size": config.batch_size,
         "stability": config.stability,
-        "explain": config.explain is not None,
+        **_explained(config, predictor.decision),
         "folder of images": str(listing.root),
     }
     with closing(journal.start(path, header, listing.items, config.resume)) as kept:
@@ -143,6 +143,13 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
         kept.remove()
     print(summary(tally, config))
     return EXIT_PARTIAL if tally.failed else EXIT_OK
+
+
+def _explained(config: PredictConfig, decision: Decision) -> Header:
+    """Returns what overlays depend on: those of a run that goes on must fit those that are there."""
+    if config.explain is None:
+        return {"explain": False}
+    return {"explain": str(config.explain.resolve()), "threshold": decision.threshold}
 
 
 def fill(kept: Journal, items: Items, predictor: Predictor, config: PredictConfig) -> None:
@@ -196,6 +203,7 @@ def report_listing(listing: Listing) -> None:
     for text, names in (
         ("left out, no pictures by their names", listing.others),
         ("sub-folders not looked into (--recursive does, but follows no links)", listing.folders),
+        ("inputs that gave no picture", listing.empty),
         ('of a number that another file has too, so called by "image", not "index"', listing.shared),
     ):
         if names:
@@ -213,19 +221,6 @@ def with_threshold(decision: Decision, threshold: float | None) -> Decision:
         return decision
     low, high = decision.band
     return replace(decision, threshold=threshold, band=(min(low, threshold), max(high, threshold)))
-
-
-def predict(
-    listing: Listing, network: Network, preprocessing: Preprocessing, decision: Decision, batch_size: int
-) -> list[Result]:
-    """Predicts every item of a listing and keeps all results in memory.
-
-    Returns:
-        One result an item, in their order.
-    """
-    # In the order of the listing, which for compressed archives is slower than that of `Items.reading_order`.
-    with closing(pipeline.outcomes(listing.items, network, preprocessing, batch_size)) as stream:
-        return decide(list(stream), decision)
 
 
 def summary(tally: Tally, config: PredictConfig) -> str:

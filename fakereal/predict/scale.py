@@ -1,7 +1,7 @@
 """Prediction on a Ray cluster: the pictures go out in chunks to workers that each hold the network.
 
 What comes back is what one machine would have found, in the same order, so that the journal, `--resume` and the
-results are the same, to the byte. Ray gives a chunk whose worker is lost to another worker.
+results are the same, to the byte on machines of one kind. Ray gives a chunk whose worker is lost to another worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,20 @@ class WorkerConfig:
 
 
 class Worker:
-    """Holds the network on one node, and predicts chunk after chunk."""
+    """Holds the network on one node, and predicts chunk after chunk; `cores` are its share of them, None: any."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, cores: int | None = None) -> None:
         import ray
 
+        from fakereal.model import runtimes
         from fakereal.model.engines import open_network
+
+        threads = min(cores or runtimes.cores(), runtimes.cores())
 
         with tempfile.TemporaryDirectory(prefix="fakereal-") as folder:
             model = Path(folder) / config.model_name
             model.write_bytes(ray.get(config.model))
-            opened = open_network(model, config.engine.split()[0].lower(), config.foreign_model)
+            opened = open_network(model, config.engine.split()[0].lower(), config.foreign_model, threads)
         if opened.engine != config.engine:
             raise ConfigError(
                 f"--ray: expected {config.engine} on every node, as here, found {opened.engine} on {platform.node()}:"
@@ -97,17 +100,35 @@ class RayPredictor(Predictor):
         if not chunks:
             return
         rows = ray.data.from_items([{"items": chunk} for chunk in chunks], override_num_blocks=len(chunks))
-        lines = rows.map_batches(Worker, fn_constructor_args=(self.worker,), batch_size=1, **_resources(self.worker))
+        resources = _resources(self.worker)
+        made_from = self.worker, resources.get("num_cpus")
+        lines = rows.map_batches(Worker, fn_constructor_args=made_from, batch_size=1, **resources)
         try:
             for chunk, row in zip(chunks, lines.iter_rows(), strict=True):
-                entries = map(json.loads, row["lines"].splitlines())
-                yield from (outcome_of(entry, item) for entry, item in zip(entries, pickle.loads(chunk), strict=True))
+                yield from outcomes_of(pickle.loads(chunk), row["lines"])
         except ray.exceptions.RayError as error:
             raise _in_words(error) from error
 
     def results(self, outcomes: Iterable[Outcome], config: PredictConfig) -> Iterator[Result]:
         """See `Predictor`; on their way they are written in parts too."""
         return sharded(Predictor.results(self, outcomes, config), config.output, config.variants)
+
+
+def outcomes_of(items: Sequence[Item], lines: str) -> list[Outcome]:
+    """Returns the outcomes of a chunk's items from what a worker said of it.
+
+    Raises:
+        DataError: it is of other pictures, or of others' order.
+    """
+    entries = [json.loads(line) for line in lines.splitlines()]
+    named, expected = [entry["image"] for entry in entries], [item.name for item in items]
+    if named != expected:
+        other = next(pair for pair in zip_longest(expected, named) if pair[0] != pair[1])
+        raise DataError(
+            "--ray: expected what the workers found in the order of the images, here {!r}, found {!r}: go on with"
+            " --resume".format(*other)
+        )
+    return [outcome_of(entry, item) for entry, item in zip(entries, items, strict=True)]
 
 
 def complete_on_ray(config: PredictConfig, listing: Listing, predictor: Predictor, model: Path, address: str) -> int:
@@ -186,7 +207,10 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _resources(worker: WorkerConfig | None) -> dict[str, Any]:
-    """Returns how many workers there are to be, and what each takes: a node, or a GPU where Keras runs on them."""
+    """Returns how many workers there are to be, and what each takes: a GPU where Keras runs on them, else cores.
+
+    All workers take the same, so it is as many cores as the smallest node has; a larger node gets several workers.
+    """
     import ray.data
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -5,25 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fakereal.cli import one_line
-from fakereal.errors import ConfigError, DataError, ImageRefused
+from fakereal.errors import ConfigError, DataError, FakeRealError, ImageRefused
 from fakereal.predict.sources import Found
 from fakereal.preprocessing import MAX_FILE_BYTES, SUFFIXES, is_picture_name
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::[A-Za-z0-9+.\-]+)*://")
 _TRIES = 3
 _PAUSE_S = 0.5  # between them; the stores' own packages wait and try again by themselves where they are asked to
-
-
-def is_url(value: str) -> bool:
-    """Says whether an input is an address for fsspec, not a path."""
-    return _URL.match(value) is not None
 
 
 class _Address(PurePosixPath):
@@ -104,6 +97,8 @@ def of_url(url: str, recursive: bool) -> Found:
                 found.add(name, None)
             else:
                 found.others.append(name)
+    except FakeRealError:
+        raise
     except FileNotFoundError:
         found = Found(url)
     except Exception as error:

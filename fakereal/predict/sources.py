@@ -91,7 +91,7 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[Found]:
             f" ({' '.join(archives.SUFFIXES)}), found another file: name the images with --input, or list them"
             " with --list FILE"
         )
-    named.append(_absolute(value))
+    named.append(_absolute_file(value))
     return []
 
 
@@ -99,17 +99,16 @@ def _of_pattern(pattern: str, recursive: bool) -> list[Found]:
     """Returns the files that match, with names from the part of the pattern that is fixed, and what else matches."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:first])
+    base = Path(_absolute(str(Path(*parts[:first]))))
     try:
         # Unlike the module glob, this follows no link to a folder on its way through **.
         matches = sorted(map(str, base.glob("/".join(parts[first:]))))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{pattern}: expected a pattern such as 'photos/**/*.jpg', found one that fails: {error}"
-        ) from (error)
+        reason = f"{pattern}: expected a pattern such as 'photos/**/*.jpg', found one that fails: {error}"
+        raise DataError(reason) from error
     if not matches:
         raise DataError(f"{pattern}: expected files that match, found none: check the pattern with `ls`")
-    return _of_many(matches, recursive, _absolute(str(base)))
+    return _of_many(matches, recursive, str(base))
 
 
 def _of_list(list_file: Path, recursive: bool) -> list[Found]:
@@ -127,12 +126,16 @@ def _of_list(list_file: Path, recursive: bool) -> list[Found]:
         raise DataError(f"--list: expected a readable list, found {name}: {error.strerror or error}") from error
     if not paths:
         raise DataError(f"--list: expected paths, one a line or with NUL between them, found none in {name}")
+    if url := next((path for path in paths if "://" in path and not os.path.lexists(path)), None):
+        raise DataError(f"--list: expected paths, found {url} in {name}: name addresses with --input")
     return _of_many(paths, recursive)
 
 
 def _paths_in(file: BinaryIO) -> Iterator[str]:
     """Yields the paths of a list, whose first piece tells what stands between them: NUL, else the end of a line."""
     rest = file.read(_CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    if rest.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError("--list: expected paths in UTF-8, found UTF-16: save the list as UTF-8")
     end = b"\0" if b"\0" in rest else b"\n"
     while piece := file.read(_CHUNK_BYTES):
         *whole, rest = (rest + piece).split(end)
@@ -152,17 +155,19 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
     others: list[str] = []
     for path in paths:
         if is_picture(os.path.basename(path)):
-            names.append(_absolute(path))
+            names.append(_absolute_file(path))
         elif os.path.isdir(path):
             found.append(of_folder(path, recursive, strict=False))
         elif is_archive_name(path):
             found.append(of_archive(path, strict=False))
         elif os.path.exists(path):
-            others.append(_absolute(path))
+            others.append(_absolute_file(path))
         else:
-            names.append(_absolute(path))
-    folders = [base] if base else [os.path.dirname(path) for path in (*names, *others)]
-    return [*found, _of_files(names, folders, others)] if folders and (names or others) else found
+            names.append(_absolute_file(path))
+    files = [*names, *others]
+    below = base is not None and all(path.startswith(os.path.join(base, "")) for path in files)  # ".." may lead out
+    folders = [base] if below else [os.path.dirname(path) for path in files]
+    return [*found, _of_files(names, folders, others)] if files else found
 
 
 def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> Found:
@@ -216,7 +221,7 @@ def _sort_in(entry: os.DirEntry[str], below: str, found: Found, waiting: list[st
 
 def of_archive(path: str, strict: bool = True) -> Found:
     """Lists an archive; `strict`: one that can't be opened is an error, else it keeps its place."""
-    own = _absolute(path)
+    own = _absolute_file(path)
     try:
         archive = open_archive(Path(own))
     except DataError as error:
@@ -231,6 +236,7 @@ def of_archive(path: str, strict: bool = True) -> Found:
             found.others.append(member.name)
     for name in archive.twice & set(found.names):
         found.problems[name] = "expected one file of this name, found several in the archive"
+    found.names = list(dict.fromkeys(found.names))
     _start_below(found)
     if archive.damage:
         found.add(os.path.basename(own), archive.damage)
@@ -282,3 +288,9 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 def _absolute(path: str) -> str:
     """Returns the path from the root; one with ".." in it is followed, since a link may stand before that."""
     return os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path)
+
+
+def _absolute_file(path: str) -> str:
+    """Like `_absolute`, but a file that is a link keeps its own name."""
+    folder, name = os.path.split(path)
+    return _absolute(path) if name in ("", ".", "..") else os.path.join(_absolute(folder), name)

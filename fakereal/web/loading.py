@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fakereal.cli import say
-from fakereal.errors import ModelFileError
+from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model.engines import Opened, explaining
 from fakereal.model.metadata import Metadata
 from fakereal.predict.pipeline import Network
@@ -27,7 +27,7 @@ def from_opened(opened: Opened, path: Path, limits: Limits | None = None) -> Pre
 def _explaining(opened: Opened, path: Path) -> Network:
     try:
         return explaining(opened, path)
-    except ModelFileError as error:  # a foreign network of another make: verdicts all the same
+    except (ConfigError, ModelFileError) as error:  # another backend, or a foreign network: verdicts all the same
         say(f"no heatmaps: {error}")
         return opened.network
 

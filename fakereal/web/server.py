@@ -9,6 +9,8 @@ import os
 import select
 import signal
 import socket
+import struct
+import sys
 import time
 from threading import Event
 from types import FrameType
@@ -26,6 +28,8 @@ from fakereal.web.limits import Limits
 _IDLE_GRACE_S = 1.0  # how long open connections may still bring requests after SIGTERM
 _LINGER_S = 5.0  # how long what a refused client still sends is read and thrown away
 _TRIM_EVERY_S = 10.0
+_HANDSHAKE_S = 0.1  # patience at the end for connections that are just being made
+_SO_ATTACH_FILTER = 26  # Linux; the socket module doesn't name it
 _IN_MEMORY = 2**31  # bytes before waitress would use a temporary file: more than any request or answer has
 
 
@@ -176,7 +180,8 @@ def _turn(server: Any, timeout_s: float = 0.5) -> None:
 
 def _drain(server: Any, limits: Limits, stops: _Stops) -> None:
     """Takes what the system has accepted already, then no more; goes on until everything is answered."""
-    while select.select([server.socket], [], [], 0)[0]:
+    _take_no_more(server.socket)
+    while select.select([server.socket], [], [], _HANDSHAKE_S)[0]:
         server.handle_accept()
     wasyncore.dispatcher.close(server)
     say("shutting down: answering what was accepted")
@@ -188,6 +193,25 @@ def _drain(server: Any, limits: Limits, stops: _Stops) -> None:
         _turn(server, 0.05)
     if left := sum(channel.busy for channel in server.active_channels.values()):
         say(f"{left} requests were not answered in {limits.drain_s:.0f} s")
+
+
+def _take_no_more(listening: socket.socket) -> bool:
+    """Lets no further connection begin, where the system has a way to; returns whether it has.
+
+    Closing alone would reset what came in since the last look. On Linux a filter of four instructions drops packets
+    with the flag SYN, so that clients try again a second later and are refused then.
+    """
+    if sys.platform != "linux":
+        return False
+    load_flags, has_syn, drop, keep = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 2**32 - 1)
+    packed = [struct.pack("HBBI", *each) for each in (load_flags, has_syn, drop, keep)]
+    program = ctypes.create_string_buffer(b"".join(packed))
+    try:
+        place = struct.pack("HL", len(packed), ctypes.addressof(program))
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, place)
+    except OSError:  # a sandbox may forbid it
+        return False
+    return True
 
 
 class _Stops:
