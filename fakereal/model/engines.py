@@ -38,6 +38,7 @@ class Opened:
     metadata: Metadata
     engine: str  # its name and version: equal ones give equal outputs on one machine
     words: str  # one line for people
+    model_sha256: str  # of the file's content
     detector: Detector | None = None  # the Keras network, where it had to be loaded
 
     def keras(self, model: Path) -> Detector:
@@ -79,14 +80,14 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
     metadata = read_own(model, foreign)
     if metadata is None:
         say(FOREIGN_NOTE)
-    detector = None
+    digest, detector = sha256_of(model), None
     reasons = []
     if wanted == AUTO and _has_gpu():
         reasons, candidates = ["a GPU is there"], ()
     else:
         candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
     for name in candidates:
-        attempt = _Attempt(model, metadata, name, detector, threads)
+        attempt = _Attempt(model, digest, metadata, name, detector, threads)
         try:
             return attempt.open()
         except EngineRefused as error:
@@ -96,16 +97,22 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
             detector = attempt.detector
     detector = detector or _load(model)
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    return Opened(detector, detector.metadata, _keras_version(), f"engine: Keras{why}", detector)
+    return Opened(detector, detector.metadata, _keras_version(), f"engine: Keras{why}", digest, detector)
 
 
 class _Attempt:
     """One model with one engine."""
 
     def __init__(
-        self, model: Path, metadata: Metadata | None, name: str, detector: Detector | None, threads: int | None
+        self,
+        model: Path,
+        digest: str,
+        metadata: Metadata | None,
+        name: str,
+        detector: Detector | None,
+        threads: int | None,
     ) -> None:
-        self._model, self._metadata, self._name, self._threads = model, metadata, name, threads
+        self._model, self._digest, self._metadata, self._name, self._threads = model, digest, metadata, name, threads
         self._runtime = RUNTIMES[name]
         self.detector = detector  # loaded where the model has to be converted
 
@@ -116,7 +123,7 @@ class _Attempt:
             raise EngineRefused(
                 f"expected the package {self._runtime.package}: pip install -r {self._runtime.installs}"
             )
-        key = sha256_of(self._model), self._name, version
+        key = self._digest, self._name, version
         entry, comment = engine_cache.find(*key), ""
         if entry is None:
             entry = self._converted()
@@ -127,7 +134,7 @@ class _Attempt:
         network = start(self._runtime, entry.files, entry.image_size_px, self._threads)
         words = f"engine: {title} {version}, {network.threads} threads{comment}"
         return Opened(network, self._metadata or of_foreign(entry.image_size_px), f"{self._name} {version}", words,
-                      self.detector)  # fmt: skip
+                      self._digest, self.detector)  # fmt: skip
 
     def _converted(self) -> Entry:
         """Converts and judges; a refusal by the gate is kept too, so that it is found out only once.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fakereal.cli import EXIT_OK, EXIT_PARTIAL, one_line, progress_bar, say
 from fakereal.errors import ModelFileError
-from fakereal.files import clear_parts, sha256_of
+from fakereal.files import clear_parts
 from fakereal.labels import FAKE, REAL
 from fakereal.model.engines import explaining, open_network
 from fakereal.model.heatmap import Explains
@@ -109,7 +109,7 @@ def run(config: PredictConfig) -> int:
     preprocessing, overlays = opened.metadata.preprocessing, None
     if config.explain is not None:
         overlays = _overlays(config.explain, explaining(opened, model), preprocessing, decision, listing)
-    identity = {"model": sha256_of(model), "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
+    identity = {"model": opened.model_sha256, "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
     predictor = Predictor(opened.network, preprocessing, decision, identity, overlays)
     if config.ray is not None:
         from fakereal.predict import scale
