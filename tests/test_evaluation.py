@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
+import predict_and_save_json
 from fakereal import __main__ as door
 from fakereal import html_page
 from fakereal.config import Config, NetworkConfig
@@ -80,11 +81,16 @@ def outcome(model, pictures, tmp_path_factory):
     return evaluation.run(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
 
 
+def calibrated(row):
+    """The calibrated p_fake of a row of predictions.csv."""
+    return float(row["confidence"]) if row["prediction"] == "fake" else 1 - float(row["confidence"])
+
+
 def test_the_figures_are_those_of_scikit_learn(outcome):
     rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
     labels = [row["label"] == "fake" for row in rows]
     predicted = [row["prediction"] == "fake" for row in rows]
-    p_fake = [float(row["p_fake"]) for row in rows]
+    p_fake = [calibrated(row) for row in rows]
     metrics = outcome.tree["metrics"]
     assert metrics["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted), abs=1e-6)
     assert metrics["f1_fake"] == pytest.approx(sklearn_metrics.f1_score(labels, predicted), abs=1e-6)
@@ -105,7 +111,7 @@ def test_every_figure_lies_in_its_interval(outcome):
 
 def test_the_threshold_of_validation_stands_beside_one_half(outcome):
     rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
-    at_half = np.mean([(float(row["p_fake"]) >= 0.5) == (row["label"] == "fake") for row in rows])
+    at_half = np.mean([(calibrated(row) >= 0.5) == (row["label"] == "fake") for row in rows])
     assert outcome.tree["metrics_at_0.5"]["accuracy"] == pytest.approx(at_half, abs=1e-6)
     assert outcome.tree["decision"]["threshold"] == 0.45
 
@@ -275,9 +281,27 @@ def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(mo
     assert "broken.png" in err
 
 
+@pytest.mark.parametrize(("given", "engine"), [([], "litert "), (["--engine", "keras"], "keras ")])
+def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_path, given, engine):
+    report = tmp_path / "report"
+    asked = ["evaluate", str(model), "--data", str(pictures), "--output", str(report), "--resave-images", "0", *given]
+    assert door.main(asked) == 0
+    assert json.loads((report / "metrics.json").read_text())["model"]["engine"].startswith(engine)
+    details = tmp_path / "details.csv"
+    asked = ["--input", str(pictures), "--recursive", "--model", str(model), "--details", str(details), *given]
+    assert predict_and_save_json.main([*asked, "--output", str(tmp_path / "p.json")]) == 0
+    columns = ("prediction", "verdict", "confidence", "p_fake", "p_real")
+    judged, predicted = (
+        {row[name]: [row[column] for column in columns] for row in csv.DictReader(path.open())}
+        for path, name in ((report / "predictions.csv", "path"), (details, "image"))
+    )
+    assert judged == predicted
+    assert len(judged) == 35
+
+
 def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
     records = scan(pictures, Preprocessing()).records
-    judged = judge(detector, pictures, records, resave_images=7, seed=3)
+    judged = judge(detector, Preprocessing(32), pictures, records, resave_images=7, seed=3)
     assert len(judged.resaved_of) == len(judged.resaved["png"]) == 7
     assert np.allclose(judged.resaved["png"], judged.p_real[judged.resaved_of], atol=1e-6)
 

@@ -1,5 +1,7 @@
 """A frozen part that is computed once gives the same training; with a small residual base, to be quick."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from test_training import STILL, make_set
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
-from fakereal.model import boundary, networks, run
+from fakereal.model import boundary, conversion, frozen_part, networks, run
 from fakereal.model import feed as feeds
 from fakereal.model.row_cache import Cache
+from fakereal.model.runtimes import RUNTIMES
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
 
@@ -117,12 +120,16 @@ def anew(pictures, tmp_path_factory):
         return trained(pictures, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
 
 
-def test_without_augmentation_the_weights_are_those_of_the_plain_way(pictures, tmp_path, anew, capsys):
+@pytest.mark.parametrize(("worth", "engine"), [(1000, "Keras"), (1, "LiteRT")])
+def test_without_augmentation_the_weights_are_those_of_the_plain_way(
+    pictures, tmp_path, anew, capsys, monkeypatch, worth, engine
+):
+    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", worth)
     once = trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=4)
     for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert losses_of(once) == pytest.approx(losses_of(anew), abs=1e-4)
-    assert capsys.readouterr().err.count("features of 1 view a picture computed once") == 2
+    assert capsys.readouterr().err.count(f"features of 1 view a picture computed once by {engine}") == 2
 
 
 @pytest.mark.slow
@@ -171,3 +178,52 @@ def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path
     feed = feeds.choose(built("last20"), config.Config(SIZE), Preprocessing(SIZE), Cache(tmp_path, 1000), 5)
     assert isinstance(feed, feeds.PictureFeed)
     assert "more than data.cache_gb" in capsys.readouterr().err
+
+
+# the frozen part on a faster engine
+
+
+def fastest(cache, pictures=10_000, model=None):
+    parts = boundary.split(model or built("last20"))
+    return parts, frozen_part.fastest(parts.frozen, parts.fingerprint(), pictures, cache)
+
+
+def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted_once(tmp_path, capsys):
+    parts, part = fastest(tmp_path)
+    assert part.engine.startswith("LiteRT ")
+    expected = parts.frozen.predict(noise(40), verbose=0)
+    found = part.activations(noise(40))
+    assert (found.dtype, found.shape) == (np.float32, expected.shape)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    assert np.array_equal(fastest(tmp_path)[1].activations(noise(40)), found)
+    assert capsys.readouterr().err.count("converting") == 1
+
+
+def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_all(tmp_path, capsys, monkeypatch):
+    real, other, calls = conversion.convert, built("last20"), []
+    stem = other.get_layer(networks.BASE).get_layer("stem")
+    stem.set_weights([each * 1.01 for each in stem.get_weights()])
+    wrong = boundary.split(other).frozen
+    monkeypatch.setattr(frozen_part, "convert", lambda model, name: calls.append(name) or real(wrong, name))
+    for _ in range(2):
+        assert fastest(tmp_path)[1].engine == "Keras"
+        assert "not LiteRT: expected features within 0.0001 of Keras' largest, found" in capsys.readouterr().err
+    assert calls == ["litert"]
+
+
+def test_a_few_pictures_are_not_worth_converting_for(tmp_path, capsys):
+    assert fastest(tmp_path, pictures=frozen_part.WORTH_CONVERTING - 1)[1].engine == "Keras"
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_or_in_16_bits_keras_computes_the_features(tmp_path, monkeypatch, capsys):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = built("last20")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert fastest(tmp_path, model=model)[1].engine == "Keras"
+    monkeypatch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], package="no-such-package"))
+    assert fastest(tmp_path)[1].engine == "Keras"
+    assert capsys.readouterr().err == ""

@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL, parse_count, say, start_keras
+from fakereal.cli import ENGINES, EXIT_OK, EXIT_PARTIAL, parse_count, say, start_keras
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -30,6 +30,8 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
     options.add_argument("--resave-images", type=int, metavar="N",
                          help="save at most N pictures again, drawn at random; 0: none (default: all)")  # fmt: skip
     options.add_argument("--batch-size", type=parse_count, default=32, metavar="N", help="pictures at once")
+    options.add_argument("--engine", choices=ENGINES, default="auto",
+                         help="runs the network; auto: the fastest that agrees with Keras")  # fmt: skip
     options.add_argument("--foreign-model", action="store_true", help="a plain Keras file of another program")
 
 

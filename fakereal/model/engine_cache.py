@@ -37,9 +37,16 @@ class Entry:
     figures: dict[str, Any]  # the gate's
 
 
-def find(model_sha256: str, engine: str, version: str) -> Entry | None:
-    """Returns what an earlier run kept, None where there is nothing sound."""
-    folder = _folder(model_sha256, engine, version)
+def find(model_sha256: str, engine: str, version: str, cache: Path | None = None) -> Entry | None:
+    """Returns what an earlier run kept, None where there is nothing sound.
+
+    Args:
+        model_sha256: names the network; 32 digits of it count.
+        engine: one of `runtimes.RUNTIMES`.
+        version: of the engine.
+        cache: the folder of all caches; None: the user's.
+    """
+    folder = _folder(model_sha256, engine, version, cache)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         files = {suffix: (folder / f"{_NETWORK}{suffix}").read_bytes() for suffix in record["files"]}
@@ -61,9 +68,9 @@ def find(model_sha256: str, engine: str, version: str) -> Entry | None:
     return None
 
 
-def keep(model_sha256: str, engine: str, version: str, entry: Entry) -> None:
-    """Keeps a conversion for the next run; says so where that can't be done."""
-    folder = _folder(model_sha256, engine, version)
+def keep(model_sha256: str, engine: str, version: str, entry: Entry, cache: Path | None = None) -> None:
+    """Keeps a conversion for the next run, by what `find` takes; says so where that can't be done."""
+    folder = _folder(model_sha256, engine, version, cache)
     plain = asdict(entry)
     del plain["files"]
     checksums = {suffix: hashlib.sha256(content).hexdigest() for suffix, content in entry.files.items()}
@@ -83,8 +90,8 @@ def keep(model_sha256: str, engine: str, version: str, entry: Entry) -> None:
         say(f"cache: {folder.parent} can't be written ({error.strerror or error}), so the next run converts again")
 
 
-def _folder(model_sha256: str, engine: str, version: str) -> Path:
-    return default_folder() / "engines" / f"{model_sha256[:32]}-{engine}-{version}-{_FORMAT}"
+def _folder(model_sha256: str, engine: str, version: str, cache: Path | None) -> Path:
+    return (cache or default_folder()) / "engines" / f"{model_sha256[:32]}-{engine}-{version}-{_FORMAT}"
 
 
 def _make_room(folder: Path) -> None:

@@ -82,7 +82,7 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
         say(FOREIGN_NOTE)
     digest, detector = sha256_of(model), None
     reasons = []
-    if wanted == AUTO and _has_gpu():
+    if wanted == AUTO and has_gpu():
         reasons, candidates = ["a GPU is there"], ()
     else:
         candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
@@ -199,7 +199,7 @@ def _keras_version() -> str:
     return f"keras {keras.__version__} on {keras.backend.backend()}"
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Says whether Keras has a GPU, which is faster than any engine here; costs nothing where no driver is loaded."""
     if not _GPU.exists():
         return False

@@ -19,9 +19,9 @@ from fakereal.errors import DataError
 from fakereal.files import write_whole
 from fakereal.html_page import percent
 from fakereal.labels import FAKE, REAL
-from fakereal.model import figures, html_report, model_file, plots
+from fakereal.model import engines, figures, html_report, plots
 from fakereal.model.figures import Subject
-from fakereal.model.judging import judge
+from fakereal.model.judging import Judged, judge
 from fakereal.model.model_file import Detector
 from fakereal.preprocessing import Preprocessing
 
@@ -40,6 +40,7 @@ class EvaluateConfig:
     seen: bool = False  # also the pictures that the model learnt from or was chosen on
     resave_images: int | None = None  # at most so many are saved again; None: all; 0: none
     batch_size: int = 32
+    engine: str = "auto"  # one of `cli.ENGINES`
     foreign_model: bool = False  # the model may be a plain Keras file of another program
     command: str = ""  # as the user gave it
 
@@ -59,7 +60,9 @@ def run(config: EvaluateConfig) -> Outcome:
     Raises:
         FakeRealError: with one line that says what to do; nothing is written then.
     """
-    detector = model_file.load(config.model, foreign=config.foreign_model)
+    opened = engines.open_network(config.model, config.engine, config.foreign_model)
+    detector = opened.keras(config.model)
+    say(opened.words)
     dataset = scan(config.data, Preprocessing())
     for line in skipped_lines(dataset):
         say(line)
@@ -72,7 +75,12 @@ def run(config: EvaluateConfig) -> Outcome:
         notes.append(f"Left out: {skipped:,} files that can't be read, or that stand in both classes.")
     folder = config.output or config.model.with_name(f"{config.model.stem}_on_{config.data.resolve().name}")
     subject = Subject(config.model.name, str(config.data), words, config.command, tuple(notes))
-    tree = _write(folder, detector, dataset.root, records, subject, config.resave_images, config.batch_size)
+    metadata, limit = detector.metadata, config.resave_images
+    judged = judge(
+        opened.network, metadata.preprocessing, dataset.root, records, config.batch_size, limit, metadata.config.seed,
+        opened.engine,
+    )  # fmt: skip
+    tree = _write(folder, detector, judged, subject)
     return Outcome(tree, folder, skipped)
 
 
@@ -82,19 +90,12 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
     subject = Subject(output.name, str(root), "the test split", shlex.join(command))
     write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
-    return _write(folder, detector, root, split.test, subject, config.report.resave_images, config.training.batch_size)
+    preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
+    judged = judge(detector, preprocessing, root, split.test, config.training.batch_size, limit, config.seed)
+    return _write(folder, detector, judged, subject)
 
 
-def _write(
-    folder: Path,
-    detector: Detector,
-    root: Path,
-    records: Sequence[Record],
-    subject: Subject,
-    resave_images: int | None,
-    batch_size: int,
-) -> dict[str, Any]:
-    judged = judge(detector, root, records, batch_size, resave_images, detector.metadata.config.seed)
+def _write(folder: Path, detector: Detector, judged: Judged, subject: Subject) -> dict[str, Any]:
     tree = figures.figures(judged, detector, subject)
     write_whole(folder / "metrics.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
     write_whole(folder / "predictions.csv", _csv(figures.rows(judged, detector.metadata.decision)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,12 +17,13 @@ from fakereal.cli import progress_bar, say
 from fakereal.config import AugmentationConfig, Config
 from fakereal.data.scan import Record
 from fakereal.errors import DataError
-from fakereal.model import boundary, input_pipeline
+from fakereal.model import boundary, frozen_part, input_pipeline
+from fakereal.model.frozen_part import FrozenPart
 from fakereal.model.input_pipeline import Draw
 from fakereal.model.row_cache import Cache, Rows
 from fakereal.preprocessing import Preprocessing
 
-_BATCH = 32  # always full: the last bits of a row must not depend on how many pictures are missing
+_BATCH = 32  # pictures that the frozen part is given at once
 
 
 class Feed(Protocol):
@@ -73,8 +75,16 @@ class ActivationFeed:
     The first view is the picture itself, the others are randomly changed; epochs take turns among them.
     """
 
-    def __init__(self, parts: boundary.Parts, rows: Rows, pictures: PictureFeed, seed: int, views: int) -> None:
-        self.model, self._frozen, self._rows, self._pictures = parts.learning, parts.frozen, rows, pictures
+    def __init__(
+        self,
+        model: keras.Model,
+        frozen: FrozenPart,
+        rows: Rows,
+        pictures: PictureFeed,
+        seed: int,
+        views: int,
+    ) -> None:
+        self.model, self._frozen, self._rows, self._pictures = model, frozen, rows, pictures
         self._seed, self._views = seed, views
         changes = json.dumps([asdict(pictures.options), seed], sort_keys=True)
         self._changes = hashlib.sha256(changes.encode()).hexdigest()[:16]
@@ -97,7 +107,9 @@ class ActivationFeed:
         views = min(self._views, epochs)
         if epochs_done != views:
             return ""
-        effort = f"computed once: {_duration(self._seconds)}" if self._seconds else "found in the cache"
+        effort = "found in the cache"
+        if self._seconds:
+            effort = f"computed once by {self._frozen.engine}: {_duration(self._seconds)}"
         return f"features of {views} view{'s' * (views > 1)} a picture {effort}"
 
     def _batches(self, records: Sequence[Record], view: int, batch_size: int) -> Any:
@@ -119,17 +131,13 @@ class ActivationFeed:
         names = iter([name for _, name in missing])
         with progress_bar(f"features, view {view + 1}/{self._views}", len(missing)) as advance:
             for images, labels in batches:
-                for row in self._activations(np.asarray(images)):
+                for row in self._frozen.activations(np.asarray(images)):
                     self._rows.put(next(names), row)
                 advance(len(labels))
         self._rows.flush()
         if any(self._rows.get(name) is None for _, name in missing):
             raise DataError("cache: expected room for features, found none: make some, or --cache-dir DIR elsewhere")
         self._seconds += time.monotonic() - started
-
-    def _activations(self, images: np.ndarray) -> np.ndarray:
-        full = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), images.dtype)])
-        return np.asarray(self._frozen.predict_on_batch(full), dtype=np.float32)[: len(images)]
 
 
 def choose(
@@ -160,13 +168,14 @@ def choose(
     if twin is not None:  # activations are computed without the other processes, as each misses other ones
         parts = replace(parts, frozen=boundary.split(twin).frozen)
     views = 1 if _changes_nothing(config.augmentation) else config.training.views
-    meaning = f"activations {preprocessing.fingerprint} {parts.fingerprint()}"
-    rows = cache.rows(meaning, parts.frozen.output_shape[1:], "float32")
-    if count * views * rows.row_bytes > cache.limit_bytes:
-        size = count * views * rows.row_bytes / 1e9
-        say(f"features are computed anew every epoch, as they would take {size:.0f} GB, more than data.cache_gb")
+    shape, fingerprint = parts.frozen.output_shape[1:], parts.fingerprint()
+    size = count * views * math.prod(shape) * np.dtype("float32").itemsize
+    if size > cache.limit_bytes:
+        say(f"features are computed anew every epoch, as they would take {size / 1e9:.0f} GB, more than data.cache_gb")
         return pictures
-    return ActivationFeed(parts, rows, pictures, config.seed, views)
+    frozen = frozen_part.fastest(parts.frozen, fingerprint, count * views, cache.folder)
+    rows = cache.rows(f"activations {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
+    return ActivationFeed(parts.learning, frozen, rows, pictures, config.seed, views)
 
 
 def _changes_nothing(options: AugmentationConfig) -> bool:

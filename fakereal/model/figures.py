@@ -14,7 +14,7 @@ from fakereal.model import curves
 from fakereal.model.judging import Judged
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
-from fakereal.model.scoring import Decision, calibrate, calibrated_p_fake, confidence, verdicts
+from fakereal.model.scoring import DECIMALS, Decision, calibrate, calibrated_p_fake, confidence, verdicts
 from fakereal.model.scoring import labels as labels_from
 
 MISTAKES = 24
@@ -39,7 +39,7 @@ def figures(judged: Judged, detector: Detector, subject: Subject) -> dict[str, A
     p_fake = calibrated_p_fake(p_real, decision)
     return {
         "subject": dataclasses.asdict(subject),
-        "model": _model(detector),
+        "model": {**_model(detector), "engine": judged.engine},
         "data": _data(judged),
         "decision": dataclasses.asdict(decision),
         "metrics": measure(labels, p_real, decision),
@@ -67,9 +67,10 @@ def _without_audit(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows(judged: Judged, decision: Decision) -> list[dict[str, Any]]:
-    """Returns a row a picture, for `predictions.csv`."""
-    p_fake = calibrated_p_fake(judged.p_real, decision)
-    columns = zip(judged.records, labels_from(judged.p_real, decision), verdicts(judged.p_real, decision), strict=True)
+    """Returns a row a picture, for `predictions.csv`; columns that prediction's details have too mean the same."""
+    p_real = judged.p_real
+    answers = labels_from(p_real, decision), verdicts(p_real, decision), confidence(p_real, decision), p_real
+    columns = zip(judged.records, *answers, strict=True)
     return [
         {
             "path": record.path.relative_to(judged.root).as_posix(),
@@ -78,9 +79,11 @@ def rows(judged: Judged, decision: Decision) -> list[dict[str, Any]]:
             "label": NAMES[record.label],
             "prediction": NAMES[predicted],
             "verdict": verdict,
-            "p_fake": round(float(p), 6),  # calibrated
+            "confidence": round(float(sure), DECIMALS),
+            "p_fake": round(1.0 - float(p), DECIMALS),
+            "p_real": float(p),
         }
-        for (record, predicted, verdict), p in zip(columns, p_fake, strict=True)
+        for record, predicted, verdict, sure, p in columns
     ]
 
 
@@ -172,7 +175,7 @@ def _resave(labels: np.ndarray, as_is: np.ndarray, p_real: np.ndarray, decision:
 
 
 def _mistakes(judged: Judged, decision: Decision) -> list[dict[str, Any]]:
-    sure, table = confidence(judged.p_real, decision), rows(judged, decision)
+    table = rows(judged, decision)
     wrong = [number for number, row in enumerate(table) if row["label"] != row["prediction"]]
-    wrong.sort(key=lambda number: -sure[number])
-    return [{**table[number], "confidence": round(float(sure[number]), 6)} for number in wrong[:MISTAKES]]
+    wrong.sort(key=lambda number: -table[number]["confidence"])
+    return [table[number] for number in wrong[:MISTAKES]]

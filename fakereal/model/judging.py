@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,8 +16,7 @@ from fakereal.data.scan import Record
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model.augmentation import RESAVES
 from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
-from fakereal.model.model_file import Detector
-from fakereal.model.training import predict
+from fakereal.model.scoring import DECIMALS
 from fakereal.preprocessing import Preprocessing, decode
 
 RESAVED = ("png", "jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
@@ -32,9 +32,10 @@ class Judged:
 
     root: Path  # the folder that paths are shown relative to
     records: tuple[Record, ...]
-    p_real: np.ndarray  # float64 (n,), the network's own
+    p_real: np.ndarray  # float64 (n,), the network's own, rounded as prediction does
     resaved_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (m,): which pictures were re-saved
     resaved: dict[str, np.ndarray] = field(default_factory=dict)  # name -> p_real (m,)
+    engine: str = "Keras"  # what ran the network
 
     @property
     def labels(self) -> np.ndarray:
@@ -42,33 +43,46 @@ class Judged:
         return labels_of(self.records)
 
 
+class Network(Protocol):
+    """Gives outputs: a `Detector` itself, or a faster engine with the same answers."""
+
+    def p_real(self, images: np.ndarray) -> np.ndarray:
+        """Returns float64 (n,), 0..1, for pictures 0..255 of shape (n, S, S, 3)."""
+
+
 def judge(
-    detector: Detector,
+    network: Network,
+    preprocessing: Preprocessing,
     root: Path,
     records: Sequence[Record],
     batch_size: int = 32,
     resave_images: int | None = None,
     seed: int = 0,
+    engine: str = "Keras",
 ) -> Judged:
     """Predicts pictures as they are, and re-saved in every way of `RESAVED`.
 
     Args:
-        detector: the network with its preprocessing.
+        network: what judges.
+        preprocessing: the network's own.
         root: the folder that the records come from.
         records: the pictures.
         batch_size: pictures that the network sees at once.
         resave_images: at most so many are saved again, drawn at random; None: all; 0: none.
         seed: of that draw.
+        engine: what runs the network, for the records.
 
     Raises:
         DataError: a picture vanished or broke since the scan.
     """
-    preprocessing = detector.metadata.preprocessing
-    with pictures_named():
-        p_real = predict(detector.model, plain_batches(records, preprocessing, batch_size))
+    with pictures_named(), progress_bar("judging", len(records)) as advance:
+        outputs = []
+        for images, labels in plain_batches(records, preprocessing, batch_size):
+            outputs.append(np.round(network.p_real(np.asarray(images)), DECIMALS))
+            advance(len(labels))
     chosen = _drawn(len(records), resave_images, seed)
-    resaved = _resaved(detector, [records[number] for number in chosen]) if len(chosen) else {}
-    return Judged(root, tuple(records), p_real, chosen, resaved)
+    resaved = _resaved(network, preprocessing, [records[number] for number in chosen]) if len(chosen) else {}
+    return Judged(root, tuple(records), np.concatenate(outputs), chosen, resaved, engine)
 
 
 def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
@@ -77,14 +91,14 @@ def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
-def _resaved(detector: Detector, records: Sequence[Record]) -> dict[str, np.ndarray]:
+def _resaved(network: Network, preprocessing: Preprocessing, records: Sequence[Record]) -> dict[str, np.ndarray]:
     outputs: list[np.ndarray] = []
     with progress_bar("saving again", len(records)) as advance:
-        for versions in _versions(records, detector.metadata.preprocessing):
+        for versions in _versions(records, preprocessing):
             shape = versions.shape[2:]
-            outputs.append(detector.p_real(versions.reshape(-1, *shape)).reshape(versions.shape[:2]))
+            outputs.append(network.p_real(versions.reshape(-1, *shape)).reshape(versions.shape[:2]))
             advance(len(versions))
-    rows = np.concatenate(outputs)[: len(records)]
+    rows = np.round(np.concatenate(outputs)[: len(records)], DECIMALS)
     return {name: rows[:, number] for number, name in enumerate(RESAVED)}
 
 

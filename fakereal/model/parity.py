@@ -15,6 +15,9 @@ from fakereal.preprocessing import fit
 MAX_DIFFERENCE = 1e-3
 """Of p_real on any picture, for a network in float32."""
 
+MAX_ACTIVATION_DIFFERENCE = 1e-4
+"""Of an activation inside a network in float32, as a share of the largest one."""
+
 MIN_AGREEMENT = 0.995
 """Share of the pictures that keep their label, for a network in int8."""
 
@@ -83,6 +86,16 @@ def same_outputs(expected: np.ndarray, found: np.ndarray) -> Finding:
         )
     figures = {"pictures": len(expected), "max_difference": difference if np.isfinite(difference) else None}
     return Finding(passed, words, {**figures, "limit": limit})
+
+
+def same_activations(expected: np.ndarray, found: np.ndarray) -> Finding:
+    """Holds the activations of a converted part of a network, (n, ...), against Keras' for the same pictures."""
+    difference = float(np.abs(expected - found).max()) / (float(np.abs(expected).max()) or 1.0)
+    passed = bool(difference < MAX_ACTIVATION_DIFFERENCE)  # False where the difference is no number
+    words = f"features differ from Keras' by at most {difference:.1g} of the largest on {len(expected)} pictures"
+    if not passed:
+        words = f"expected features within {MAX_ACTIVATION_DIFFERENCE:g} of Keras' largest, found {difference:.2g}"
+    return Finding(passed, words, {"pictures": len(expected), "limit": MAX_ACTIVATION_DIFFERENCE})
 
 
 def same_labels(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, decision: Decision) -> Finding:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
 
-Run = Callable[[np.ndarray], float]
-"""Maps a picture, float32 (1, S, S, 3), to its output; one thread at a time may call it."""
+Run = Callable[[np.ndarray], np.ndarray]
+"""Maps a picture, float32 (1, S, S, 3), to its output, float32 (1, ...); one thread at a time may call it."""
 
 _MAX_THREADS = 32  # each holds a copy of the network's working memory
 
@@ -59,19 +59,23 @@ class RowByRow:
         self._of_thread = threading.local()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="network")
         # What batches are filled up with; here too, so that a network that can't run is noticed at once.
-        self._black = self._p_real(np.zeros((image_size_px, image_size_px, 3), np.uint8))
+        self._black = self._output(np.zeros((image_size_px, image_size_px, 3), np.uint8))
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns the network's output for uint8 pictures of shape (n, S, S, 3): float64 (n,), 0..1."""
-        return np.fromiter(self._pool.map(self._of_any, images), np.float64, len(images))
+        """Returns the output of a whole network for pictures 0..255 of shape (n, S, S, 3): float64 (n,), 0..1."""
+        return np.fromiter((row.item() for row in self.rows(images)), np.float64, len(images))
 
-    def _of_any(self, image: np.ndarray) -> float:
-        return self._p_real(image) if image.any() else self._black
+    def rows(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the output of any network for each of those pictures: float32, without the dimension of the batch."""
+        return self._pool.map(self._of_any, images)
 
-    def _p_real(self, image: np.ndarray) -> float:
+    def _of_any(self, image: np.ndarray) -> np.ndarray:
+        return self._output(image) if image.any() else self._black
+
+    def _output(self, image: np.ndarray) -> np.ndarray:
         if not hasattr(self._of_thread, "run"):
             self._of_thread.run = self._new_run()
-        return self._of_thread.run(image[None].astype(np.float32))
+        return self._of_thread.run(image[None].astype(np.float32))[0]
 
 
 def cores() -> int:
@@ -88,10 +92,10 @@ def _litert(files: Mapping[str, bytes], threads: int, size: int) -> Callable[[],
         interpreter.allocate_tensors()
         place, result = (each()[0]["index"] for each in (interpreter.get_input_details, interpreter.get_output_details))
 
-        def run(image: np.ndarray) -> float:
+        def run(image: np.ndarray) -> np.ndarray:
             interpreter.set_tensor(place, image)
             interpreter.invoke()
-            return interpreter.get_tensor(result).item()
+            return interpreter.get_tensor(result)
 
         return run
 
@@ -115,7 +119,7 @@ def _openvino(files: Mapping[str, bytes], threads: int, size: int) -> Callable[[
 
     def new_run() -> Run:
         request = compiled.create_infer_request()
-        return lambda image: request.infer({0: image})[0].item()
+        return lambda image: request.infer({0: image})[0].copy()
 
     return new_run
 
@@ -127,7 +131,7 @@ def _onnx(files: Mapping[str, bytes], threads: int, size: int) -> Callable[[], R
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(files[".onnx"], options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda: lambda image: session.run(None, {name: image})[0].item()
+    return lambda: lambda image: session.run(None, {name: image})[0]
 
 
 RUNTIMES = {

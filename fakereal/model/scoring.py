@@ -9,6 +9,10 @@ import numpy as np
 from fakereal.labels import FAKE, NAMES, REAL
 
 UNCERTAIN = "uncertain"
+
+DECIMALS = 6
+"""Digits kept of every probability: float32 has no more, and what is written is then what was decided on."""
+
 _EPSILON = 1e-7  # keeps logits finite where a network is sure to the last bit
 
 

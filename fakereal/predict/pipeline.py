@@ -20,12 +20,10 @@ import numpy as np
 from fakereal.cli import one_line
 from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.model import runtimes
+from fakereal.model.scoring import DECIMALS
 from fakereal.predict.inputs import Item, Stamp
 from fakereal.predict.stability import resaved
 from fakereal.preprocessing import ImageInfo, Preprocessing, bytes_of
-
-DECIMALS = 6
-"""Digits kept of every probability: float32 has no more, and what is written is then what was decided on."""
 
 _MAX_WORKERS = 16
 _MAX_GROUP = 8  # batches: a folder of a million unreadable files must neither fill the memory nor keep the bar still

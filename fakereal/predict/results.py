@@ -15,9 +15,9 @@ from fakereal.cli import one_line
 from fakereal.files import writing_whole
 from fakereal.labels import NAMES
 from fakereal.model import scoring
-from fakereal.model.scoring import Decision
+from fakereal.model.scoring import DECIMALS, Decision
 from fakereal.predict import details
-from fakereal.predict.pipeline import DECIMALS, Outcome
+from fakereal.predict.pipeline import Outcome
 from fakereal.predictions_json import Prediction, pieces, prediction_for
 
 _AT_ONCE = 4096  # outcomes decided together

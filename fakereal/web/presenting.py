@@ -12,8 +12,7 @@ from PIL import Image
 
 from fakereal.labels import FAKE, NAMES
 from fakereal.model.heatmap import heatmap, paint
-from fakereal.model.scoring import UNCERTAIN
-from fakereal.predict.pipeline import DECIMALS
+from fakereal.model.scoring import DECIMALS, UNCERTAIN
 from fakereal.predict.results import details_of
 from fakereal.predictions_json import dumps
 from fakereal.web.analysis import Analysis

@@ -1,0 +1,100 @@
+"""The frozen part of a network at work: on Keras, or on a faster engine that was seen to give the same activations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import keras
+import numpy as np
+
+from fakereal.cli import say
+from fakereal.errors import EngineRefused
+from fakereal.model import engine_cache, engines, parity
+from fakereal.model.conversion import convert
+from fakereal.model.engine_cache import Entry
+from fakereal.model.runtimes import RUNTIMES, RowByRow
+
+WORTH_CONVERTING = 1_000
+"""Pictures to compute, at least: for fewer, converting takes longer than it saves."""
+
+_BATCH = 32  # of Keras, always full: the last bits of a row must not depend on how many pictures are missing
+_ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
+
+
+class FrozenPart(Protocol):
+    """Maps pictures to what crosses the boundary."""
+
+    engine: str  # its name and version: equal ones give equal activations on one machine
+
+    def activations(self, images: np.ndarray) -> np.ndarray:
+        """Returns float32 (n, ...) for pictures 0..255 of shape (n, S, S, 3)."""
+
+
+class OnKeras:
+    """The frozen part itself."""
+
+    engine = "Keras"
+
+    def __init__(self, frozen: keras.Model) -> None:
+        self._frozen = frozen
+
+    def activations(self, images: np.ndarray) -> np.ndarray:
+        """See `FrozenPart`."""
+        rows = []
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            full = np.concatenate([batch, np.zeros((_BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
+            rows.append(np.asarray(self._frozen.predict_on_batch(full), dtype=np.float32)[: len(batch)])
+        return np.concatenate(rows)
+
+
+class Converted:
+    """What the frozen part was converted to."""
+
+    def __init__(self, network: RowByRow, engine: str) -> None:
+        self._network, self.engine = network, engine
+
+    def activations(self, images: np.ndarray) -> np.ndarray:
+        """See `FrozenPart`."""
+        return np.stack(list(self._network.rows(images)))
+
+
+def fastest(frozen: keras.Model, fingerprint: str, pictures: int, cache: Path) -> FrozenPart:
+    """Returns the frozen part on the fastest engine at hand; says why where that can't be had.
+
+    Args:
+        frozen: from pixels to what crosses the boundary.
+        fingerprint: names what it computes.
+        pictures: how many there may be to compute.
+        cache: the folder where conversions are kept.
+    """
+    own, runtime = OnKeras(frozen), RUNTIMES[_ENGINE]
+    version = runtime.version
+    other_device = keras.backend.backend() != "tensorflow" or engines.has_gpu()
+    if pictures < WORTH_CONVERTING or version is None or other_device or frozen.output.dtype != "float32":
+        return own
+    key = fingerprint, _ENGINE, version
+    try:
+        entry = engine_cache.find(*key, cache)
+        if entry is None:
+            entry = _converted(frozen)
+            engine_cache.keep(*key, entry, cache)
+        if not entry.files:
+            raise EngineRefused(entry.words)
+        network = engines.start(runtime, entry.files, entry.image_size_px)
+    except EngineRefused as error:
+        say(f"features are computed by Keras, not {runtime.title}: {error}")
+        return own
+    return Converted(network, f"{runtime.title} {version}")
+
+
+def _converted(frozen: keras.Model) -> Entry:
+    """Converts and judges; a refusal by the gate is kept too, so that it is found out only once."""
+    runtime, size = RUNTIMES[_ENGINE], frozen.input_shape[1]
+    say(f"converting the frozen part of the network for {runtime.title}, once")
+    files = convert(frozen, _ENGINE)
+    pictures = parity.calibration_pictures(size)
+    found = Converted(engines.start(runtime, files, size), "").activations(pictures)
+    finding = parity.same_activations(OnKeras(frozen).activations(pictures), found)
+    return Entry(files if finding.passed else {}, size, finding.words, finding.figures)
