@@ -56,7 +56,8 @@ def run_door(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
 def start_keras() -> None:
     """Imports Keras and its backend without their start-up notes, which would bury our one-line messages."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with held_back(told_on_failure=True):
             import keras

@@ -207,7 +207,7 @@ def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_
     monkeypatch.setattr(frozen_part, "convert", lambda model, name: calls.append(name) or real(wrong, name))
     for _ in range(2):
         assert fastest(tmp_path)[1].engine == "Keras"
-        assert "not LiteRT: expected features within 0.0001 of Keras' largest, found" in capsys.readouterr().err
+        assert "not LiteRT: expected features within 0.0005 of Keras' largest, found" in capsys.readouterr().err
     assert calls == ["litert"]
 
 
