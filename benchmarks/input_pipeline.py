@@ -45,7 +45,7 @@ def main() -> int:
     """Measures and prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a labelled folder")
-    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--images", type=int, default=320, help="a multiple of 32")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     cli.start_keras()
@@ -70,7 +70,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
 
     preprocessing, changes = Preprocessing(224), AugmentationConfig()
     found = scan(options.data, preprocessing).records
-    chosen = np.random.default_rng(0).permutation(len(found))[: options.images]
+    chosen = np.random.default_rng(0).permutation(len(found))[: options.images // BATCH * BATCH]
     records = [found[number] for number in sorted(chosen)]
     large = []
     for number, record in enumerate(records):
@@ -85,8 +85,9 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
 
     for _ in batches(records, 0, kept):  # fills the cache
         pass
+    kept.flush()  # or it would be read from memory
     held = next(iter(batches(records, 0, kept)))
-    steps = -(-len(records) // BATCH)
+    steps = len(records) // BATCH
     return {
         "memory": lambda epoch: tf.data.Dataset.from_tensors(held).repeat(steps),
         "cache": lambda epoch: batches(records, epoch, kept),

@@ -301,7 +301,7 @@ def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_
 
 def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
     records = scan(pictures, Preprocessing()).records
-    judged = judge(detector, Preprocessing(32), pictures, records, resave_images=7, seed=3)
+    judged = judge(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
     assert len(judged.resaved_of) == len(judged.resaved["png"]) == 7
     assert np.allclose(judged.resaved["png"], judged.p_real[judged.resaved_of], atol=1e-6)
 
@@ -344,7 +344,7 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
         "nothing gives the answer away": {"findings": [], "shortcut": {"verdict": "nothing gives the answer away"}},
     }
     records = scan(pictures, Preprocessing()).records
-    judged = Judged(pictures, records, np.linspace(0.1, 0.9, len(records)))
+    judged = Judged(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
     for expected, audit in audits.items():
         audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
         tree = figures.figures(judged, audited, figures.Subject("m.h5", "set", "all", "..."))
@@ -356,7 +356,7 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
 def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, pictures, tmp_path):
     records = scan(pictures, Preprocessing()).records
     p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
-    judged = Judged(pictures, records, p_real)
+    judged = Judged(pictures, records, p_real, "Keras")
     tree = figures.figures(judged, detector, figures.Subject("m.h5", "set", "all", "..."))
     json.dumps(tree, allow_nan=False)
     html_report.write(tmp_path / "r.html", tree, judged, detector)

@@ -32,7 +32,7 @@ def convert(model: keras.Model, name: str, calibrating: Iterable[np.ndarray] = (
     """Converts a network to the format `name` of `runtimes.RUNTIMES`.
 
     Args:
-        model: pictures (n, S, S, 3), float32 of 0..255, in; p_real (n, 1) out.
+        model: pictures (n, S, S, 3), float32 of 0..255, in; p_real (n, 1), or the activations of a part, out.
         name: the format.
         calibrating: uint8 pictures (S, S, 3) like those that it will see: makes int8 of it. None of them: float32.
 

@@ -23,7 +23,7 @@ from fakereal.model.row_cache import default_folder
 _FORMAT = 2  # of an entry; another number makes all entries anew
 _RECORD = "record.json"
 _NETWORK = "network"  # the files are called network.tflite and the like
-_KEPT = 20  # entries, of some 16 MB each; those that nobody used for longest make room
+_KEPT = 20  # entries, as large as their networks; those that nobody used for longest make room
 _DAY_S = 86_400
 
 
@@ -41,7 +41,7 @@ def find(model_sha256: str, engine: str, version: str, cache: Path | None = None
     """Returns what an earlier run kept, None where there is nothing sound.
 
     Args:
-        model_sha256: names the network; 32 digits of it count.
+        model_sha256: of the model file, or another name of what the network computes; 32 digits count.
         engine: one of `runtimes.RUNTIMES`.
         version: of the engine.
         cache: the folder of all caches; None: the user's.

@@ -97,7 +97,7 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
             detector = attempt.detector
     detector = detector or _load(model)
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    return Opened(detector, detector.metadata, _keras_version(), f"engine: Keras{why}", digest, detector)
+    return Opened(detector, detector.metadata, keras_version(), f"engine: Keras{why}", digest, detector)
 
 
 class _Attempt:
@@ -193,7 +193,8 @@ def _load(model: Path) -> Detector:
     return model_file.load(model, foreign=True, told=True)  # whether it may be foreign was settled before
 
 
-def _keras_version() -> str:
+def keras_version() -> str:
+    """Returns how Keras is called as an engine."""
     import keras
 
     return f"keras {keras.__version__} on {keras.backend.backend()}"

@@ -77,8 +77,8 @@ def run(config: EvaluateConfig) -> Outcome:
     subject = Subject(config.model.name, str(config.data), words, config.command, tuple(notes))
     metadata, limit = detector.metadata, config.resave_images
     judged = judge(
-        opened.network, metadata.preprocessing, dataset.root, records, config.batch_size, limit, metadata.config.seed,
-        opened.engine,
+        opened.network, metadata.preprocessing, dataset.root, records, opened.engine, config.batch_size, limit,
+        metadata.config.seed,
     )  # fmt: skip
     tree = _write(folder, detector, judged, subject)
     return Outcome(tree, folder, skipped)
@@ -91,7 +91,8 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
     subject = Subject(output.name, str(root), "the test split", shlex.join(command))
     write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
-    judged = judge(detector, preprocessing, root, split.test, config.training.batch_size, limit, config.seed)
+    engine = engines.keras_version()
+    judged = judge(detector, preprocessing, root, split.test, engine, config.training.batch_size, limit, config.seed)
     return _write(folder, detector, judged, subject)
 
 

@@ -13,19 +13,19 @@ from fakereal.errors import EngineRefused
 from fakereal.model import engine_cache, engines, parity
 from fakereal.model.conversion import convert
 from fakereal.model.engine_cache import Entry
-from fakereal.model.runtimes import RUNTIMES, RowByRow
+from fakereal.model.runtimes import RUNTIMES, RowByRow, filled
 
 WORTH_CONVERTING = 1_000
 """Pictures to compute, at least: for fewer, converting takes longer than it saves."""
 
-_BATCH = 32  # of Keras, always full: the last bits of a row must not depend on how many pictures are missing
+_BATCH = 32  # of Keras
 _ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
 
 
 class FrozenPart(Protocol):
     """Maps pictures to what crosses the boundary."""
 
-    engine: str  # its name and version: equal ones give equal activations on one machine
+    engine: str  # equal ones give equal activations of one network on one machine
 
     def activations(self, images: np.ndarray) -> np.ndarray:
         """Returns float32 (n, ...) for pictures 0..255 of shape (n, S, S, 3)."""
@@ -44,8 +44,8 @@ class OnKeras:
         rows = []
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
-            full = np.concatenate([batch, np.zeros((_BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
-            rows.append(np.asarray(self._frozen.predict_on_batch(full), dtype=np.float32)[: len(batch)])
+            activations = self._frozen.predict_on_batch(filled(batch, _BATCH))
+            rows.append(np.asarray(activations, dtype=np.float32)[: len(batch)])
         return np.concatenate(rows)
 
 
@@ -96,5 +96,5 @@ def _converted(frozen: keras.Model) -> Entry:
     files = convert(frozen, _ENGINE)
     pictures = parity.calibration_pictures(size)
     found = Converted(engines.start(runtime, files, size), "").activations(pictures)
-    finding = parity.same_activations(OnKeras(frozen).activations(pictures), found)
+    finding = parity.same_features(OnKeras(frozen).activations(pictures), found)
     return Entry(files if finding.passed else {}, size, finding.words, finding.figures)

@@ -69,7 +69,7 @@ def write(path: Path, tree: dict[str, Any], judged: Judged, detector: Detector) 
         path: the HTML file.
         tree: as `figures.figures` gives it.
         judged: the pictures that were judged.
-        detector: the network that judged them.
+        detector: the network; whatever engine ran it, the evidence is computed by Keras.
     """
     html_page.write(
         path,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fakereal.data.scan import Record
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model.augmentation import RESAVES
 from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
+from fakereal.model.runtimes import Network, filled
 from fakereal.model.scoring import DECIMALS
 from fakereal.preprocessing import Preprocessing, decode
 
@@ -32,10 +32,10 @@ class Judged:
 
     root: Path  # the folder that paths are shown relative to
     records: tuple[Record, ...]
-    p_real: np.ndarray  # float64 (n,), the network's own, rounded as prediction does
+    p_real: np.ndarray  # float64 (n,), the network's own, rounded to `DECIMALS`
+    engine: str  # what ran the network
     resaved_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (m,): which pictures were re-saved
     resaved: dict[str, np.ndarray] = field(default_factory=dict)  # name -> p_real (m,)
-    engine: str = "Keras"  # what ran the network
 
     @property
     def labels(self) -> np.ndarray:
@@ -43,22 +43,15 @@ class Judged:
         return labels_of(self.records)
 
 
-class Network(Protocol):
-    """Gives outputs: a `Detector` itself, or a faster engine with the same answers."""
-
-    def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns float64 (n,), 0..1, for pictures 0..255 of shape (n, S, S, 3)."""
-
-
 def judge(
     network: Network,
     preprocessing: Preprocessing,
     root: Path,
     records: Sequence[Record],
+    engine: str,
     batch_size: int = 32,
     resave_images: int | None = None,
     seed: int = 0,
-    engine: str = "Keras",
 ) -> Judged:
     """Predicts pictures as they are, and re-saved in every way of `RESAVED`.
 
@@ -67,10 +60,10 @@ def judge(
         preprocessing: the network's own.
         root: the folder that the records come from.
         records: the pictures.
+        engine: what runs the network, for the records.
         batch_size: pictures that the network sees at once.
         resave_images: at most so many are saved again, drawn at random; None: all; 0: none.
         seed: of that draw.
-        engine: what runs the network, for the records.
 
     Raises:
         DataError: a picture vanished or broke since the scan.
@@ -78,11 +71,12 @@ def judge(
     with pictures_named(), progress_bar("judging", len(records)) as advance:
         outputs = []
         for images, labels in plain_batches(records, preprocessing, batch_size):
-            outputs.append(np.round(network.p_real(np.asarray(images)), DECIMALS))
+            p_real = network.p_real(filled(np.asarray(images), batch_size))[: len(labels)]
+            outputs.append(np.round(p_real, DECIMALS))  # as prediction does, before anything is decided
             advance(len(labels))
     chosen = _drawn(len(records), resave_images, seed)
     resaved = _resaved(network, preprocessing, [records[number] for number in chosen]) if len(chosen) else {}
-    return Judged(root, tuple(records), np.concatenate(outputs), chosen, resaved, engine)
+    return Judged(root, tuple(records), np.concatenate(outputs), engine, chosen, resaved)
 
 
 def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:

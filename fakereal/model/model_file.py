@@ -36,7 +36,7 @@ class Detector:
     metadata: Metadata
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns the network's output for uint8 pictures of shape (n, S, S, 3): float64 (n,), 0..1."""
+        """Returns the network's output for pictures 0..255 of shape (n, S, S, 3): float64 (n,), 0..1."""
         outputs = self.model.predict_on_batch(images.astype(np.float32))
         return np.asarray(outputs, dtype=np.float64).reshape(-1)
 

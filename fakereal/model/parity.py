@@ -15,8 +15,11 @@ from fakereal.preprocessing import fit
 MAX_DIFFERENCE = 1e-3
 """Of p_real on any picture, for a network in float32."""
 
-MAX_ACTIVATION_DIFFERENCE = 5e-4
-"""Of an activation inside a network in float32, as a share of the largest one."""
+MAX_FEATURE_DIFFERENCE = 1e-3
+"""Of any feature inside a network in float32, as a share of the range that this feature has over the pictures."""
+
+_DEAD = 1e-4
+"""A feature whose range is less than this share of the widest one's is taken to have that range: it says nothing."""
 
 MIN_AGREEMENT = 0.995
 """Share of the pictures that keep their label, for a network in int8."""
@@ -88,14 +91,23 @@ def same_outputs(expected: np.ndarray, found: np.ndarray) -> Finding:
     return Finding(passed, words, {**figures, "limit": limit})
 
 
-def same_activations(expected: np.ndarray, found: np.ndarray) -> Finding:
-    """Holds the activations of a converted part of a network, (n, ...), against Keras' for the same pictures."""
-    difference = float(np.abs(expected - found).max()) / (float(np.abs(expected).max()) or 1.0)
-    passed = bool(difference < MAX_ACTIVATION_DIFFERENCE)  # False where the difference is no number
-    words = f"features differ from Keras' by at most {difference:.1g} of the largest on {len(expected)} pictures"
+def same_features(expected: np.ndarray, found: np.ndarray) -> Finding:
+    """Holds the output of a converted part of a network, (n, ..., features), against Keras' for the same pictures."""
+    if found.shape != expected.shape:
+        return Finding(False, f"expected features of shape {expected.shape}, found {found.shape}", {})
+    places = tuple(range(expected.ndim - 1))
+    ranges = np.ptp(expected, axis=places)
+    ranges = np.maximum(ranges, max(_DEAD * float(ranges.max()), np.finfo(np.float32).tiny))
+    difference = float((np.abs(expected - found).max(axis=places) / ranges).max())
+    passed = bool(difference < MAX_FEATURE_DIFFERENCE)  # False where the difference is no number
+    words = f"features differ from Keras' by at most {difference:.1g} of their range on {len(expected)} pictures"
     if not passed:
-        words = f"expected features within {MAX_ACTIVATION_DIFFERENCE:g} of Keras' largest, found {difference:.2g}"
-    return Finding(passed, words, {"pictures": len(expected), "limit": MAX_ACTIVATION_DIFFERENCE})
+        words = (
+            f"expected a difference from Keras below {MAX_FEATURE_DIFFERENCE:g} of each feature's range on"
+            f" {len(expected)} pictures, found {difference:.2g}"
+        )
+    figures = {"pictures": len(expected), "max_difference": difference if np.isfinite(difference) else None}
+    return Finding(passed, words, {**figures, "limit": MAX_FEATURE_DIFFERENCE})
 
 
 def same_labels(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, decision: Decision) -> Finding:

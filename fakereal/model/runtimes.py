@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Protocol
 
 import numpy as np
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Maps a picture, float32 (1, S, S, 3), to its output, float32 (1, ...); one thread at a time may call it."""
+
+
+class Network(Protocol):
+    """What gives the outputs: a loaded model, or another engine that keeps its verdicts."""
+
+    def p_real(self, images: np.ndarray) -> np.ndarray:
+        """Maps pictures 0..255 of shape (n, S, S, 3) to the n outputs from 0 to 1."""
+
 
 _MAX_THREADS = 32  # each holds a copy of the network's working memory
 
@@ -76,6 +85,16 @@ class RowByRow:
         if not hasattr(self._of_thread, "run"):
             self._of_thread.run = self._new_run()
         return self._of_thread.run(image[None].astype(np.float32))[0]
+
+
+def filled(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    """Returns pictures, at least one, filled up with black ones to a whole batch (batch_size, S, S, 3).
+
+    With Keras the last bits of an output depend on the size of the batch, so all batches have the same.
+    """
+    batch = np.zeros((batch_size, *images[0].shape), images[0].dtype)
+    batch[: len(images)] = images
+    return batch
 
 
 def cores() -> int:

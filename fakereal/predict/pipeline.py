@@ -13,13 +13,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from fakereal.cli import one_line
 from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.model import runtimes
+from fakereal.model.runtimes import Network
 from fakereal.model.scoring import DECIMALS
 from fakereal.predict.inputs import Item, Stamp
 from fakereal.predict.stability import resaved
@@ -30,13 +31,6 @@ _MAX_GROUP = 8  # batches: a folder of a million unreadable files must neither f
 _MAX_WAITING_BYTES = 128 * 2**20  # of files that one thread reads for the others, from compressed archives
 
 T = TypeVar("T")
-
-
-class Network(Protocol):
-    """What gives the outputs: a loaded model, or another engine that keeps its verdicts."""
-
-    def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Maps uint8 of shape (n, size, size, 3) to the n outputs from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +207,9 @@ def _decode(
 
 def _rows(batch: Sequence[Decoded], batch_size: int) -> list[np.ndarray]:
     images = [image for decoded in batch for image in decoded.images]
-    return [filled(images[start : start + batch_size], batch_size) for start in range(0, len(images), batch_size)]
-
-
-def filled(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-    """Returns pictures, at least one, filled up with black ones to a whole batch: uint8 (batch_size, S, S, 3)."""
-    batch = np.zeros((batch_size, *images[0].shape), np.uint8)
-    batch[: len(images)] = images
-    return batch
+    return [
+        runtimes.filled(images[start : start + batch_size], batch_size) for start in range(0, len(images), batch_size)
+    ]
 
 
 def answered(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[Outcome]:

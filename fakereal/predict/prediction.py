@@ -17,12 +17,13 @@ from fakereal.files import clear_parts
 from fakereal.labels import FAKE, REAL
 from fakereal.model.engines import explaining, open_network
 from fakereal.model.heatmap import Explains
+from fakereal.model.runtimes import Network
 from fakereal.model.scoring import Decision
 from fakereal.predict import journal, pipeline
 from fakereal.predict.checking import check_outputs, check_readable_twice
 from fakereal.predict.inputs import Item, Items, Listing, list_images
 from fakereal.predict.journal import Header, Journal
-from fakereal.predict.pipeline import Network, Outcome
+from fakereal.predict.pipeline import Outcome
 from fakereal.predict.results import Result, Tally, decided, save
 from fakereal.predict.stability import VARIANTS
 from fakereal.preprocessing import Preprocessing

@@ -9,7 +9,7 @@ from fakereal.cli import say
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model.engines import Opened, explaining
 from fakereal.model.metadata import Metadata
-from fakereal.predict.pipeline import Network
+from fakereal.model.runtimes import Network
 from fakereal.web.limits import Limits
 from fakereal.web.predictor import Predictor, start
 

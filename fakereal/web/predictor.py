@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
+from fakereal.model.runtimes import Network
 from fakereal.model.scoring import Decision
-from fakereal.predict.pipeline import Network
 from fakereal.preprocessing import Preprocessing
 from fakereal.web.analysis import Analyst
 from fakereal.web.limits import Limits

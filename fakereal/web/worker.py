@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from fakereal.predict.pipeline import Network, filled
+from fakereal.model.runtimes import Network, filled
 from fakereal.web.limits import MAX_BATCH, BusyError
 
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
