@@ -15,8 +15,10 @@ from fakereal.preprocessing import fit
 MAX_DIFFERENCE = 1e-3
 """Of p_real on any picture, for a network in float32."""
 
-MAX_FEATURE_DIFFERENCE = 1e-3
-"""Of any feature inside a network in float32, as a share of the range that this feature has over the pictures."""
+MAX_FEATURE_DIFFERENCE = 5e-3
+"""Of any feature inside a network in float32, as a share of the range that this feature has over the pictures.
+
+EfficientNetB0's differ by up to 0.0007 on the drawn pictures, and by 0.00001 on ordinary ones."""
 
 _DEAD = 1e-4
 """A feature whose range is less than this share of the widest one's is taken to have that range: it says nothing."""
