@@ -5,6 +5,7 @@
 An EfficientNetB0 at 224 px learns for one epoch, its head alone and all its layers, in turn:
 
     memory   the same batch over and over: what the network takes by itself
+    tuned    the same, with the tuning of tf.data that is its default and that we switch off
     cache    pictures that were decoded before, flipped and turned anew
     files    pictures of DIR, decoded, flipped and turned
     1024     the same from JPEGs of 1024x1024, made of the pictures of DIR
@@ -87,9 +88,12 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
         pass
     kept.flush()  # or it would be read from memory
     held = next(iter(batches(records, 0, kept)))
-    steps = len(records) // BATCH
+    tuned = tf.data.Dataset.from_tensors(held).repeat(len(records) // BATCH)
+    still = tf.data.Options()
+    still.autotune.enabled = False
     return {
-        "memory": lambda epoch: tf.data.Dataset.from_tensors(held).repeat(steps),
+        "memory": lambda epoch: tuned.with_options(still),
+        "tuned": lambda epoch: tuned,
         "cache": lambda epoch: batches(records, epoch, kept),
         "files": lambda epoch: batches(records, epoch),
         "1024": lambda epoch: batches(large, epoch),

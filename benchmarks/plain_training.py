@@ -18,18 +18,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 IMAGE_SIZE = (224, 224)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the base expects ImageNet's
 
 
-def pictures(folder: str, shuffle: bool):
+def pictures(folder: str, shuffle: bool, autotune: bool):
     """Returns batches of pictures 0..255 and labels, 0 fake and 1 real."""
     dataset = keras.utils.image_dataset_from_directory(
         folder, label_mode="binary", image_size=IMAGE_SIZE, batch_size=32, shuffle=shuffle, seed=0, verbose=False
     )
-    return dataset.prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = autotune
+    return dataset.prefetch(2).with_options(options)
 
 
 def network(base: keras.Model) -> keras.Sequential:
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fine-tune", type=int, default=0, help="epochs with the base's last 20 layers")
+    parser.add_argument("--no-autotune", action="store_true", help="tf.data doesn't tune itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="plain.keras")
     options = parser.parse_args()
@@ -70,7 +74,8 @@ def main() -> None:
     )
     base.load_weights(options.weights)
     base.trainable = False
-    train, val = pictures(f"{options.data}/train", True), pictures(f"{options.data}/val", False)
+    autotune = not options.no_autotune
+    train, val = pictures(f"{options.data}/train", True, autotune), pictures(f"{options.data}/val", False, autotune)
     model = network(base)
     fit(model, train, val, options.epochs, 1e-3)
     if options.fine_tune:
@@ -78,7 +83,7 @@ def main() -> None:
         for number, layer in enumerate(base.layers):
             layer.trainable = number >= len(base.layers) - 20 and not isinstance(layer, layers.BatchNormalization)
         fit(model, train, val, options.fine_tune, 1e-4)
-    test = pictures(f"{options.data}/test", False)
+    test = pictures(f"{options.data}/test", False, autotune)
     labels = np.concatenate([y for _, y in test]).ravel() > 0.5
     called = model.predict(test, verbose=0).ravel() > 0.5
     model.save(options.output)
