@@ -146,9 +146,8 @@ def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("worth", [1000, 1])
-def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch, worth):
-    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", worth)
+def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", 1)
     first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
     for path in (tmp_path / "cache").rglob("*.rows"):
         content = bytearray(path.read_bytes())

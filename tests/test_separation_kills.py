@@ -29,8 +29,8 @@ def test_a_few_kills_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_sixty_kills_over_several_sizes_lose_and_double_nothing(tmp_path):
-    run(60, [10, 100, 1000], tmp_path)
+def test_thirty_kills_over_several_sizes_lose_and_double_nothing(tmp_path):
+    run(30, [10, 100, 1000], tmp_path)
 
 
 @pytest.fixture
