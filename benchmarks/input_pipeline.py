@@ -29,6 +29,7 @@ from typing import Any
 from PIL import Image
 
 from fakereal import cli
+from fakereal.model.runtimes import cores
 
 BATCH = 32
 SCOPES = ("head", "all")
@@ -65,7 +66,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
 
     from fakereal.config import AugmentationConfig
     from fakereal.data.scan import scan
-    from fakereal.model.input_pipeline import Draw, training_batches
+    from fakereal.model.input_pipeline import Draw, settled, training_batches
     from fakereal.model.row_cache import Cache
     from fakereal.preprocessing import Preprocessing
 
@@ -89,10 +90,8 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     kept.flush()  # or it would be read from memory
     held = next(iter(batches(records, 0, kept)))
     tuned = tf.data.Dataset.from_tensors(held).repeat(len(records) // BATCH)
-    still = tf.data.Options()
-    still.autotune.enabled = False
     return {
-        "memory": lambda epoch: tuned.with_options(still),
+        "memory": lambda epoch: settled(tuned),
         "tuned": lambda epoch: tuned,
         "cache": lambda epoch: batches(records, epoch, kept),
         "files": lambda epoch: batches(records, epoch),
@@ -126,12 +125,11 @@ def measure(scope: str, ways: dict[str, Callable[[int], Any]], options: argparse
 
 def one_epoch(model: Any, batches: Any) -> Epoch:
     """Trains once over the batches."""
-    cores = len(os.sched_getaffinity(0))
     before, started = os.times(), time.monotonic()
     model.fit(batches, verbose=0)
     seconds, after = time.monotonic() - started, os.times()
     used = after.user + after.system - before.user - before.system
-    return Epoch(seconds, max(0.0, 1 - used / (seconds * cores)))
+    return Epoch(seconds, max(0.0, 1 - used / (seconds * cores())))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ nothing of TensorFlow is imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,27 +114,15 @@ class _Attempt:
         threads: int | None,
     ) -> None:
         self._model, self._digest, self._metadata, self._name, self._threads = model, digest, metadata, name, threads
-        self._runtime = RUNTIMES[name]
+        self._runtime, self._comment = RUNTIMES[name], ""
         self.detector = detector  # loaded where the model has to be converted
 
     def open(self) -> Opened:
         """Returns the network at work; raises EngineRefused."""
-        version, title = self._runtime.version, self._runtime.title
-        if version is None:
-            raise EngineRefused(
-                f"expected the package {self._runtime.package}: pip install -r {self._runtime.installs}"
-            )
-        key = self._digest, self._name, version
-        entry, comment = engine_cache.find(*key), ""
-        if entry is None:
-            entry = self._converted()
-            engine_cache.keep(*key, entry)
-            comment = f": {entry.words}"
-        if not entry.files:
-            raise EngineRefused(entry.words)
-        network = start(self._runtime, entry.files, entry.image_size_px, self._threads)
-        words = f"engine: {title} {version}, {network.threads} threads{comment}"
-        return Opened(network, self._metadata or of_foreign(entry.image_size_px), f"{self._name} {version}", words,
+        network, size_px = converted(self._name, self._digest, self._converted, threads=self._threads)
+        version = self._runtime.version
+        words = f"engine: {self._runtime.title} {version}, {network.threads} threads{self._comment}"
+        return Opened(network, self._metadata or of_foreign(size_px), f"{self._name} {version}", words,
                       self._digest, self.detector)  # fmt: skip
 
     def _converted(self) -> Entry:
@@ -150,7 +139,36 @@ class _Attempt:
         check_backend()
         files = convert(self.detector.model, self._name)
         found = judge(self._runtime, files, self.detector)
+        self._comment = f": {found.words}"
         return Entry(files if found.passed else {}, size, found.words, found.figures)
+
+
+def converted(
+    name: str, digest: str, make: Callable[[], Entry], cache: Path | None = None, threads: int | None = None
+) -> tuple[RowByRow, int]:
+    """Returns a converted network at work and the size of its pictures, from the cache where an earlier run kept it.
+
+    Args:
+        name: of the engine, one of `RUNTIMES`.
+        digest: names what the network computes.
+        make: converts it and holds it against Keras, where no run has done so yet.
+        cache: as `engine_cache.find`.
+        threads: as `RowByRow`.
+
+    Raises:
+        EngineRefused: the package is missing, it can't be converted, was refused by its gate, or does not run.
+    """
+    runtime = RUNTIMES[name]
+    if runtime.version is None:
+        raise EngineRefused(f"expected the package {runtime.package}: pip install -r {runtime.installs}")
+    key = digest, name, runtime.version
+    entry = engine_cache.find(*key, cache)
+    if entry is None:
+        entry = make()
+        engine_cache.keep(*key, entry, cache)
+    if not entry.files:
+        raise EngineRefused(entry.words)
+    return start(runtime, entry.files, entry.image_size_px, threads), entry.image_size_px
 
 
 def explaining(opened: Opened, model: Path) -> Explains:

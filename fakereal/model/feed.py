@@ -18,12 +18,10 @@ from fakereal.config import AugmentationConfig, Config
 from fakereal.data.scan import Record
 from fakereal.errors import DataError
 from fakereal.model import boundary, frozen_part, input_pipeline
-from fakereal.model.frozen_part import FrozenPart
+from fakereal.model.frozen_part import BATCH, FrozenPart
 from fakereal.model.input_pipeline import Draw
 from fakereal.model.row_cache import Cache, Rows
 from fakereal.preprocessing import Preprocessing
-
-_BATCH = 32  # pictures that the frozen part is given at once
 
 
 class Feed(Protocol):
@@ -127,7 +125,7 @@ class ActivationFeed:
         started = time.monotonic()
         records = [record for record, _ in missing]
         draw = Draw(self._seed, 0, view)
-        batches = self._pictures.view(records, draw, _BATCH) if view else self._pictures.plain(records, _BATCH)
+        batches = self._pictures.view(records, draw, BATCH) if view else self._pictures.plain(records, BATCH)
         names = iter([name for _, name in missing])
         with progress_bar(f"features, view {view + 1}/{self._views}", len(missing)) as advance:
             for images, labels in batches:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fakereal.cli import say
 from fakereal.errors import EngineRefused
-from fakereal.model import engine_cache, engines, parity
+from fakereal.model import engines, parity
 from fakereal.model.conversion import convert
 from fakereal.model.engine_cache import Entry
 from fakereal.model.runtimes import RUNTIMES, RowByRow, filled
@@ -18,7 +18,9 @@ from fakereal.model.runtimes import RUNTIMES, RowByRow, filled
 WORTH_CONVERTING = 1_000
 """Pictures to compute, at least: for fewer, converting takes longer than it saves."""
 
-_BATCH = 32  # of Keras
+BATCH = 32
+"""Pictures that a frozen part is given at once, at most."""
+
 _ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
 
 
@@ -28,7 +30,7 @@ class FrozenPart(Protocol):
     engine: str  # equal ones give equal activations of one network on one machine
 
     def activations(self, images: np.ndarray) -> np.ndarray:
-        """Returns float32 (n, ...) for pictures 0..255 of shape (n, S, S, 3)."""
+        """Returns float32 (n, ...) for at most `BATCH` pictures 0..255 of shape (n, S, S, 3)."""
 
 
 class OnKeras:
@@ -41,12 +43,8 @@ class OnKeras:
 
     def activations(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
-        rows = []
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            activations = self._frozen.predict_on_batch(filled(batch, _BATCH))
-            rows.append(np.asarray(activations, dtype=np.float32)[: len(batch)])
-        return np.concatenate(rows)
+        activations = self._frozen.predict_on_batch(filled(images, BATCH))
+        return np.asarray(activations, dtype=np.float32)[: len(images)]
 
 
 class Converted:
@@ -74,15 +72,8 @@ def fastest(frozen: keras.Model, fingerprint: str, pictures: int, cache: Path) -
     other_device = keras.backend.backend() != "tensorflow" or engines.has_gpu()
     if pictures < WORTH_CONVERTING or version is None or other_device or frozen.output.dtype != "float32":
         return own
-    key = fingerprint, _ENGINE, version
     try:
-        entry = engine_cache.find(*key, cache)
-        if entry is None:
-            entry = _converted(frozen)
-            engine_cache.keep(*key, entry, cache)
-        if not entry.files:
-            raise EngineRefused(entry.words)
-        network = engines.start(runtime, entry.files, entry.image_size_px)
+        network, _ = engines.converted(_ENGINE, fingerprint, lambda: _converted(frozen), cache)
     except EngineRefused as error:
         say(f"features are computed by Keras, not {runtime.title}: {error}")
         return own

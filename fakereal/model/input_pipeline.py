@@ -131,13 +131,13 @@ def row_batches(
         return tf.ensure_shape(rows, (None, *shape)), labels
 
     dataset = _numbered(records).batch(batch_size)
-    return _settled(dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2))
+    return settled(dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2))
 
 
 def weighted(batches: tf.data.Dataset, weights: np.ndarray, batch_size: int) -> tf.data.Dataset:
     """Returns the batches with a weight for each picture: (pictures, labels, float32 (n,))."""
     together = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(weights).batch(batch_size))
-    return _settled(together.map(lambda batch, weight: (*batch, weight)).prefetch(2))
+    return settled(together.map(lambda batch, weight: (*batch, weight)).prefetch(2))
 
 
 def labels_of(records: Sequence[Record]) -> np.ndarray:
@@ -184,10 +184,10 @@ def _batches(
         return tf.cast(images, tf.float32), labels
 
     dataset = _numbered(records).map(image_and_label, num_parallel_calls=cores(), deterministic=True)
-    return _settled(dataset.batch(batch_size).map(as_float).prefetch(2))
+    return settled(dataset.batch(batch_size).map(as_float).prefetch(2))
 
 
-def _settled(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def settled(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Switches off the tuning of tf.data while it runs: nothing here is left to it, and it holds up each epoch's end.
 
     Its thread sleeps 10 ms, 20 ms, 40 ms and so on between its looks, and TensorFlow 2.21 waits for it to wake up when
