@@ -4,9 +4,10 @@
     python benchmarks/comparison.py --cifake DIR --output DIR
 
 DIR holds train/REAL, train/FAKE, test/REAL and test/FAKE. 10,000 pictures of train learn and 1,000 others choose; 2,000
-of test judge, drawn with a seed. Pictures of test that training holds too are left out by the split itself. The
-networks take pictures of 64 px here, twice what CIFAKE has. Without ImageNet's weights (--weights auto offline) the
-EfficientNetB0 starts from models/pretrained.h5, which knows CIFAKE, and the larger two from nothing: the table says so.
+of test judge, drawn with a seed. Pictures of test that training holds too are left out by the split itself. Pictures
+have the 32 px here that CIFAKE has, and the networks few epochs, so that a laptop gets through. Without ImageNet's
+weights (--weights auto offline) the EfficientNetB0 starts from models/pretrained.h5, which knows CIFAKE and knows it at
+64 px, and the larger two from nothing: the table says so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import yaml
 
 HOME = Path(__file__).resolve().parents[1]
+NETWORKS = ("efficientnetb0", "efficientnetb4", "vgg16", "cnn")
 EXPERIMENTS = ("base", "epoch", "sgd", "sigmoid", "val")
 COUNTS = {"train": ("train", 10_000), "val": ("train", 1_000), "test": ("test", 2_000)}
 """Of each split: the folder that its pictures come from, and how many."""
@@ -40,15 +42,16 @@ def link_subset(cifake: Path, folder: Path, seed: int, share: float) -> None:
                 (place / path.name.replace(" ", "_")).symlink_to(path.resolve())
 
 
-def write_networks(folder: Path, epochs: int) -> list[Path]:
-    """Writes the four networks' recipes for this comparison: as in configs/, at 64 px, all layers where it must be."""
+def write_recipes(folder: Path, epochs: int, image_size: int) -> list[Path]:
+    """Writes the recipes of configs/ for this comparison: at one size, all layers where no base can be had offline."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name in ("efficientnetb0", "efficientnetb4", "vgg16", "cnn"):
+    for name in (*NETWORKS, *EXPERIMENTS):
         tree = yaml.safe_load((HOME / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
-        tree["image_size"] = 64
-        tree["training"]["epochs"] = epochs
-        if name in ("efficientnetb4", "vgg16"):  # whose bases can't be had offline
+        tree["image_size"] = 64 if name == "efficientnetb0" else image_size
+        if name in NETWORKS:
+            tree["training"].update(epochs=epochs, batch_size=32)
+        if name in ("efficientnetb4", "vgg16"):
             tree["weights"] = "none"
             tree["training"].update(fine_tune="all", learning_rate=1e-3 if name == "efficientnetb4" else 1e-4)
         paths.append(folder / f"{name}.yaml")
@@ -61,7 +64,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cifake", type=Path, required=True, metavar="DIR")
     options.add_argument("--output", type=Path, required=True, metavar="DIR")
-    options.add_argument("--epochs", type=int, default=10, help="of the four networks (the experiments have their own)")
+    options.add_argument("--epochs", type=int, default=4, help="of the four networks (the experiments have their own)")
+    options.add_argument("--image-size", type=int, default=32, metavar="PX", help="of all but EfficientNetB0")
     options.add_argument("--share", type=float, default=1.0, help="of the pictures, for a quick look")
     options.add_argument(
         "--imagenet", action="store_true", help="start all bases from ImageNet's weights, as in configs/"
@@ -72,11 +76,11 @@ def main() -> int:
     pictures = given.output / "pictures"
     if not pictures.exists():
         link_subset(given.cifake, pictures, given.seed, given.share)
-    own = [HOME / "configs" / f"{name}.yaml" for name in ("efficientnetb0", "efficientnetb4", "vgg16", "cnn")]
-    networks = own if given.imagenet else write_networks(given.output / "recipes", given.epochs)
-    experiments = [HOME / "configs" / f"{name}.yaml" for name in EXPERIMENTS]
-    command = [sys.executable, "-m", "fakereal", "compare", *networks, *experiments, "--data", pictures,
-               "--output", given.output / "runs", "--set", "report.resave_images=500"]  # fmt: skip
+    recipes = [HOME / "configs" / f"{name}.yaml" for name in (*NETWORKS, *EXPERIMENTS)]
+    if not given.imagenet:
+        recipes = write_recipes(given.output / "recipes", given.epochs, given.image_size)
+    command = [sys.executable, "-m", "fakereal", "compare", *recipes, "--data", pictures,
+               "--output", given.output / "runs", "--set", "report.resave_images=200"]  # fmt: skip
     return subprocess.run(list(map(str, command)), cwd=HOME, check=False).returncode
 
 

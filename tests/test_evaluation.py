@@ -18,9 +18,10 @@ from fakereal import __main__ as door
 from fakereal import html_page
 from fakereal.config import Config, NetworkConfig
 from fakereal.data.scan import scan
+from fakereal.data.split import Split
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
-from fakereal.model import curves, evaluation, figures, html_report, model_file, networks
+from fakereal.model import curves, engines, evaluation, figures, html_report, model_file, networks
 from fakereal.model.evaluation import EvaluateConfig
 from fakereal.model.judging import RESAVED, Judged, judge
 from fakereal.model.model_file import Detector, Metadata
@@ -297,6 +298,16 @@ def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_
     )
     assert judged == predicted
     assert len(judged) == 35
+
+
+@pytest.mark.parametrize(("worth", "engine"), [(1, "litert"), (35 * 7, "litert"), (35 * 7 + 1, "keras")])
+def test_a_training_is_judged_by_the_engine_of_prediction_where_that_is_worth_its_start(
+    model, pictures, tmp_path, monkeypatch, worth, engine
+):
+    monkeypatch.setattr(engines, "WORTH_CONVERTING", worth)
+    records = scan(pictures, Preprocessing()).records
+    tree = evaluation.after_training(model_file.load(model), model, tmp_path, pictures, Split((), (), records, ()))
+    assert tree["model"]["engine"].startswith(engine)
 
 
 def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):

@@ -10,7 +10,7 @@ from test_training import STILL, make_set
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
-from fakereal.model import boundary, conversion, frozen_part, networks, run
+from fakereal.model import boundary, conversion, engines, frozen_part, networks, run
 from fakereal.model import feed as feeds
 from fakereal.model.row_cache import Cache
 from fakereal.model.runtimes import RUNTIMES
@@ -124,7 +124,7 @@ def anew(pictures, tmp_path_factory):
 def test_without_augmentation_the_weights_are_those_of_the_plain_way(
     pictures, tmp_path, anew, capsys, monkeypatch, worth, engine
 ):
-    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", worth)
+    monkeypatch.setattr(engines, "WORTH_CONVERTING", worth)
     once = trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=4)
     for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
@@ -134,7 +134,7 @@ def test_without_augmentation_the_weights_are_those_of_the_plain_way(
 
 @pytest.mark.slow
 def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", 1)
+    monkeypatch.setattr(engines, "WORTH_CONVERTING", 1)
     turned = AugmentationConfig()
     first, again, without = (
         trained(pictures, tmp_path / f"{number}.h5", cache, 2, turned)
@@ -147,7 +147,7 @@ def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_p
 
 @pytest.mark.slow
 def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(frozen_part, "WORTH_CONVERTING", 1)
+    monkeypatch.setattr(engines, "WORTH_CONVERTING", 1)
     first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
     for path in (tmp_path / "cache").rglob("*.rows"):
         content = bytearray(path.read_bytes())
@@ -217,7 +217,7 @@ def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_
 
 
 def test_a_few_pictures_are_not_worth_converting_for(tmp_path, capsys):
-    assert fastest(tmp_path, pictures=frozen_part.WORTH_CONVERTING - 1)[1].engine == "Keras"
+    assert fastest(tmp_path, pictures=engines.WORTH_CONVERTING - 1)[1].engine == "Keras"
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 

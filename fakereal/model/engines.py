@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 AUTO, KERAS, *FAST = ENGINES
 """What `auto` tries, in this order: LiteRT is as fast, starts sooner and is a third of the size."""
 
+WORTH_CONVERTING = 1_000
+"""Pictures to compute, at least: for fewer, converting takes longer than it saves."""
+
 _GPU = Path("/dev/nvidiactl")  # a driver is loaded; whether TensorFlow can use it, only TensorFlow knows
 
 
@@ -65,7 +68,13 @@ class Explaining:
         return replace(self.explainer.explain(images), p_real=self.network.p_real(images))
 
 
-def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads: int | None = None) -> Opened:
+def open_network(
+    model: Path,
+    wanted: str = AUTO,
+    foreign: bool = False,
+    threads: int | None = None,
+    detector: Detector | None = None,
+) -> Opened:
     """Opens a model file with an engine.
 
     Args:
@@ -73,6 +82,7 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
         wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that can be had and keeps the answers, else Keras.
         foreign: also take a plain Keras file of another program.
         threads: of a converted network, see `RowByRow`; Keras has its own.
+        detector: what the file holds, where it is at hand.
 
     Raises:
         ModelFileError: as `model_file.load`.
@@ -81,8 +91,7 @@ def open_network(model: Path, wanted: str = AUTO, foreign: bool = False, threads
     metadata = read_own(model, foreign)
     if metadata is None:
         say(FOREIGN_NOTE)
-    digest, detector = sha256_of(model), None
-    reasons = []
+    digest, reasons = sha256_of(model), []
     if wanted == AUTO and has_gpu():
         reasons, candidates = ["a GPU is there"], ()
     else:

@@ -19,10 +19,11 @@ from fakereal.errors import DataError
 from fakereal.files import write_whole
 from fakereal.html_page import percent
 from fakereal.labels import FAKE, REAL
-from fakereal.model import engines, figures, html_report, plots
+from fakereal.model import engines, figures, html_report, judging, plots
 from fakereal.model.figures import Subject
 from fakereal.model.judging import Judged, judge
 from fakereal.model.model_file import Detector
+from fakereal.model.runtimes import Network
 from fakereal.preprocessing import Preprocessing
 
 CHOICES = ("test", "all")
@@ -85,15 +86,31 @@ def run(config: EvaluateConfig) -> Outcome:
 
 
 def after_training(detector: Detector, output: Path, folder: Path, root: Path, split: Split) -> dict[str, Any]:
-    """Writes the same report about a run's own test pictures into its folder, and the picture of its history."""
+    """Writes the same report about a run's own test pictures into its folder, and the picture of its history.
+
+    Args:
+        detector: what was trained.
+        output: its file, which is written already.
+        folder: of the run's records.
+        root: the folder of the pictures.
+        split: how they were divided.
+    """
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
     subject = Subject(output.name, str(root), "the test split", shlex.join(command))
     write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
-    engine = engines.keras_version()
-    judged = judge(detector, preprocessing, root, split.test, engine, config.training.batch_size, limit, config.seed)
+    network, engine = _worth_its_start(detector, output, judging.count(len(split.test), limit))
+    judged = judge(network, preprocessing, root, split.test, engine, config.training.batch_size, limit, config.seed)
     return _write(folder, detector, judged, subject)
+
+
+def _worth_its_start(detector: Detector, output: Path, pictures: int) -> tuple[Network, str]:
+    """Returns what judges so many pictures soonest, and its name: for many, the engine that prediction will take."""
+    if pictures < engines.WORTH_CONVERTING:
+        return detector, engines.keras_version()
+    opened = engines.open_network(output, detector=detector)
+    return opened.network, opened.engine
 
 
 def _write(folder: Path, detector: Detector, judged: Judged, subject: Subject) -> dict[str, Any]:

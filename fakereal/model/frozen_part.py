@@ -15,9 +15,6 @@ from fakereal.model.conversion import convert
 from fakereal.model.engine_cache import Entry
 from fakereal.model.runtimes import RUNTIMES, RowByRow, filled
 
-WORTH_CONVERTING = 1_000
-"""Pictures to compute, at least: for fewer, converting takes longer than it saves."""
-
 BATCH = 32
 """Pictures that a frozen part is given at once, at most."""
 
@@ -70,7 +67,7 @@ def fastest(frozen: keras.Model, fingerprint: str, pictures: int, cache: Path) -
     own, runtime = OnKeras(frozen), RUNTIMES[_ENGINE]
     version = runtime.version
     other_device = keras.backend.backend() != "tensorflow" or engines.has_gpu()
-    if pictures < WORTH_CONVERTING or version is None or other_device or frozen.output.dtype != "float32":
+    if pictures < engines.WORTH_CONVERTING or version is None or other_device or frozen.output.dtype != "float32":
         return own
     try:
         network, _ = engines.converted(_ENGINE, fingerprint, lambda: _converted(frozen), cache)

@@ -79,6 +79,12 @@ def judge(
     return Judged(root, tuple(records), np.concatenate(outputs), engine, chosen, resaved)
 
 
+def count(images: int, resave_images: int | None) -> int:
+    """Returns how many pictures the network sees in `judge`, their re-saved versions included."""
+    again = images if resave_images is None else min(images, resave_images)
+    return images + again * len(RESAVED)
+
+
 def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None or limit >= count:
         return np.arange(count)
