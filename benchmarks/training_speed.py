@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class Run:
     seconds: float  # of the whole process, with the start of Python and TensorFlow
     f1: float | None  # macro, on the test pictures, at the model's own threshold
     anonymous_mb: float  # highest memory of its own; the mapped files of the cache are the page cache's
+    epoch_s: float | None = None  # median of the last phase's epochs, validation included
 
 
 def main() -> int:
@@ -137,7 +138,8 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
         script = [str(ROOT / "benchmarks" / "plain_training.py"), str(work / "set"), str(work / "base.weights.h5")]
         script += ["--no-autotune"] if way == "quick" else []
         run = timed([*script, *epochs, "--fine-tune", str(fine_tune), "--output", str(work / "plain.keras")], work)
-        return Run(run.seconds, json.loads(last_line(work))["f1_macro"], run.anonymous_mb)
+        found = json.loads(last_line(work))
+        return replace(run, f1=found["f1_macro"], epoch_s=found["epoch_s"])
     tree = {"report": {"resave_images": 0}, "training": {"fine_tune_epochs": max(1, fine_tune)}}
     if way == "anew":
         tree["training"]["views"] = 0
@@ -150,7 +152,10 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
     flags += ["--cache-dir", "none" if way == "anew" else str(cache)]
     run = timed([str(ROOT / "train_model.py"), *flags], work)
     report = json.loads((work / "ours_run" / "report.json").read_text())
-    return Run(run.seconds, round(report["metrics"]["test"]["f1_macro"], 4), run.anonymous_mb)
+    with open(work / "ours_run" / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    epochs_s = [float(row["seconds"]) for row in history if row["phase"] == history[-1]["phase"]]
+    return replace(run, f1=round(report["metrics"]["test"]["f1_macro"], 4), epoch_s=statistics.median(epochs_s))
 
 
 def timed(command: Sequence[str], work: Path) -> Run:
@@ -187,13 +192,14 @@ def last_line(work: Path) -> str:
 def print_table(runs: dict[str, list[Run]]) -> None:
     """Prints the medians, and each way's time as a share of the first one's."""
     first = statistics.median(run.seconds for run in next(iter(runs.values())))
-    print("\n| way | seconds, median (all) | times as fast | F1 macro, median (all) | memory, MB |")
-    print("|---|---|---|---|---|")
+    print("\n| way | seconds, median (all) | times as fast | s an epoch, last phase | F1, median (all) | memory, MB |")
+    print("|---|---|---|---|---|---|")
     for way, each in runs.items():
         seconds, scores = [run.seconds for run in each], [run.f1 for run in each]
         print(
             f"| {way} | {statistics.median(seconds):.0f} ({', '.join(f'{s:.0f}' for s in seconds)})"
             f" | {first / statistics.median(seconds):.1f}"
+            f" | {statistics.median(run.epoch_s for run in each):.1f}"
             f" | {statistics.median(scores):.4f} ({', '.join(f'{s:.4f}' for s in scores)})"
             f" | {max(run.anonymous_mb for run in each):.0f} |"
         )
