@@ -54,6 +54,8 @@ def write_recipes(folder: Path, epochs: int, image_size: int) -> list[Path]:
         if name in ("efficientnetb4", "vgg16"):
             tree["weights"] = "none"
             tree["training"].update(fine_tune="all", learning_rate=1e-3 if name == "efficientnetb4" else 1e-4)
+        if name == "vgg16":
+            tree["training"]["epochs"] = -(-epochs // 2)  # one takes it as long as the EfficientNetB4 takes two
         paths.append(folder / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return paths

@@ -1,5 +1,8 @@
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,36 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
     assert "1/3 fast: training" in err
     assert (tmp_path / "out" / "long.h5").stat().st_mtime_ns == before["long"]
     assert (tmp_path / "out" / "fast.h5").stat().st_mtime_ns != before["fast"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
+    data = make_pictures(tmp_path / "set", {"fake": 40, "real": 40})
+    (tmp_path / "long.yaml").write_text(RECIPES["long"].replace("epochs: 3", "epochs: 100000"))
+    command = [sys.executable, "-m", "fakereal", "compare", tmp_path / "long.yaml", "--data", data]
+    with subprocess.Popen([*command, "--output", tmp_path / "out"], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: "epoch 1/" in text_of(tmp_path / "out" / "long.log"), 120)
+        children = text_of(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()
+        process.kill()
+    assert len(children) >= 1
+    wait_until(lambda: not any(is_running(child) for child in children), 20)
+
+
+def wait_until(condition, timeout_s):
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.1)
+
+
+def text_of(path):
+    return path.read_text() if path.exists() else ""
+
+
+def is_running(pid):
+    """Says whether a process is there and no zombie, which somebody else would have to clear away."""
+    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"])
 
 
 def test_the_table_in_markdown_is_aligned():

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fakereal import config as configuration
-from fakereal.cli import EXIT_OK, one_line, run_door, say, start_keras
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, one_line, run_door, say, start_keras
 from fakereal.config import Config
 from fakereal.data.split import summary, write_manifest
 from fakereal.errors import ConfigError, FakeRealError
@@ -143,11 +144,18 @@ def _in_process(run: Run) -> int:
 def _train(run: Run, resume: bool) -> None:
     """The process: says everything into its log, exits with the code that train_model.py would."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the comparison itself decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(run.log, "a" if resume else "w", encoding="utf-8", errors="backslashreplace") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         code = run_door(lambda _: _trained(run, resume))
     sys.exit(code)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the comparison is gone, however it was killed: the next one must not find it at work."""
+    multiprocessing.parent_process().join()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _trained(run: Run, resume: bool) -> int:
