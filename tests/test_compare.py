@@ -84,8 +84,36 @@ def test_a_wrong_call_is_one_clear_line_before_anything_is_trained(more, expecte
 def test_recipes_on_other_pictures_are_refused(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(f"data: {{path: {name}}}\n")
-    with pytest.raises(ConfigError, match="found different ones: give --data"):
+    with pytest.raises(ConfigError, match=r"found other data\.path in two than in one: .* --data DIR"):
         compare.plan([tmp_path / "one.yaml", tmp_path / "two.yaml"], tmp_path / "out", {})
+
+
+def test_recipes_that_divide_differently_are_refused_by_the_key_that_differs(tmp_path):
+    (tmp_path / "one.yaml").write_text("seed: 1\n")
+    (tmp_path / "two.yaml").write_text("data: {shares: [0.8, 0.1, 0.1]}\n")
+    with pytest.raises(ConfigError, match=r"found other data\.shares in two .* --set data\.shares=\.\.\."):
+        compare.plan([tmp_path / "one.yaml", tmp_path / "two.yaml"], tmp_path / "out", {})
+
+
+def test_another_split_than_that_of_the_first_time_is_refused(tmp_path):
+    header = "path,sha256,label,source,split,reason\n"
+    kept, same, other = tmp_path / "out" / "split.csv", tmp_path / "same.csv", tmp_path / "other.csv"
+    kept.parent.mkdir()
+    kept.write_text(header + "a.png,AA,fake,,train,\nb.png,bb,real,,test,\nc.png,cc,real,,left out,damaged\n")
+    same.write_text(header + "x.png,aa,fake,,train,\nb.png,bb,real,,test,\nd.png,dd,fake,,test,\n")
+    other.write_text(header + "a.png,aa,fake,,test,\nb.png,bb,real,,test,\n")
+    (tmp_path / "one.yaml").write_text("seed: 1\n")
+    run = compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(same)})[0]
+    assert run.config.data.split_file == str(kept)
+    with pytest.raises(ConfigError, match=r"split\.csv: expected the split of .*other\.csv, found another"):
+        compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(other)})
+
+
+def test_a_run_whose_loss_ran_away_is_said():
+    metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
+    tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
+            "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4, "diverged": True}}  # fmt: skip
+    assert comparison.markdown([comparison.Row("wild", tree, None)], {})[-1].startswith("\nwild: its loss ran away")
 
 
 QUICK = "image_size: 32\nweights: none\nnetwork: {name: cnn, filters: [4], dense: []}\n"

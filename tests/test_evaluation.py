@@ -358,7 +358,7 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
     judged = Judged(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
     for expected, audit in audits.items():
         audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
-        tree = figures.figures(judged, audited, figures.Subject("m.h5", "set", "all", "..."))
+        tree = figures.figures(judged, audited, figures.Subject("m.h5", "0" * 64, "set", "all", "..."))
         html_report.write(tmp_path / "r.html", tree, judged, audited)
         assert expected in (tmp_path / "r.html").read_text()
         assert "audit" not in tree["training"]["data"]
@@ -368,7 +368,7 @@ def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, picture
     records = scan(pictures, Preprocessing()).records
     p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
     judged = Judged(pictures, records, p_real, "Keras")
-    tree = figures.figures(judged, detector, figures.Subject("m.h5", "set", "all", "..."))
+    tree = figures.figures(judged, detector, figures.Subject("m.h5", "0" * 64, "set", "all", "..."))
     json.dumps(tree, allow_nan=False)
     html_report.write(tmp_path / "r.html", tree, judged, detector)
     text = (tmp_path / "r.html").read_text()

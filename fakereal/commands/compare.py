@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     comparison.write(arguments.output, table, failed, shlex.join(["python", "-m", "fakereal", *sys.argv[1:]]))
     print("\n".join(comparison.markdown(table, failed)))
     say(f"\ncomparison: {arguments.output / 'comparison.html'}")
-    return EXIT_PARTIAL if failed else EXIT_OK
+    partial = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
+    return EXIT_PARTIAL if partial else EXIT_OK
 
 
 def _nothing() -> Exception:

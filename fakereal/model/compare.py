@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import multiprocessing
@@ -20,7 +21,7 @@ import numpy as np
 from fakereal import config as configuration
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, one_line, run_door, say, start_keras
 from fakereal.config import Config
-from fakereal.data.split import summary, write_manifest
+from fakereal.data.split import SPLITS, summary, write_manifest
 from fakereal.errors import ConfigError, FakeRealError
 from fakereal.files import write_whole
 
@@ -77,16 +78,37 @@ def plan(paths: Sequence[Path], folder: Path, overrides: dict[str, Any]) -> list
     if len(configs) < len(paths):
         raise ConfigError("compare: expected files of different names, found the same twice: rename one")
     first = next(iter(configs.values()))
-    if any(config.data != first.data for config in configs.values()):
-        raise ConfigError("compare: expected the same data in all configurations, found different ones: give --data")
+    _check_same_data(configs)
     manifest = _split(first, folder / "split.csv")
     data = dataclasses.replace(first.data, split_file=str(manifest))
     return [Run(name, dataclasses.replace(config, data=data), folder) for name, config in configs.items()]
 
 
+def _check_same_data(configs: dict[str, Config]) -> None:
+    """Refuses configurations whose data differ, by the keys that do."""
+    trees = {name: dataclasses.asdict(config.data) for name, config in configs.items()}
+    first = next(iter(trees))
+    for name, tree in trees.items():
+        if keys := [f"data.{key}" for key in tree if tree[key] != trees[first][key]]:
+            for_all = "--data DIR" if keys == ["data.path"] else f"--set {keys[-1]}=..."
+            raise ConfigError(
+                f"compare: expected the same data in all configurations, found other {', '.join(keys)} in {name} than"
+                f" in {first}: leave one out, or say for all {for_all}"
+            )
+
+
+def _assignments(manifest: Path) -> dict[str, str]:
+    """Returns the split of each picture that takes part, by its content."""
+    with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {row["sha256"].lower(): row["split"] for row in csv.DictReader(file) if row["split"] in SPLITS}
+
+
 def _split(config: Config, manifest: Path) -> Path:
     """Returns the split file that all runs use; one that is there is used again, so that a comparison can go on."""
     if manifest.exists():
+        given = config.data.split_file
+        if given and Path(given).is_file() and not _assignments(manifest).items() <= _assignments(Path(given)).items():
+            raise ConfigError(f"{manifest}: expected the split of {given}, found another: name another --output")
         say(f"split: {manifest}, from before")
         return manifest
     start_keras()  # takes seconds, so every mistake in a configuration is told before
@@ -169,6 +191,8 @@ def _trained(run: Run, resume: bool) -> int:
     cost = {
         "minutes": sum(row["seconds"] for row in history) / 60,
         "epochs": len(history),
+        "skipped": outcome.skipped,
+        "diverged": outcome.diverged,
         "images_per_s": _speed(outcome.detector),
     }
     write_whole(run.cost, json.dumps(cost, indent=1).encode())

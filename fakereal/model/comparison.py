@@ -32,6 +32,11 @@ class Row:
     p: float | None  # of McNemar's test against the best; None for the best itself, or where pictures differ
 
     @property
+    def diverged(self) -> bool:
+        """Whether the loss became no number, so that the best epoch before counts."""
+        return self.tree["cost"].get("diverged", False)
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """The row for people, in the order of `COLUMNS`."""
         metrics, cost = self.tree["metrics"], self.tree["cost"]
@@ -86,7 +91,7 @@ def write(folder: Path, table: Sequence[Row], failed: dict[str, str], command: s
         "comparison.html",
         columns=COLUMNS,
         rows=table,
-        failed=failed,
+        warnings=warnings(table, failed),
         command=command,
         data=table[0].tree["data"] if table else None,
         where=table[0].tree["subject"]["data"] if table else "",
@@ -100,7 +105,16 @@ def markdown(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     text = [_markdown_line(line, widths) for line in lines]
     rule = "|" + "|".join("-" * (width + 1) + ("-" if column < 2 else ":") for column, width in enumerate(widths)) + "|"
-    return [text[0], rule, *text[1:], *(f"\n{name} failed: {reason}" for name, reason in failed.items())]
+    return [text[0], rule, *text[1:], *(f"\n{warning}" for warning in warnings(table, failed))]
+
+
+def warnings(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
+    """Returns what went wrong, a line a run."""
+    away = "its loss ran away, so the best epoch before counts: try a lower training.learning_rate"
+    return [
+        *(f"{name} failed: {reason}" for name, reason in failed.items()),
+        *(f"{row.name}: {away}" for row in table if row.diverged),
+    ]
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:

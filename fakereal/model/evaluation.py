@@ -16,7 +16,7 @@ from fakereal.cli import say
 from fakereal.data.scan import Record, scan, skipped_lines
 from fakereal.data.split import SPLITS, Split
 from fakereal.errors import DataError
-from fakereal.files import write_whole
+from fakereal.files import sha256_of, write_whole
 from fakereal.html_page import percent
 from fakereal.labels import FAKE, REAL
 from fakereal.model import engines, figures, html_report, judging, plots
@@ -75,7 +75,7 @@ def run(config: EvaluateConfig) -> Outcome:
     if skipped:
         notes.append(f"Left out: {skipped:,} files that can't be read, or that stand in both classes.")
     folder = config.output or config.model.with_name(f"{config.model.stem}_on_{config.data.resolve().name}")
-    subject = Subject(config.model.name, str(config.data), words, config.command, tuple(notes))
+    subject = Subject(config.model.name, opened.model_sha256, str(config.data), words, config.command, tuple(notes))
     metadata, limit = detector.metadata, config.resave_images
     judged = judge(
         opened.network, metadata.preprocessing, dataset.root, records, opened.engine, config.batch_size, limit,
@@ -97,7 +97,7 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
     """
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
-    subject = Subject(output.name, str(root), "the test split", shlex.join(command))
+    subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command))
     write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
     network, engine = _worth_its_start(detector, output, judging.count(len(split.test), limit))

@@ -26,6 +26,7 @@ class Subject:
     """What was judged, in words for people."""
 
     model: str  # the file
+    model_sha256: str  # of its content
     data: str  # the folder
     pictures: str  # which of its pictures
     command: str  # that gives this report again
@@ -157,19 +158,19 @@ def _resaves(judged: Judged, decision: Decision) -> dict[str, Any] | None:
     labels, p_real = judged.labels[judged.resaved_of], judged.p_real[judged.resaved_of]
     if len(set(labels)) < 2:
         return None
-    as_is = labels_from(p_real, decision)
-    table = {name: _resave(labels, as_is, outputs, decision) for name, outputs in judged.resaved.items()}
+    table = {name: _resave(labels, p_real, outputs, decision) for name, outputs in judged.resaved.items()}
     return {"images": len(labels), "as_is": measure(labels, p_real, decision), "saved_again": table}
 
 
-def _resave(labels: np.ndarray, as_is: np.ndarray, p_real: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """Returns the figures after saving again, and how many labels it flipped."""
-    now = labels_from(p_real, decision)
+def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision: Decision) -> dict[str, Any]:
+    """Returns the figures after saving again, and how many labels it flipped; `before` is p_real as it was."""
+    as_is, now = labels_from(before, decision), labels_from(p_real, decision)
     flips = {
         "flipped": now != as_is,
         "flipped_to_fake": (now == FAKE) & (as_is == REAL),
         "flipped_to_real": (now == REAL) & (as_is == FAKE),
         "flipped_to_wrong": (now != as_is) & (now != labels),
+        "verdict_changed": np.array(verdicts(before, decision)) != np.array(verdicts(p_real, decision)),
     }
     return {**measure(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in flips.items()}}
 

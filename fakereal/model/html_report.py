@@ -39,6 +39,8 @@ RESAVE_NAMES = {
 FIGURES = {
     "accuracy": "accuracy",
     "f1_macro": "F1, mean of both classes",
+    "precision_macro": "precision, mean of both classes",
+    "recall_macro": "recall, mean of both classes",
     "f1_fake": "F1 of fake",
     "precision_fake": "precision of fake",
     "recall_fake": "recall of fake",

@@ -37,8 +37,8 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: Decision, seed: in
 
     Returns:
         `images`, `confusion` (rows: labels fake, real; columns: predictions fake, real), and for `loss`, `accuracy`,
-        `roc_auc`, `average_precision` (of fake), `f1_macro`, and `precision`, `recall`, `f1` of `fake` and of `real`:
-        the value, and under `intervals` the pair (low, high).
+        `roc_auc`, `average_precision` (of fake), and `precision`, `recall`, `f1` of `fake`, of `real` and as `macro`,
+        the mean of both: the value, and under `intervals` the pair (low, high).
     """
     predicted = labels_from(p_real, decision)
     confusion = np.bincount(labels * 2 + predicted, minlength=4).reshape(2, 2)
@@ -71,7 +71,8 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
         figures[f"recall_{NAMES[label]}"] = _ratio(hits, confusion[:, label].sum(axis=1))
         both = confusion[:, :, label].sum(axis=1) + confusion[:, label].sum(axis=1)
         figures[f"f1_{NAMES[label]}"] = _ratio(2 * hits, both)
-    figures["f1_macro"] = (figures["f1_fake"] + figures["f1_real"]) / 2
+    for name in ("precision", "recall", "f1"):
+        figures[f"{name}_macro"] = sum(figures[f"{name}_{label}"] for label in NAMES) / len(NAMES)
     return figures
 
 

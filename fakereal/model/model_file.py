@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import platform
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from fakereal.model.metadata import (
     to_text,
     write_metadata,
 )
+from fakereal.model.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,14 @@ def versions() -> dict[str, str]:
 
     from fakereal import __version__
 
+    backend, litert = keras.backend.backend(), RUNTIMES["litert"].version
     return {
         "fakereal": __version__,
+        "python": platform.python_version(),
         "keras": keras.__version__,
-        "backend": keras.backend.backend(),
+        "backend": backend,
+        backend: importlib.import_module(backend).__version__,
+        **({"litert": litert} if litert else {}),  # may have computed the features of a frozen base
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
