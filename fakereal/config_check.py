@@ -29,6 +29,9 @@ def check(config: Config) -> None:
     _in_range(config.augmentation.resaving, 0.0, 1.0, *vars(config.augmentation.resaving))
     _in_range(config.augmentation, 0.0, 180.0, "rotation_degrees")
     _in_range(config.augmentation, 0.0, 0.5, "shift", "brightness")
+    shares = config.data.shares
+    good = len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) < 1e-6
+    expect(good, list(shares), "data.shares", "three numbers above 0 that add up to 1, for train, val and test")
     _in_range(config.data, 0.001, 10**6, "cache_gb")
     _in_range(config.report, 0, 10**9, "resave_images")
     _check_cluster(config.cluster)

@@ -13,6 +13,11 @@ from typing import BinaryIO
 
 from fakereal.errors import DataError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs at once are then not told apart
+    fcntl = None
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a kill, sees the old content or the new one, never a part.
@@ -48,6 +53,42 @@ def clear_parts(path: Path) -> None:
     for part in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.part"):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file, which stays, while something is made that two runs must not make at once.
+
+    Raises:
+        DataError: another run holds it, or it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
+    with file:
+        lock(path, file)
+        yield
+
+
+def lock(path: Path, file: BinaryIO) -> None:
+    """Locks an open file until it is closed: alone where it can be written, else with other readers.
+
+    Raises:
+        DataError: another run holds it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(
+            f"{path}: expected no other run with this --output, found one at work: wait for it, or take another"
+            " --output"
+        ) from error
+    except OSError:
+        return  # a file system without locks
 
 
 def sha256_of(path: Path) -> str:

@@ -109,6 +109,14 @@ def test_another_split_than_that_of_the_first_time_is_refused(tmp_path):
         compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(other)})
 
 
+def test_a_recipe_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text("seed: 1  # mine\n")
+    (tmp_path / "split.csv").write_text("path,sha256,label,source,split,reason\n")
+    (run,) = compare.plan([recipe], tmp_path, {})
+    assert run.asked != recipe
+
+
 def test_a_run_whose_loss_ran_away_is_said():
     metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
@@ -150,6 +158,9 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
 
     before = {name: (tmp_path / "out" / f"{name}.h5").stat().st_mtime_ns for name in ("fast", "long")}
     paths[0].write_text(RECIPES["fast"].replace("epochs: 2", "epochs: 1"))
+    asked = tmp_path / "out" / "fast_run" / "asked.yaml"
+    asked.write_text(asked.read_text().replace("epochs: 2", "epochs: 1"))  # as if killed before its first epoch ended
+    (tmp_path / "out" / "fast_run" / "cost.json").unlink()
     assert door.main(arguments) == 1
     err = capsys.readouterr().err
     assert "2/3 long: trained already" in err

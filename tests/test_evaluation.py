@@ -18,7 +18,7 @@ from fakereal import __main__ as door
 from fakereal import html_page
 from fakereal.config import Config, NetworkConfig
 from fakereal.data.scan import scan
-from fakereal.data.split import Split
+from fakereal.data.split import Split, fingerprint
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import curves, engines, evaluation, figures, html_report, model_file, networks
@@ -253,6 +253,19 @@ def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for
     again = evaluation.run(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
     assert again.tree["data"]["images"] == 35
     assert "flatter" in again.tree["subject"]["notes"][0]
+
+
+def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp_path, capsys):
+    known = list(csv.DictReader((tmp_path / "dark_run" / "split.csv").open()))
+    named = fingerprint((row["sha256"], row["label"], row["split"]) for row in known)
+    for trained_on, doubts in ((named, 0), ("another", 1)):
+        detector = brightness_detector()
+        metadata = replace(detector.metadata, data={**detector.metadata.data, "fingerprint": trained_on})
+        model_file.save(seen_model, Detector(detector.model, metadata))
+        done = evaluation.run(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
+        assert done.tree["data"]["images"] == 17
+        assert len([note for note in done.tree["subject"]["notes"] if "record of another training" in note]) == doubts
+        assert capsys.readouterr().err.count("record of another training") == doubts
 
 
 def test_nothing_new_to_judge_is_one_clear_line(seen_model, pictures, tmp_path):

@@ -68,6 +68,8 @@ def test_1e_minus_3_is_a_number_although_yaml_reads_it_as_text(tmp_path):
         ("network: {dropout: .nan}\n", "network: dropout: expected a number, found nan"),
         ("network: [1]\n", "expected keys and values"),
         ("image_size: 16\n", "image_size: expected 32 to 1024, found 16"),
+        ("data: {shares: [0.8, 0.2]}\n", "data.shares: expected three numbers above 0 that add up to 1"),
+        ("data: {shares: [0.8, 0.2, 0.2]}\n", "data.shares: expected three numbers above 0 that add up to 1"),
         ("seed: -1\n", "seed: expected 0 to"),
         ("training: {patience: -1}\n", "patience: expected 0 to"),
         ("training: {learning_rate: .inf}\n", "learning_rate: expected a number, found inf"),

@@ -15,6 +15,7 @@ from PIL import Image
 from test_predict_inputs import png, tarred, write
 
 import predict_and_save_json as door
+from fakereal import files
 from fakereal.cli import run_door
 from fakereal.errors import DataError
 from fakereal.labels import NAMES
@@ -253,14 +254,14 @@ def test_two_runs_never_write_one_journal(tmp_path, pictures):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 def test_a_run_that_waits_at_a_removed_journal_makes_its_own(tmp_path, pictures, monkeypatch):
-    items, path, flock = list_images(pictures).items, tmp_path / "j", journal.fcntl.flock
+    items, path, flock = list_images(pictures).items, tmp_path / "j", files.fcntl.flock
     first = journal.start(path, IDENTITY, items, resume=False)
 
     def late(file, how):  # between opening and locking, the other run comes to its end
         first.remove()
         flock(file, how)
 
-    monkeypatch.setattr(journal.fcntl, "flock", late)
+    monkeypatch.setattr(files.fcntl, "flock", late)
     second = journal.start(path, IDENTITY, items, resume=False)
     second.add([(0, Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
     first.close()  # once more, which must not remove what is another's now

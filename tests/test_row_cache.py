@@ -99,6 +99,29 @@ def test_the_oldest_files_make_room_and_those_in_use_stay(tmp_path):
     assert holds(rows_in(tmp_path), range(15)) == list(range(5, 15))
 
 
+def test_rows_that_a_run_cannot_do_without_take_the_room_of_its_pictures(tmp_path, capsys):
+    size = 5 * (ROW_BYTES + 20) + 20
+    cache = Cache(tmp_path, 2 * size)
+    pictures = cache.rows("pictures", SHAPE, "uint8", essential=False)
+    features = cache.rows("activations", SHAPE, "uint8")
+    for number in range(15):
+        pictures.put(str(number), row(number))
+        if number % 5 == 4:
+            pictures.flush()
+    assert len(holds(pictures, range(15))) == 10  # two files fill the cache
+    handed_out = pictures.get("0")
+    assert cache.holds(features, 2 * size)
+    for number in range(10):
+        features.put(str(number), row(number))
+        if number % 5 == 4:
+            features.flush()
+    assert holds(features, range(10)) == list(range(10))
+    assert holds(pictures, range(15)) == []
+    assert np.array_equal(handed_out, row(0))
+    assert not cache.holds(cache.rows("more", SHAPE, "uint8"), 1)
+    assert cache.holds(features, 2 * size)  # its own files count once
+
+
 def test_where_there_is_no_room_nothing_is_kept_and_it_is_said_once(tmp_path, capsys):
     rows = fill(tmp_path, range(5), limit_bytes=1500)
     for number in range(10, 15):

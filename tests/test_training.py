@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakereal import config
+from fakereal import config, files
 from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
 from fakereal.data.scan import Record, scan
 from fakereal.errors import DataError
@@ -128,6 +128,22 @@ def test_a_killed_run_goes_on_to_the_same_model(pictures, tmp_path):
     assert "epoch 1/20:" not in done.stderr
     once, again = (model_file.load(path).model.get_weights() for path in (whole, killed))
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(once, again, strict=True))
+
+
+def test_a_mistake_leaves_the_records_of_the_model_that_is_there(trained, pictures):
+    output, _ = trained
+    split = (output.with_name("model_run") / "split.csv").read_bytes()
+    done = train(pictures, output, "--seed", "1", "--weights", "imagnet", check=False)
+    assert done.returncode == 2
+    assert (output.with_name("model_run") / "split.csv").read_bytes() == split
+
+
+def test_two_runs_with_one_output_are_told_apart(trained, pictures):
+    output, _ = trained
+    with files.locked(output.with_name("model_run") / ".lock"):
+        done = train(pictures, output, check=False)
+    assert done.returncode == 2
+    assert "expected no other run with this --output, found one at work" in done.stderr
 
 
 def test_ctrl_c_keeps_the_best_model_so_far_and_says_so(pictures, tmp_path):

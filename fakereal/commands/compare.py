@@ -55,11 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.write_configs:
             raise _nothing()
         return EXIT_OK
+    from fakereal.files import locked
     from fakereal.model import compare, comparison
 
     overrides = {"data.path": arguments.path, "data.split_file": arguments.split, **dict(arguments.settings)}
     runs = compare.plan(arguments.configs, arguments.output, overrides)
-    failed = compare.train_all(runs)
+    with locked(arguments.output / ".lock"):
+        failed = compare.train_all(runs)
     table = comparison.rows([run for run in runs if run.name not in failed])
     comparison.write(arguments.output, table, failed, shlex.join(["python", "-m", "fakereal", *sys.argv[1:]]))
     print("\n".join(comparison.markdown(table, failed)))

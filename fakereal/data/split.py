@@ -140,6 +140,16 @@ def _per_class(records: Iterable[Record]) -> tuple[int, int]:
     return counts[FAKE], counts[REAL]
 
 
+def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Names pictures with their labels and splits, whatever their file names.
+
+    Args:
+        rows: SHA-256, label's name and split of each picture that takes part.
+    """
+    lines = sorted(f"{sha256} {NAMES.index(label)} {split}" for sha256, label, split in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def write_manifest(path: Path, split: Split, root: Path) -> None:
     """Writes the split as CSV: path (relative to root), sha256, label, source, split, and why a picture is left out.
 

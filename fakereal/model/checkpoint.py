@@ -18,6 +18,10 @@ from fakereal.files import write_whole
 _ARRAYS = ("best", "current", "optimizer")
 
 
+class CheckpointRefused(DataError):
+    """The checkpoint is of no use to this run."""
+
+
 @dataclass
 class State:
     """Where a run stands after a finished epoch; the checkpoint holds it with the arrays below."""
@@ -25,6 +29,7 @@ class State:
     phase: int = 0  # number of the phase, from 0
     epoch: int = 0  # epochs done in that phase
     best_loss: float = float("inf")  # lowest validation loss so far, of this phase's image size
+    origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.Origin`
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
     current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
@@ -39,7 +44,7 @@ def resumed(checkpoint: Path, identity: str) -> State | None:
         identity: names the configuration and the data.
 
     Raises:
-        DataError: the checkpoint belongs to another run, or is damaged.
+        CheckpointRefused: the checkpoint belongs to another run, or is damaged.
     """
     if not checkpoint.exists():
         say(f"no checkpoint at {checkpoint}, so this run starts anew")
@@ -68,9 +73,11 @@ def _load(path: Path, identity: str) -> State:
             stored = tree.pop("identity")
             state = State(**tree, **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected a checkpoint, found a damaged file: delete it to start anew") from error
+        raise CheckpointRefused(
+            f"{path}: expected a checkpoint, found a damaged file: delete it to start anew"
+        ) from error
     if stored != identity:
-        raise DataError(
+        raise CheckpointRefused(
             f"{path}: expected a checkpoint of this configuration and these pictures, found one of another run:"
             " leave out --resume to start anew, or give the same options again"
         )

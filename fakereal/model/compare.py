@@ -27,6 +27,7 @@ from fakereal.files import write_whole
 
 _TIMED_BATCHES = 5
 _BATCH_SIZE = 32
+_GRACE_S = 10.0  # for a training to clear its temporary files away, before it is ended
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Run:
     @property
     def asked(self) -> Path:
         """The configuration as it was asked for: another one is trained anew."""
-        return self.folder / f"{self.name}.yaml"
+        return self.records / "asked.yaml"
 
     @property
     def log(self) -> Path:
@@ -112,10 +113,11 @@ def _split(config: Config, manifest: Path) -> Path:
         say(f"split: {manifest}, from before")
         return manifest
     start_keras()  # takes seconds, so every mistake in a configuration is told before
+    from fakereal.data.scan import skipped_lines
     from fakereal.model.run import prepare
 
     dataset, split = prepare(config)
-    for line in summary(split):
+    for line in [*skipped_lines(dataset), *summary(split)]:
         say(line)
     write_manifest(manifest, split, dataset.root)
     return manifest
@@ -151,6 +153,8 @@ def _in_process(run: Run) -> int:
     """Trains in a fresh process: memory, devices and seeds of one run are nothing to the next."""
     resume = _is_asked(run)
     run.cost.unlink(missing_ok=True)
+    if not resume:
+        (run.records / "checkpoint.npz").unlink(missing_ok=True)  # of another configuration
     write_whole(run.asked, configuration.dumps(run.config).encode())
     process = multiprocessing.get_context("spawn").Process(target=_train, args=(run, resume))
     process.start()
@@ -166,6 +170,7 @@ def _in_process(run: Run) -> int:
 def _train(run: Run, resume: bool) -> None:
     """The process: says everything into its log, exits with the code that train_model.py would."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the comparison itself decides
+    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(run.log, "a" if resume else "w", encoding="utf-8", errors="backslashreplace") as log:
         os.dup2(log.fileno(), 1)
@@ -177,15 +182,27 @@ def _train(run: Run, resume: bool) -> None:
 def _end_with_parent() -> None:
     """Ends this process when the comparison is gone, however it was killed: the next one must not find it at work."""
     multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
     os._exit(EXIT_INTERRUPTED)
+
+
+def _leave(*_: Any) -> None:
+    """Answers SIGTERM: temporary files are cleared away on the way out."""
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _trained(run: Run, resume: bool) -> int:
     start_keras()
     from fakereal.model import report
+    from fakereal.model.checkpoint import CheckpointRefused
     from fakereal.model.run import run as train
 
-    outcome = train(run.config, run.model, resume)
+    try:
+        outcome = train(run.config, run.model, resume)
+    except CheckpointRefused as error:  # other pictures than at the first attempt
+        say(f"starting anew: {error}")
+        outcome = train(run.config, run.model)
     print("\n".join(report.table(outcome.detector)))
     history = outcome.detector.metadata.history
     cost = {

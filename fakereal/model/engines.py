@@ -74,6 +74,7 @@ def open_network(
     foreign: bool = False,
     threads: int | None = None,
     detector: Detector | None = None,
+    cache: Path | None = None,
 ) -> Opened:
     """Opens a model file with an engine.
 
@@ -83,6 +84,7 @@ def open_network(
         foreign: also take a plain Keras file of another program.
         threads: of a converted network, see `RowByRow`; Keras has its own.
         detector: what the file holds, where it is at hand.
+        cache: the folder where conversions are kept; None: the user's.
 
     Raises:
         ModelFileError: as `model_file.load`.
@@ -97,7 +99,7 @@ def open_network(
     else:
         candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
     for name in candidates:
-        attempt = _Attempt(model, digest, metadata, name, detector, threads)
+        attempt = _Attempt(model, digest, metadata, name, detector, threads, cache)
         try:
             return attempt.open()
         except EngineRefused as error:
@@ -121,14 +123,16 @@ class _Attempt:
         name: str,
         detector: Detector | None,
         threads: int | None,
+        cache: Path | None,
     ) -> None:
+        self._cache = cache
         self._model, self._digest, self._metadata, self._name, self._threads = model, digest, metadata, name, threads
         self._runtime, self._comment = RUNTIMES[name], ""
         self.detector = detector  # loaded where the model has to be converted
 
     def open(self) -> Opened:
         """Returns the network at work; raises EngineRefused."""
-        network, size_px = converted(self._name, self._digest, self._converted, threads=self._threads)
+        network, size_px = converted(self._name, self._digest, self._converted, self._cache, self._threads)
         version = self._runtime.version
         words = f"engine: {self._runtime.title} {version}, {network.threads} threads{self._comment}"
         return Opened(network, self._metadata or of_foreign(size_px), f"{self._name} {version}", words,

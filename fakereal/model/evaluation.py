@@ -14,11 +14,11 @@ from typing import Any
 
 from fakereal.cli import say
 from fakereal.data.scan import Record, scan, skipped_lines
-from fakereal.data.split import SPLITS, Split
+from fakereal.data.split import SPLITS, Split, fingerprint
 from fakereal.errors import DataError
 from fakereal.files import sha256_of, write_whole
 from fakereal.html_page import percent
-from fakereal.labels import FAKE, REAL
+from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import engines, figures, html_report, judging, plots
 from fakereal.model.figures import Subject
 from fakereal.model.judging import Judged, judge
@@ -69,7 +69,7 @@ def run(config: EvaluateConfig) -> Outcome:
         say(line)
     records, words = _of_split(dataset.records, config.split)
     records, doubtful = _without_doubtful(records)
-    records, notes = _without_seen(records, config)
+    records, notes = _without_seen(records, config, detector.metadata.data.get("fingerprint"))
     _check(records, config)
     skipped = sum(item.failed for item in dataset.skipped) + len(doubtful)
     if skipped:
@@ -101,15 +101,19 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
     write_whole(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
     network, engine = _worth_its_start(detector, output, judging.count(len(split.test), limit))
-    judged = judge(network, preprocessing, root, split.test, engine, config.training.batch_size, limit, config.seed)
+    # A head on features may learn in batches that are too large for the whole network
+    batch_size = min(config.training.batch_size, EvaluateConfig.batch_size)
+    judged = judge(network, preprocessing, root, split.test, engine, batch_size, limit, config.seed)
     return _write(folder, detector, judged, subject)
 
 
 def _worth_its_start(detector: Detector, output: Path, pictures: int) -> tuple[Network, str]:
     """Returns what judges so many pictures soonest, and its name: for many, the engine that prediction will take."""
-    if pictures < engines.WORTH_CONVERTING:
+    where = detector.metadata.config.data.cache_dir
+    if pictures < engines.WORTH_CONVERTING or where == "none":
         return detector, engines.keras_version()
-    opened = engines.open_network(output, detector=detector)
+    cache = None if where == "auto" else Path(where).expanduser()
+    opened = engines.open_network(output, detector=detector, cache=cache)
     return opened.network, opened.engine
 
 
@@ -147,22 +151,31 @@ def _without_doubtful(records: list[Record]) -> tuple[list[Record], list[Record]
     return [record for record in records if len(labels[record.content]) == 1], doubtful
 
 
-def _without_seen(records: list[Record], config: EvaluateConfig) -> tuple[list[Record], list[str]]:
+def _without_seen(
+    records: list[Record], config: EvaluateConfig, trained_on: str | None
+) -> tuple[list[Record], list[str]]:
     """Leaves out what the model learnt from or was chosen on, where its run's records tell."""
     manifest = config.model.with_name(f"{config.model.stem}_run") / "split.csv"
     if not manifest.is_file():
         return records, ["Not known: which of these pictures the model has learnt from; the record of its training"
                          f" ({manifest.name}) is not beside it."]  # fmt: skip
     with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        seen = {row.get("sha256") for row in csv.DictReader(file) if row.get("split") in SPLITS[:2]}
+        known = [row for row in csv.DictReader(file) if row.get("split") in SPLITS and row.get("label") in NAMES]
+    seen = {row.get("sha256") for row in known if row["split"] != "test"}
+    doubt = []
+    if fingerprint((row.get("sha256"), row.get("label"), row["split"]) for row in known) != trained_on:
+        doubt = [f"Not known for sure which of these pictures the model has learnt from: {manifest.name} beside it is"
+                 " the record of another training, or was changed."]  # fmt: skip
+        say(f"warning: {doubt[0]}")
     unseen = [record for record in records if record.sha256 not in seen]
     count = len(records) - len(unseen)
     if not count:
-        return records, []
+        return records, doubt
     if config.seen:
-        return records, [f"{count:,} of these pictures trained the model or chose its threshold: the figures flatter."]
+        flattering = f"{count:,} of these pictures trained the model or chose its threshold: the figures flatter."
+        return records, [flattering, *doubt]
     say(f"left out {count:,} pictures that the model learnt from or was chosen on (--seen judges them too)")
-    return unseen, [f"Left out: {count:,} pictures that the model learnt from or was chosen on."]
+    return unseen, [f"Left out: {count:,} pictures that the model learnt from or was chosen on.", *doubt]
 
 
 def _check(records: Sequence[Record], config: EvaluateConfig) -> None:

@@ -134,7 +134,10 @@ class ActivationFeed:
                 advance(len(labels))
         self._rows.flush()
         if any(self._rows.get(name) is None for _, name in missing):
-            raise DataError("cache: expected room for features, found none: make some, or --cache-dir DIR elsewhere")
+            raise DataError(
+                "cache: expected room for features, found none: raise data.cache_gb, free some of the disk, or name"
+                " another one with --cache-dir DIR"
+            )
         self._seconds += time.monotonic() - started
 
 
@@ -154,7 +157,7 @@ def choose(
         config: its seed, augmentation and views count here.
         preprocessing: of the size that the model takes.
         cache: where pictures and activations are kept.
-        count: how many pictures there are, training and validation ones.
+        count: how many pictures there are, in all splits.
         base_learns: True where the model calls its base in training mode, whose randomness can't be kept.
         twin: the same network once more, on one device, where `model` is spread over several.
     """
@@ -168,11 +171,12 @@ def choose(
     views = 1 if _changes_nothing(config.augmentation) else config.training.views
     shape, fingerprint = parts.frozen.output_shape[1:], parts.fingerprint()
     size = count * views * math.prod(shape) * np.dtype("float32").itemsize
-    if size > cache.limit_bytes:
-        say(f"features are computed anew every epoch, as they would take {size / 1e9:.0f} GB, more than data.cache_gb")
-        return pictures
     frozen = frozen_part.fastest(parts.frozen, fingerprint, count * views, cache.folder)
     rows = cache.rows(f"activations {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
+    if not cache.holds(rows, size):
+        size_gb = size / 1e9
+        say(f"features are computed anew every epoch: {size_gb:.1f} GB are more than data.cache_gb or the disk allows")
+        return pictures
     return ActivationFeed(parts.learning, frozen, rows, pictures, config.seed, views)
 
 

@@ -54,8 +54,11 @@ class _File:
 class Rows:
     """Arrays of one shape and type by name; threads may use it side by side."""
 
-    def __init__(self, cache: Cache, folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(
+        self, cache: Cache, folder: Path, shape: tuple[int, ...], dtype: np.dtype, essential: bool = True
+    ) -> None:
         self._cache, self._folder, self._shape, self._dtype = cache, folder, shape, dtype
+        self.essential = essential  # False of what makes room for rows that a run can't do without
         self.row_bytes = int(np.prod(shape)) * dtype.itemsize
         self._places: dict[bytes, tuple[_File, int]] = {}
         self._waiting: dict[bytes, np.ndarray] = {}
@@ -97,9 +100,14 @@ class Rows:
             index = np.array(entries, dtype=_ENTRY).tobytes()
             tail = _TAIL.pack(_MARK, len(entries), zlib.crc32(index))
             path = self._folder / f"{secrets.token_hex(8)}{_SUFFIX}"
-            if self._cache.write(path, b"".join([*self._waiting.values(), index, tail])):
+            if self._cache.write(path, b"".join([*self._waiting.values(), index, tail]), self.essential):
                 self._open(path)
             self._waiting = {}
+
+    def forget(self, path: Path) -> None:
+        """Lets go of a file that makes room; rows that were handed out stay what they are."""
+        with self._lock:
+            self._places = {key: place for key, place in self._places.items() if place[0].path != path}
 
     def _open(self, path: Path) -> None:
         try:
@@ -116,7 +124,7 @@ class Rows:
             _remove(path)
             return
         file = _File(path, rows, index)
-        self._cache.in_use.add(path)
+        self._cache.in_use[path] = self
         self._places.update({key: (file, number) for number, key in enumerate(keys) if key not in self._places})
 
 
@@ -125,7 +133,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit_bytes: int, pictures: bool = True) -> None:
         self.folder, self.limit_bytes, self._pictures = folder, limit_bytes, pictures
-        self.in_use: set[Path] = set()  # files that this run must not lose
+        self.in_use: dict[Path, Rows] = {}  # this run's own files, and what they belong to
         self._kinds: dict[Path, Rows] = {}
         self._full = False
         for part in folder.rglob("*.part"):  # what kills left behind; a younger one may be another run's work
@@ -133,29 +141,39 @@ class Cache:
                 if time.time() - part.stat().st_mtime > _DAY_S:
                     part.unlink()
 
-    def rows(self, meaning: str, shape: tuple[int, ...], dtype: str) -> Rows:
+    def rows(self, meaning: str, shape: tuple[int, ...], dtype: str, essential: bool = True) -> Rows:
         """Returns the rows that mean the same, whichever run made them.
 
         Args:
             meaning: all that decides a row apart from its name.
             shape: of one row.
             dtype: of its numbers.
+            essential: False where the run goes on as well without; such rows make room for the others.
         """
         name = f"{meaning.split()[0]}-{hashlib.sha256(f'{meaning} {shape} {dtype}'.encode()).hexdigest()[:16]}"
         folder = self.folder / name
         if folder not in self._kinds:
-            self._kinds[folder] = Rows(self, folder, shape, np.dtype(dtype))
+            self._kinds[folder] = Rows(self, folder, shape, np.dtype(dtype), essential)
         return self._kinds[folder]
 
     def pictures(self, preprocessing: Preprocessing) -> Rows | None:
         """Returns the decoded pictures, uint8 (S, S, 3), by the SHA-256 of their files; None where none are kept."""
         size = preprocessing.image_size_px
-        return self.rows(f"pictures {preprocessing.fingerprint}", (size, size, 3), "uint8") if self._pictures else None
+        if not self._pictures:
+            return None
+        return self.rows(f"pictures {preprocessing.fingerprint}", (size, size, 3), "uint8", essential=False)
 
-    def write(self, path: Path, content: bytes) -> bool:
+    def holds(self, rows: Rows, size: int) -> bool:
+        """Says whether `size` bytes of essential rows fit, with what else this run has that it can't do without."""
+        kept = sum(_file_size(path) for path, owner in self.in_use.items() if owner.essential and owner is not rows)
+        files = sum(_file_size(path) for path in self.folder.rglob(f"*{_SUFFIX}"))
+        on_disk = files - kept + shutil.disk_usage(_there(self.folder)).free - FREE_BYTES
+        return size <= min(self.limit_bytes - kept, on_disk)
+
+    def write(self, path: Path, content: bytes, essential: bool) -> bool:
         """Writes a file where there is room; says once where there is none."""
         try:
-            if self._make_room(len(content)):
+            if self._make_room(len(content), essential):
                 write_whole(path, content)
                 return True
             problem = f"the {self.limit_bytes / _GB:g} GB of data.cache_gb, or the disk, are used up"
@@ -171,8 +189,11 @@ class Cache:
         for rows in self._kinds.values():
             rows.flush()
 
-    def _make_room(self, size: int) -> bool:
-        """Deletes the files that no run opened for longest until there is room; False where there can be none."""
+    def _make_room(self, size: int, essential: bool) -> bool:
+        """Deletes the files that no run opened for longest until there is room; False where there can be none.
+
+        Essential rows may take the room of this run's pictures, and of whatever else fills the disk here.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []
         for path in self.folder.rglob(f"*{_SUFFIX}"):
@@ -181,12 +202,19 @@ class Cache:
                 files.append((status.st_mtime, status.st_size, path))
         total = size + sum(each for _, each, _ in files)
         for _, each, path in sorted(files):
-            if total <= self.limit_bytes:
+            if total <= self.limit_bytes and not (essential and self._disk_is_full(size)):
                 break
-            if path not in self.in_use:
+            owner = self.in_use.get(path)
+            if owner is None or (essential and not owner.essential):
+                self.in_use.pop(path, None)
+                if owner:
+                    owner.forget(path)
                 _remove(path)
                 total -= each
-        return total <= self.limit_bytes and shutil.disk_usage(self.folder).free >= size + FREE_BYTES
+        return total <= self.limit_bytes and not self._disk_is_full(size)
+
+    def _disk_is_full(self, size: int) -> bool:
+        return shutil.disk_usage(self.folder).free < size + FREE_BYTES
 
 
 @contextmanager
@@ -223,6 +251,19 @@ def _usable(folder: Path, data: DataConfig) -> Path | None:
         say(f"cache: {folder} can't be written ({error.strerror or error}), so nothing is kept for the next run")
         return None
     return folder
+
+
+def _file_size(path: Path) -> int:
+    """Returns a file's bytes, 0 where another run has deleted it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _there(folder: Path) -> Path:
+    """Returns the folder, or the nearest one above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
 def _key(name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from fakereal.config import ClusterConfig, Config, DataConfig, ReportConfig
 from fakereal.data import audit_report
 from fakereal.data.neutralize import preprocessing_of, settled
 from fakereal.data.scan import Dataset, Record, scan, skipped_lines
-from fakereal.data.split import SPLITS, Split, read_manifest, split_dataset, summary, write_manifest
+from fakereal.data.split import SPLITS, Split, fingerprint, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError
-from fakereal.files import write_whole
-from fakereal.labels import FAKE, REAL
+from fakereal.files import locked, write_whole
+from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import distributed, evaluation, model_file, networks, report, row_cache, training
 from fakereal.model.checkpoint import resumed
 from fakereal.model.deciding import decide
@@ -73,13 +74,13 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome | None:
         KeyboardInterrupt: before the first epoch was done; nothing is written then.
     """
     model_file.check_suffix(output)
-    with distributed.joined(config) as spread:
-        # The processes' addresses are nobody else's: no file of the run tells them.
-        return _run(replace(config, cluster=ClusterConfig()), output, resume, spread)
-
-
-def _run(config: Config, output: Path, resume: bool, spread: Spread) -> Outcome | None:
     folder = output.with_name(f"{output.stem}_run")
+    with distributed.joined(config) as spread, locked(folder / ".lock") if spread.leads else nullcontext():
+        # The processes' addresses are nobody else's: no file of the run tells them.
+        return _run(replace(config, cluster=ClusterConfig()), output, folder, resume, spread)
+
+
+def _run(config: Config, output: Path, folder: Path, resume: bool, spread: Spread) -> Outcome | None:
     dataset, split = prepare(config)
     for line in [*skipped_lines(dataset), *summary(split)]:
         say(line)
@@ -88,20 +89,19 @@ def _run(config: Config, output: Path, resume: bool, spread: Spread) -> Outcome 
     if dataset.skipped:
         say(f"all that was skipped: {folder / 'skipped.tsv'}")
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
-    if spread.leads:
-        _keep_lists(folder, config, dataset, split)
-        write_whole(folder / "config.yaml", configuration.dumps(config).encode())
-
-    keras.utils.set_random_seed(config.seed)
-    model = networks.build(config.network, config.image_size)
-    origin = load_base(model, config.network, config.weights)
-    say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
-    _warn_of_frozen_noise(config, origin)
-    spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
     state = None
     if resume:
         with spread.file_of_first(checkpoint) as path:
             state = resumed(path, identity)
+    keras.utils.set_random_seed(config.seed)
+    model = networks.build(config.network, config.image_size)
+    origin = Origin(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
+    say(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
+    _warn_of_frozen_noise(config, origin)
+    spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
+    if spread.leads:  # not before: what a mistake ends must not replace the records of the model that is there
+        _keep_lists(folder, config, dataset, split)
+        write_whole(folder / "config.yaml", configuration.dumps(config).encode())
     watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
     with pictures_named(), row_cache.opened(config.data) as cache:
         trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch, spread)
@@ -226,8 +226,7 @@ def _data_facts(split: Split) -> dict[str, Any]:
 
 def _fingerprint(split: Split) -> str:
     """Names the pictures, their labels and their splits, whatever their file names."""
-    rows = sorted(f"{r.sha256} {r.label} {name}" for name in SPLITS for r in getattr(split, name))
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    return fingerprint((r.sha256, NAMES[r.label], name) for name in SPLITS for r in getattr(split, name))
 
 
 def _identity(config: Config, split: Split) -> str:

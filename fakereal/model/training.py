@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def train(
         DivergedError: the loss is no number, in the first epoch already.
         KeyboardInterrupt: before the first epoch was done, or there are other processes.
     """
-    state = state or State(best=model.get_weights())
+    state = state or State(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
     job, plan = _Job(config, split, cache, spread, state), phases(config.training, origin)
     early: BaseException | None = None
@@ -164,7 +164,7 @@ def _phase_model(job: _Job, phase: PhaseConfig, preprocessing: Preprocessing) ->
     with job.spread.scope():
         model = _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
     twin = None if job.spread.alone else _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
-    count = len(split.train) + len(split.val)
+    count = len(split.train) + len(split.val) + len(split.test)
     feed = feeds.choose(model, config, preprocessing, job.cache, count, learn_batch_norm, twin)
     count = phase.images_per_epoch or len(split.train)
     steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
@@ -200,7 +200,7 @@ def _stop_random_depth(model: keras.Model) -> None:
 def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Split, cache: Cache) -> Feed:
     """Feeds the finished model with what the last phase may have computed already."""
     networks.set_trainable(model, last.train, learn_batch_norm=False)
-    count = len(split.train) + len(split.val)
+    count = len(split.train) + len(split.val) + len(split.test)
     return feeds.choose(model, config, preprocessing_of(config, config.image_size), cache, count)
 
 

@@ -17,14 +17,10 @@ from typing import Any, BinaryIO
 
 from fakereal.cli import say
 from fakereal.errors import DataError
+from fakereal.files import lock
 from fakereal.predict.inputs import Item, Items
 from fakereal.predict.pipeline import Outcome
 from fakereal.preprocessing import ImageInfo
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are then not told apart
-    fcntl = None
 
 FORMAT = "fakereal-prediction/1"
 _START = b'{"format": "fakereal-prediction/'  # of every journal
@@ -51,7 +47,7 @@ def refuse_unfinished(path: Path) -> None:
     except FileNotFoundError:
         return
     with file:
-        _lock(path, file)
+        lock(path, file)
         _check_start(path, file.readline())
         count = sum(line.endswith(b"\n") for line in file)
     if count > 0:
@@ -154,7 +150,7 @@ class Journal:
         """Removes the file: the results are written."""
         if self._file.closed:
             return  # what has its name now may be another run's
-        if fcntl is None:  # Windows removes no open file
+        if os.name != "posix":  # Windows removes no open file
             self._close()
         with contextlib.suppress(OSError):
             self.path.unlink()  # while the lock is had: nobody else can have begun to write it
@@ -250,8 +246,8 @@ def _opened(path: Path) -> BinaryIO:
             path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
         )
         try:
-            _lock(path, file)
-            if fcntl is None or os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            lock(path, file)
+            if os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
             pass
@@ -259,20 +255,6 @@ def _opened(path: Path) -> BinaryIO:
             file.close()
             raise
         file.close()  # the run that had the lock has removed it
-
-
-def _lock(path: Path, file: BinaryIO) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(
-            f"{path}: expected no other run with this --output, found one at work: wait for it, or take another"
-            " --output"
-        ) from error
-    except OSError:
-        return  # a file system without locks
 
 
 def _check_start(path: Path, line: bytes) -> None:
