@@ -12,7 +12,7 @@ from fakereal import cli
 _EXAMPLES = """examples:
   python train_model.py --data data/clean
   python train_model.py --data data/clean --fine-tune last20 --output models/finer.h5
-  python train_model.py --config configs/pretrained.yaml --data DIR --resume
+  python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
 inside one folder a source. Beside the model, NAME_run/ gets the split, the configuration, the history and the
@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
                    "imagenet | pretrained | none | a file")  # fmt: skip
     p.add_argument("--fine-tune", dest="training.fine_tune", choices=("none", "last20", "all"),
                    help="which layers of the base learn too, after the head (default: none)")  # fmt: skip
-    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="over the pictures (default: 25)")
-    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="pictures (default: 32)")
+    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
+    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="a step (default: 32)")
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
     p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")

@@ -28,7 +28,7 @@ class NetworkConfig:
     """Which network, and what stands on top of its base."""
 
     name: Literal["efficientnetb0", "efficientnetb4", "vgg16", "cnn"] = "efficientnetb0"
-    normalization: Literal["auto", "imagenet", "unit"] = "auto"  # of pixels; unit: to 0..1; auto: the network's own
+    normalization: Literal["auto", "imagenet", "unit"] = "auto"  # unit: pixels to 0..1; auto: unit for cnn, else imagenet
     pooling: Literal["auto", "avg", "max", "flatten"] = "auto"  # of the base's maps; auto: avg, but flatten for cnn
     dense: tuple[int, ...] | None = None  # units of layers before the output; None: (256, 128) for vgg16, else none
     activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of those dense layers, and of cnn's layers
@@ -100,8 +100,8 @@ class TrainingConfig:
     fine_tune_learning_rate: float = 1e-4
     validation_steps: int | None = None  # batches of validation pictures, drawn once, that judge an epoch; None: all
     patience: int = 0  # stop a phase after so many epochs without a lower validation loss; 0: never
-    views: int = 2  # of a picture that a frozen part sees, itself and changed ones, each once; 0: a new one every epoch
-    mixed_precision: bool = False  # 16-bit arithmetic where a GPU is fast at it
+    views: int = 2  # of a picture that a frozen part computes, itself and changed ones; 0: a new one every epoch
+    mixed_precision: bool = False  # bfloat16 arithmetic, on any device; for GPUs that are fast at it
     tensorboard: bool = False  # keep the history for TensorBoard too, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # a list of your own in place of epochs and fine_tune
 
