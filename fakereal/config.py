@@ -28,7 +28,7 @@ class NetworkConfig:
     """Which network, and what stands on top of its base."""
 
     name: Literal["efficientnetb0", "efficientnetb4", "vgg16", "cnn"] = "efficientnetb0"
-    normalization: Literal["auto", "imagenet", "unit"] = "auto"  # unit: pixels to 0..1; auto: unit for cnn, else imagenet
+    normalization: Literal["auto", "imagenet", "unit"] = "auto"  # unit: to 0..1; auto: unit for cnn, else imagenet
     pooling: Literal["auto", "avg", "max", "flatten"] = "auto"  # of the base's maps; auto: avg, but flatten for cnn
     dense: tuple[int, ...] | None = None  # units of layers before the output; None: (256, 128) for vgg16, else none
     activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of those dense layers, and of cnn's layers
