@@ -8,7 +8,8 @@ not seen the sets (models/pretrained.h5 has seen those of its card). What was tr
 
 What computing each picture's views once costs, against new ones every epoch:
 
-    python -m benchmarks.recipes --set hackathon=CLEAN --recipes head "head, new views" --seeds 5 --image-size 64
+    python -m benchmarks.recipes --set hackathon=CLEAN --recipes head "head, new views" --seeds 5 \\
+        --image-size 64 --shares 0.3 0.1 0.6
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("recipes_benchmark"), metavar="DIR")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar="X", help="train, val, test")
     parser.add_argument("--image-size", type=int, default=224, metavar="PX")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def _run(options: argparse.Namespace, name: str, data: Path, recipe: str, seed: 
     title = "_".join((name, *recipe.replace(",", "").split(), str(seed)))
     cache = options.work / "cache"
     tree: dict[str, Any] = {"seed": seed, "image_size": options.image_size, "report": {"resave_images": 0}}
-    tree |= {"data": {"cache_dir": str(cache)}, **RECIPES[recipe]}
+    tree |= {"data": {"cache_dir": str(cache), "shares": list(options.shares)}, **RECIPES[recipe]}
     run = train(options.work, title, data, options.weights, tree)
     shutil.rmtree(cache, ignore_errors=True)
     return run
