@@ -8,8 +8,7 @@ not seen the sets (models/pretrained.h5 has seen those of its card). What was tr
 
 What computing each picture's views once costs, against new ones every epoch:
 
-    python -m benchmarks.recipes --set hackathon=CLEAN --recipes head "head, new views" --seeds 5 \\
-        --image-size 64 --shares 0.3 0.1 0.6
+    python -m benchmarks.recipes --set NAME=DIR --recipes head "head, new views" --image-size 64 --seeds 5
 """
 
 from __future__ import annotations
