@@ -47,12 +47,17 @@ class Row:
             percents(metrics["intervals"]["f1_macro"]),
             percent(metrics["accuracy"]),
             percent(metrics["roc_auc"]),
-            NOT_KNOWN if self.p is None else f"{self.p:.2g}",
+            NOT_KNOWN if self.p is None else _p_words(self.p),
             number(cost["epochs"]),
             f"{cost['minutes']:.1f}",
             number(self.tree["model"]["parameters"]),
             number(cost["images_per_s"], 0),
         )
+
+
+def _p_words(p: float) -> str:
+    """Returns a p value for people: how far below one in ten thousand it lies says nothing more."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
