@@ -203,7 +203,10 @@ def test_the_table_in_markdown_is_aligned():
     metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4}}  # fmt: skip
-    lines = comparison.markdown([comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03), comparison.Row("third", tree, 1e-9)], {})
+    lines = comparison.markdown(
+        [comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03), comparison.Row("third", tree, 1e-9)],
+        {},
+    )
     assert len({len(line) for line in lines}) == 1
     assert "91.0 %" in lines[2]
     assert "1,234" in lines[2]
