@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fakereal.model import model_file
@@ -40,9 +41,10 @@ def test_the_card_has_the_figures_that_the_file_has():
 
 
 def test_the_shipped_model_answers(tmp_path):
-    Image.effect_noise((300, 200), 80).convert("RGB").save(tmp_path / "noise.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg")
     detector = model_file.load(PRETRAINED)
     images = np.stack([detector.metadata.preprocessing.read(tmp_path / "noise.jpg")] * 2)
     p_real = detector.p_real(images)
-    assert p_real[0] == p_real[1]
+    assert p_real[0] == pytest.approx(p_real[1], abs=1e-6)  # Keras' rows may round apart; LiteRT's never do
     assert 0.0 <= p_real[0] <= 1.0
