@@ -12,7 +12,7 @@ from test_evaluation import make_pictures
 from fakereal import __main__ as door
 from fakereal import config
 from fakereal.commands.compare import setting
-from fakereal.errors import ConfigError
+from fakereal.errors import ConfigError, DataError
 from fakereal.model import compare, comparison, recipes
 from fakereal.model.comparison import mcnemar
 
@@ -99,13 +99,16 @@ def test_another_split_than_that_of_the_first_time_is_refused(tmp_path):
     header = "path,sha256,label,source,split,reason\n"
     kept, same, other = tmp_path / "out" / "split.csv", tmp_path / "same.csv", tmp_path / "other.csv"
     kept.parent.mkdir()
-    kept.write_text(header + "a.png,AA,fake,,train,\nb.png,bb,real,,test,\nc.png,cc,real,,left out,damaged\n")
+    kept.write_text(header + "a.png,AA,fake,,train,\nb.png,bb,real,,test,\nc.png,cc,real,,left_out,damaged\n")
     same.write_text(header + "x.png,aa,fake,,train,\nb.png,bb,real,,test,\nd.png,dd,fake,,test,\n")
     other.write_text(header + "a.png,aa,fake,,test,\nb.png,bb,real,,test,\n")
     (tmp_path / "one.yaml").write_text("seed: 1\n")
     run = compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(same)})[0]
     assert run.config.data.split_file == str(kept)
     with pytest.raises(ConfigError, match=r"split\.csv: expected the split of .*other\.csv, found another"):
+        compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(other)})
+    other.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"other\.csv: expected the columns path, sha256"):
         compare.plan([tmp_path / "one.yaml"], kept.parent, {"data.split_file": str(other)})
 
 

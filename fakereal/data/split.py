@@ -177,7 +177,7 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
     Raises:
         DataError: the file is no manifest, or a split would be without pictures of a class.
     """
-    rows = _rows(path)
+    rows = manifest_rows(path)
     paths = {row["path"] for row in rows}
     by_sha256: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
@@ -221,7 +221,8 @@ def _absent(row: dict[str, str], root: Path) -> LeftOut:
     return LeftOut(record, "in the split file, but not among the readable pictures")
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def manifest_rows(path: Path) -> list[dict[str, str]]:
+    """Returns a manifest's rows by `COLUMNS`; raises DataError where it is none."""
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)

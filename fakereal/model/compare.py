@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import multiprocessing
@@ -21,7 +20,7 @@ import numpy as np
 from fakereal import config as configuration
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, one_line, run_door, say, start_keras
 from fakereal.config import Config
-from fakereal.data.split import SPLITS, summary, write_manifest
+from fakereal.data.split import SPLITS, manifest_rows, summary, write_manifest
 from fakereal.errors import ConfigError, FakeRealError
 from fakereal.files import write_whole
 
@@ -100,8 +99,7 @@ def _check_same_data(configs: dict[str, Config]) -> None:
 
 def _assignments(manifest: Path) -> dict[str, str]:
     """Returns the split of each picture that takes part, by its content."""
-    with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return {row["sha256"].lower(): row["split"] for row in csv.DictReader(file) if row["split"] in SPLITS}
+    return {row["sha256"].lower(): row["split"] for row in manifest_rows(manifest) if row["split"] in SPLITS}
 
 
 def _split(config: Config, manifest: Path) -> Path:

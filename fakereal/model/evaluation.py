@@ -19,7 +19,7 @@ from fakereal.errors import DataError
 from fakereal.files import sha256_of, write_whole
 from fakereal.html_page import percent
 from fakereal.labels import FAKE, NAMES, REAL
-from fakereal.model import engines, figures, html_report, judging, plots
+from fakereal.model import engines, figures, html_report, judging, plots, row_cache
 from fakereal.model.figures import Subject
 from fakereal.model.judging import Judged, judge
 from fakereal.model.model_file import Detector
@@ -109,10 +109,9 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
 
 def _worth_its_start(detector: Detector, output: Path, pictures: int) -> tuple[Network, str]:
     """Returns what judges so many pictures soonest, and its name: for many, the engine that prediction will take."""
-    where = detector.metadata.config.data.cache_dir
-    if pictures < engines.WORTH_CONVERTING or where == "none":
+    cache = row_cache.folder_of(detector.metadata.config.data)
+    if pictures < engines.WORTH_CONVERTING or cache is None:
         return detector, engines.keras_version()
-    cache = None if where == "auto" else Path(where).expanduser()
     opened = engines.open_network(output, detector=detector, cache=cache)
     return opened.network, opened.engine
 

@@ -165,9 +165,10 @@ class Cache:
 
     def holds(self, rows: Rows, size: int) -> bool:
         """Says whether `size` bytes of essential rows fit, with what else this run has that it can't do without."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         kept = sum(_file_size(path) for path, owner in self.in_use.items() if owner.essential and owner is not rows)
         files = sum(_file_size(path) for path in self.folder.rglob(f"*{_SUFFIX}"))
-        on_disk = files - kept + shutil.disk_usage(_there(self.folder)).free - FREE_BYTES
+        on_disk = files - kept + shutil.disk_usage(self.folder).free - FREE_BYTES
         return size <= min(self.limit_bytes - kept, on_disk)
 
     def write(self, path: Path, content: bytes, essential: bool) -> bool:
@@ -224,8 +225,8 @@ def opened(data: DataConfig) -> Iterator[Cache]:
     That one holds no pictures: decoding them again is slower, but needs no gigabytes of a temporary folder.
     """
     limit = round(data.cache_gb * _GB)
-    folder = _usable(default_folder() if data.cache_dir == "auto" else Path(data.cache_dir).expanduser(), data)
-    if folder:
+    folder = folder_of(data)
+    if folder and _is_usable(folder):
         cache = Cache(folder, limit)
         try:
             yield cache
@@ -241,16 +242,21 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakereal"
 
 
-def _usable(folder: Path, data: DataConfig) -> Path | None:
+def folder_of(data: DataConfig) -> Path | None:
+    """Returns the folder that a configuration names for its caches, None for `none`."""
     if data.cache_dir == "none":
         return None
+    return default_folder() if data.cache_dir == "auto" else Path(data.cache_dir).expanduser()
+
+
+def _is_usable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         say(f"cache: {folder} can't be written ({error.strerror or error}), so nothing is kept for the next run")
-        return None
-    return folder
+        return False
+    return True
 
 
 def _file_size(path: Path) -> int:
@@ -259,11 +265,6 @@ def _file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _there(folder: Path) -> Path:
-    """Returns the folder, or the nearest one above it that exists."""
-    return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
 def _key(name: str) -> bytes:
