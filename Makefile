@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
+# Two test files at a time: much of a test is one thread that starts something, or waits. Files stay whole, as fixtures
+# that train or serve are shared by the tests of one.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint format pretrained clean
 
@@ -21,10 +25,10 @@ demo: $(READY)  ## set up, then clean, train and predict on a small set made on 
 	$(BIN)/python -m fakereal demo demo --run
 
 test: $(READY_DEV)  ## set up, then run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(READY_DEV)  ## run the slow tests too
-	$(BIN)/python -m pytest -m "not gpu and not network"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not gpu and not network"
 
 lint: $(READY_DEV)  ## check style and formatting
 	$(BIN)/ruff check .
