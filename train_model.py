@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outcome is None:
         return cli.EXIT_OK  # another process has the model
     print("\n".join(report.table(outcome.detector)))
-    cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}")
+    cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return outcome.exit_code
 
 

@@ -87,7 +87,7 @@ class TrainingConfig:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine", "plateau"] = "constant"  # of the learning rate, within a phase
-    plateau_patience: int = 3  # plateau: after so many epochs without a lower validation loss ...
+    plateau_patience: int = 3  # plateau: after so many epochs without a lower validation loss (calibrated) ...
     plateau_factor: float = 0.2  # ... the rate is multiplied by this, 0..1
     warmup: float = 0.0  # share of a phase's steps over which the learning rate grows from 0
     weight_decay: float = 0.0  # adamw only
@@ -99,7 +99,7 @@ class TrainingConfig:
     fine_tune_epochs: int = 10
     fine_tune_learning_rate: float = 1e-4
     validation_steps: int | None = None  # batches of validation pictures, drawn once, that judge an epoch; None: all
-    patience: int = 0  # stop a phase after so many epochs without a lower validation loss; 0: never
+    patience: int = 0  # stop a phase after so many epochs without a lower validation loss (calibrated); 0: never
     views: int = 2  # of a picture that a frozen part computes, itself and changed ones; 0: a new one every epoch
     mixed_precision: bool = False  # bfloat16 arithmetic, on any device; for GPUs that are fast at it
     tensorboard: bool = False  # keep the history for TensorBoard too, in the run's folder

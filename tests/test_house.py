@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -132,12 +132,13 @@ def help_commands() -> list[list[str]]:
 @pytest.mark.parametrize(
     "command", help_commands(), ids=lambda command: " ".join(Path(word).name for word in command[1:])
 )
-def test_help_takes_less_than_half_a_second(command):
+def test_help_takes_less_than_half_a_second_of_processor_time(command):
     times = []
     while len(times) < 8 and min(times, default=1.0) >= 0.5:
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - started)
+        after = os.times()  # of children that ended; the clock would count what else the machine does
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert (done.returncode, done.stdout.split()[0]) == (0, "usage:")
     assert min(times) < 0.5
 

@@ -363,7 +363,7 @@ def test_a_moving_average_leaves_the_path_of_the_training_as_it_is(pictures, tmp
 
 def test_patience_ends_a_phase_that_gets_no_better(pictures, tmp_path):
     history = run_here(pictures, tmp_path / "m.h5", epochs=30, learning_rate=1.0, patience=2).detector.metadata.history
-    losses = [row["val_loss"] for row in history]
+    losses = [row["val_calibrated_loss"] for row in history]
     assert len(losses) < 30
     assert len(losses) - losses.index(min(losses)) == 2 + 1
 

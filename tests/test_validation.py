@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_evaluation import make_pictures
 
@@ -8,6 +9,7 @@ from fakereal.config import Config, DataConfig, NetworkConfig, TrainingConfig
 from fakereal.data.scan import Record
 from fakereal.model import run, validation
 from fakereal.model.metadata import read_metadata
+from fakereal.model.metrics import binary_log_loss
 from fakereal.model.tensorboard import TensorBoard
 
 
@@ -51,6 +53,23 @@ def test_the_rate_falls_where_the_validation_loss_stays(losses, factor):
     assert validation.rate_after(losses, 0.5, training) == pytest.approx(0.5 * factor)
 
 
+def test_an_epoch_that_is_right_more_often_is_better_though_it_is_too_sure_of_itself():
+    labels = np.array([0, 1] * 50)
+    right = np.ones(100, bool)
+    right[:20] = False
+    timid = np.where(labels == 1, 0.65, 0.35)  # as sure as it is right, or less
+    timid[:35] = 1 - timid[:35]
+    sure = np.where(right == (labels == 1), 0.995, 0.005)
+    assert binary_log_loss(labels, sure) > binary_log_loss(labels, timid)
+    assert validation.calibrated_loss(labels, sure) < validation.calibrated_loss(labels, timid)
+
+
+@pytest.mark.parametrize("p_real", [np.full(6, np.nan), np.zeros(6), np.ones(6)])
+def test_a_network_that_ran_away_has_a_calibrated_loss_too_or_none(p_real):
+    loss = validation.calibrated_loss(np.array([0, 0, 0, 1, 1, 1]), p_real)
+    assert np.isnan(loss) if np.isnan(p_real).any() else loss >= 0.6
+
+
 def test_another_schedule_is_no_business_of_validation():
     assert validation.rate_after([0.5] * 20, 0.5, TrainingConfig()) == 0.5
 
@@ -58,7 +77,7 @@ def test_another_schedule_is_no_business_of_validation():
 def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
     from tensorflow.python.summary.summary_iterator import summary_iterator
 
-    row = {"loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7, "seconds": 1.0}
+    row = {"loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_calibrated_loss": 0.6, "val_accuracy": 0.7, "seconds": 1}
     first = TensorBoard(tmp_path)
     first([row])
     again = TensorBoard(tmp_path)

@@ -28,7 +28,7 @@ class State:
 
     phase: int = 0  # number of the phase, from 0
     epoch: int = 0  # epochs done in that phase
-    best_loss: float = float("inf")  # lowest validation loss so far, of this phase's image size
+    best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
     origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.Origin`
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch

@@ -164,13 +164,14 @@ def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     """Draws loss and validation loss over the epochs; a line stands between two phases."""
     epochs = np.arange(1, len(rows) + 1)
     axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOUR, label="training loss")
-    validation = [row["val_loss"] for row in rows]
-    axes.plot(epochs, validation, color=FAKE_COLOUR, label="validation loss")
+    axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
+    calibrated = [row.get("val_calibrated_loss", row["val_loss"]) for row in rows]  # older models: plain only
+    axes.plot(epochs, calibrated, color=FAKE_COLOUR, label="validation loss, calibrated")
     for number in range(1, len(rows)):
         if rows[number]["phase"] != rows[number - 1]["phase"]:
             axes.axvline(number + 0.5, color=_SOFT, linewidth=1, linestyle=":")
-    best = int(np.argmin(validation))
-    axes.plot(best + 1, validation[best], "o", color=FAKE_COLOUR, label=f"lowest: epoch {best + 1}")
+    best = int(np.argmin(calibrated))
+    axes.plot(best + 1, calibrated[best], "o", color=FAKE_COLOUR, label=f"lowest: epoch {best + 1}")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))

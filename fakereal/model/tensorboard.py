@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+_SHOWN = ("loss", "accuracy", "val_loss", "val_calibrated_loss", "val_accuracy", "seconds")
 
 
 class TensorBoard:

@@ -226,8 +226,8 @@ def _run_epoch(job: _Job, model: keras.Model, feed: Feed, phase: PhaseConfig, nu
     row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
-    if row["val_loss"] < state.best_loss:
-        state.best_loss, state.best = row["val_loss"], model.get_weights()
+    if row["val_calibrated_loss"] < state.best_loss:
+        state.best_loss, state.best = row["val_calibrated_loss"], model.get_weights()
     _assign(model.trainable_variables, raw)
     state.epoch += 1
     state.history.append(row)
@@ -260,6 +260,7 @@ def _row(
         "loss": float(logs["loss"][-1]),
         "accuracy": float(logs["accuracy"][-1]),
         "val_loss": binary_log_loss(labels, p_real),
+        "val_calibrated_loss": validation.calibrated_loss(labels, p_real),
         "val_accuracy": float(np.mean((p_real >= 0.5) == (labels == REAL))),
         "seconds": round(seconds, 1),
     }
@@ -276,8 +277,8 @@ def _stalled(state: State, number: int, patience: int) -> bool:
 
 
 def _losses(state: State, number: int) -> list[float]:
-    """Returns the validation losses of a phase's epochs so far."""
-    return [row["val_loss"] for row in state.history if row["phase"] == number + 1]
+    """Returns the calibrated validation losses of a phase's epochs so far."""
+    return [row["val_calibrated_loss"] for row in state.history if row["phase"] == number + 1]
 
 
 def _variables(model: keras.Model) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What validation pictures have a say in while a network learns, apart from which epoch is the best."""
+"""What validation pictures have a say in while a network learns: which epochs are better, and the learning rate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 
 from fakereal.config import TrainingConfig
 from fakereal.data.scan import Record
+from fakereal.model.deciding import fit_temperature
+from fakereal.model.metrics import binary_log_loss
+from fakereal.model.scoring import calibrate
 
 
 def drawn(records: Sequence[Record], training: TrainingConfig, seed: int) -> tuple[Record, ...]:
@@ -27,6 +30,20 @@ def drawn(records: Sequence[Record], training: TrainingConfig, seed: int) -> tup
         place[mask] = rng.permutation(int(mask.sum()))
     chosen = np.argsort(place, kind="stable")[: steps * training.batch_size]
     return tuple(records[number] for number in sorted(chosen))
+
+
+def calibrated_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
+    """Returns the log loss after temperature scaling, in nats: what says which epoch is the best.
+
+    A network that goes on learning grows too sure of itself, which raises the plain loss while it tells more of the
+    pictures apart (Guo et al. 2017, arXiv 1706.04599, figure 3). The finished detector is scaled, so each epoch is
+    judged scaled.
+
+    Args:
+        labels: int (n,), 0 fake, 1 real.
+        p_real: network outputs, float (n,).
+    """
+    return binary_log_loss(labels, calibrate(p_real, fit_temperature(labels, p_real)))
 
 
 def rate_after(losses: Sequence[float], peak: float, training: TrainingConfig) -> float:
