@@ -344,13 +344,13 @@ def test_a_run_killed_in_its_second_phase_goes_on_to_the_same_model(pictures, tm
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
-def run_here(data, output, **more):
+def run_here(data, output, weights="none", **more):
     """Trains in this process; returns what it raises or gives."""
     network = config.NetworkConfig(name="cnn", filters=(4,))
     options = {"epochs": 2, "fine_tune": "all", "batch_size": 16, **more}
     data = config.DataConfig(str(data), cache_dir="none")
     training = TrainingConfig(**options)
-    whole = config.Config(32, "none", data=data, network=network, augmentation=STILL, training=training)
+    whole = config.Config(32, weights, data=data, network=network, augmentation=STILL, training=training)
     return run.run(whole, output)
 
 
@@ -366,6 +366,14 @@ def test_patience_ends_a_phase_that_gets_no_better(pictures, tmp_path):
     losses = [row["val_calibrated_loss"] for row in history]
     assert len(losses) < 30
     assert len(losses) - losses.index(min(losses)) == 2 + 1
+
+
+def test_where_a_base_stayed_as_it_was_the_run_says_what_to_try_next(pictures, tmp_path):
+    base = run_here(pictures, tmp_path / "base.h5", epochs=1)
+    assert base.advice == ""
+    again = {"weights": str(base.output), "epochs": 1, "fine_tune_epochs": 1}
+    assert "--fine-tune all" in run_here(pictures, tmp_path / "head.h5", fine_tune="none", **again).advice
+    assert run_here(pictures, tmp_path / "tuned.h5", fine_tune="all", **again).advice == ""
 
 
 def test_a_picture_that_vanishes_during_training_is_named(tmp_path, monkeypatch):
