@@ -64,6 +64,12 @@ def test_an_epoch_that_is_right_more_often_is_better_though_it_is_too_sure_of_it
     assert validation.calibrated_loss(labels, sure) < validation.calibrated_loss(labels, timid)
 
 
+def test_outputs_that_are_hardly_apart_are_not_praised_for_a_lucky_order():
+    labels = np.array([0, 1] * 10)
+    order = np.where(labels == 1, 0.501, 0.499)
+    assert validation.calibrated_loss(labels, order) == pytest.approx(binary_log_loss(labels, order))
+
+
 @pytest.mark.parametrize("p_real", [np.full(6, np.nan), np.zeros(6), np.ones(6)])
 def test_a_network_that_ran_away_has_a_calibrated_loss_too_or_none(p_real):
     loss = validation.calibrated_loss(np.array([0, 0, 0, 1, 1, 1]), p_real)

@@ -33,17 +33,18 @@ def drawn(records: Sequence[Record], training: TrainingConfig, seed: int) -> tup
 
 
 def calibrated_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
-    """Returns the log loss after temperature scaling, in nats: what says which epoch is the best.
+    """Returns the log loss, in nats, after too much confidence was taken out: what says which epoch is the best.
 
     A network that goes on learning grows too sure of itself, which raises the plain loss while it tells more of the
-    pictures apart (Guo et al. 2017, arXiv 1706.04599, figure 3). The finished detector is scaled, so each epoch is
-    judged scaled.
+    pictures apart (Guo et al. 2017, arXiv 1706.04599, figure 3). The finished detector's temperature mends that, so it
+    is not held against an epoch. Temperatures below 1 don't count: they would praise one that has hardly begun and
+    whose outputs, all close to 0.5, lie in a lucky order.
 
     Args:
         labels: int (n,), 0 fake, 1 real.
         p_real: network outputs, float (n,).
     """
-    return binary_log_loss(labels, calibrate(p_real, fit_temperature(labels, p_real)))
+    return binary_log_loss(labels, calibrate(p_real, max(1.0, fit_temperature(labels, p_real))))
 
 
 def rate_after(losses: Sequence[float], peak: float, training: TrainingConfig) -> float:
