@@ -368,6 +368,7 @@ def test_patience_ends_a_phase_that_gets_no_better(pictures, tmp_path):
     assert len(losses) - losses.index(min(losses)) == 2 + 1
 
 
+@pytest.mark.slow
 def test_where_a_base_stayed_as_it_was_the_run_says_what_to_try_next(pictures, tmp_path):
     base = run_here(pictures, tmp_path / "base.h5", epochs=1)
     assert base.advice == ""
