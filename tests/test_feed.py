@@ -120,7 +120,7 @@ def anew(pictures, tmp_path_factory):
         return trained(pictures, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
 
 
-@pytest.mark.parametrize(("worth", "engine"), [(1000, "Keras"), (1, "LiteRT")])
+@pytest.mark.parametrize(("worth", "engine"), [pytest.param(1000, "Keras", marks=pytest.mark.slow), (1, "LiteRT")])
 def test_without_augmentation_the_weights_are_those_of_the_plain_way(
     pictures, tmp_path, anew, capsys, monkeypatch, worth, engine
 ):

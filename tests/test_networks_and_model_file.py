@@ -43,7 +43,7 @@ def test_a_saved_model_comes_back_with_the_same_outputs_and_metadata(tmp_path, s
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".h5", pytest.param(".keras", marks=pytest.mark.slow)])
 def test_the_file_is_a_regular_keras_model_of_pixels_in_and_p_real_out(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     saved = detector(NetworkConfig(), size=32)

@@ -90,6 +90,7 @@ def test_tied_scores_count_half_in_the_roc_auc():
     assert metrics.roc_auc(labels, scores) == sklearn_metrics.roc_auc_score(labels, scores)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     hits = 0
     for seed in range(60):

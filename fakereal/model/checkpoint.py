@@ -74,7 +74,7 @@ def _load(path: Path, identity: str) -> State:
             state = State(**tree, **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointRefused(
-            f"{path}: expected a checkpoint, found a damaged file: delete it to start anew"
+            f"{path}: expected a checkpoint, found a damaged file or one of another version: delete it to start anew"
         ) from error
     if stored != identity:
         raise CheckpointRefused(

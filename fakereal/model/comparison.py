@@ -18,6 +18,7 @@ from fakereal.files import write_whole
 from fakereal.html_page import NOT_KNOWN, number, percent, percents
 from fakereal.model import plots
 from fakereal.model.compare import Run, results
+from fakereal.model.validation import losses_of
 
 COLUMNS = ("run", "network", "F1", "95 % interval", "accuracy", "ROC area", "p against the best", "epochs", "minutes",
            "parameters", "images/s")  # fmt: skip
@@ -158,10 +159,7 @@ def _plots(table: Sequence[Row]) -> dict[str, Markup]:
         return {}
     roc = {row.name: row.tree["curves"]["roc"] for row in table}
     recall = {row.name: row.tree["curves"]["precision_recall"] for row in table}
-    losses = {
-        row.name: [[number, each["val_loss"]] for number, each in enumerate(row.tree["training"]["history"], start=1)]
-        for row in table
-    }
+    losses = {row.name: list(enumerate(losses_of(row.tree["training"]["history"]), start=1)) for row in table}
     return {
         "roc": Markup(plots.svg(partial(plots.roc_curves, curves=roc), "ROC curves")),
         "precision_recall": Markup(plots.svg(partial(plots.precision_recall_curves, curves=recall), "precision")),

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.model.validation import losses_of
 
 _COLOURS = {
     "#111111": "currentColor",
@@ -165,7 +166,7 @@ def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     epochs = np.arange(1, len(rows) + 1)
     axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOUR, label="training loss")
     axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
-    calibrated = [row.get("val_calibrated_loss", row["val_loss"]) for row in rows]  # older models: plain only
+    calibrated = losses_of(rows)
     axes.plot(epochs, calibrated, color=FAKE_COLOUR, label="validation loss, calibrated")
     for number in range(1, len(rows)):
         if rows[number]["phase"] != rows[number - 1]["phase"]:
@@ -193,9 +194,9 @@ def precision_recall_curves(axes: Axes, curves: dict[str, Sequence[Sequence[floa
 
 
 def loss_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
-    """Draws the validation losses of several runs."""
+    """Draws the calibrated validation losses of several runs."""
     _overlaid(axes, curves)
-    axes.set(xlabel="epoch", ylabel="validation loss")
+    axes.set(xlabel="epoch", ylabel="validation loss, calibrated")
     axes.set_ylim(0, min(1.5, 1.15 * axes.get_ylim()[1]))  # one that runs away must not flatten the others
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.legend(loc="best", ncols=2)

@@ -154,11 +154,11 @@ def _stays_frozen(config: Config, origin: Origin) -> bool:
 
 
 def _advice(config: Config, origin: Origin) -> str:
-    if not (origin.pretrained and _stays_frozen(config, origin)):
+    if config.training.phases or not (origin.pretrained and _stays_frozen(config, origin)):  # phases refuse the flag
         return ""
     return (
         "next: --fine-tune all lets the base learn too, for several times the minutes:"
-        " on four sets F1 was 3 to 17 points higher (README)"
+        " on four sets EfficientNetB0's F1 was 3 to 17 points higher (README)"
     )
 
 

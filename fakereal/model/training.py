@@ -278,7 +278,7 @@ def _stalled(state: State, number: int, patience: int) -> bool:
 
 def _losses(state: State, number: int) -> list[float]:
     """Returns the calibrated validation losses of a phase's epochs so far."""
-    return [row["val_calibrated_loss"] for row in state.history if row["phase"] == number + 1]
+    return validation.losses_of([row for row in state.history if row["phase"] == number + 1])
 
 
 def _variables(model: keras.Model) -> list[Any]:

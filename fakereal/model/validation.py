@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,11 @@ def calibrated_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
         p_real: network outputs, float (n,).
     """
     return binary_log_loss(labels, calibrate(p_real, max(1.0, fit_temperature(labels, p_real))))
+
+
+def losses_of(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Returns the loss of each epoch that epochs are compared by; older models kept the plain one only."""
+    return [row.get("val_calibrated_loss", row["val_loss"]) for row in history]
 
 
 def rate_after(losses: Sequence[float], peak: float, training: TrainingConfig) -> float:
