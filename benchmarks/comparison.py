@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,10 @@ def main() -> int:
     given.output = given.output.resolve()
     pictures = given.output / "pictures"
     if not pictures.exists():
-        link_subset(given.cifake, pictures, given.seed, given.share)
+        begun = pictures.with_name("pictures.part")  # a kill half-way must not leave half a set that looks whole
+        shutil.rmtree(begun, ignore_errors=True)
+        link_subset(given.cifake, begun, given.seed, given.share)
+        begun.rename(pictures)
     recipes = [HOME / "configs" / f"{name}.yaml" for name in (*NETWORKS, *EXPERIMENTS)]
     if not given.imagenet:
         recipes = write_recipes(given.output / "recipes", given.epochs, given.image_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -118,10 +119,18 @@ def train(
     recipe: dict[str, Any] | None = None,
     flags: Sequence[str] = (),
 ) -> Run:
-    """Runs train_model.py unless it was run; returns what it left behind."""
+    """Runs train_model.py unless it was run; returns what it left behind.
+
+    Raises:
+        SystemExit: the training failed, or there is one of this name that was asked for otherwise.
+    """
     model, config, clock = work / f"{name}.h5", work / f"{name}.yaml", work / f"{name}.minutes"
+    wanted = f"# {shlex.join(map(str, ['--data', data, '--weights', weights, *flags]))}\n{yaml.safe_dump(recipe or {})}"
+    if clock.exists() and config.read_text(encoding="utf-8") != wanted:
+        raise SystemExit(f"{config}: expected what is asked for now, found another recipe, data or weights: remove"
+                         f" {clock}, or work in another folder")  # fmt: skip
     if not clock.exists():
-        write_whole(config, yaml.safe_dump(recipe or {}).encode())
+        write_whole(config, wanted.encode())
         command = [sys.executable, "train_model.py", "--config", config, "--data", data, "--weights", weights]
         began = time.monotonic()
         with open(work / f"{name}.log", "wb") as log:

@@ -67,6 +67,7 @@ def _run(options: argparse.Namespace, name: str, data: Path, recipe: str, seed: 
     cache = options.work / "cache"
     tree: dict[str, Any] = {"seed": seed, "image_size": options.image_size, "report": {"resave_images": 0}}
     tree |= {"data": {"cache_dir": str(cache), "shares": list(options.shares)}, **RECIPES[recipe]}
+    shutil.rmtree(cache, ignore_errors=True)  # what a killed run left there would flatter the next
     run = train(options.work, title, data, options.weights, tree)
     shutil.rmtree(cache, ignore_errors=True)
     return run
@@ -76,7 +77,7 @@ def _row(name: str, recipe: str, runs: list[Run], scores: list[float], first: li
     each = ", ".join(f"{score:.3f}" for score in scores)
     minutes = statistics.median(run.minutes for run in runs)
     images = statistics.median(run.report["metrics"]["test"]["images"] for run in runs)
-    learnt = statistics.median(run.report["metrics"]["train"]["images"] for run in runs)
+    learnt = statistics.median(sum(run.report["data"]["train"].values()) for run in runs)
     paired = _difference(scores, first, images / learnt) if first and len(scores) > 1 else ""
     return f"| {name} | {recipe} | {images:.0f} | {statistics.mean(scores):.3f} ({each}) | {paired} | {minutes:.1f} |"
 

@@ -70,6 +70,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--counts", nargs="+", type=int, default=[2_000, 20_000, 100_000], metavar="N")
     options = parser.parse_args()
+    if Path(options.weights).is_file():
+        options.weights = str(Path(options.weights).resolve())  # the trainings run in a folder of their own
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if options.part == "memory":

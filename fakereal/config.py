@@ -169,21 +169,22 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
 
     Args:
         path: the YAML file, or None.
-        overrides: dotted keys (`training.epochs`) and their values; None values are flags that were not given.
+        overrides: dotted keys (`training.epochs`) and their values, of the flags that were given.
 
     Raises:
         ConfigError: the file can't be read, or a key or value in it can't be used; the key is named.
     """
     tree = _read_yaml(path) if path else {}
     for dotted, value in (overrides or {}).items():
-        if value is not None:
-            _set(tree, dotted.split("."), value)
+        _set(tree, dotted.split("."), value)
     config = _parse(Config, tree, str(path) if path else "options")
-    check(config)
     for key in ("epochs", "learning_rate", "fine_tune", "batch_size"):
-        if config.training.phases and (overrides or {}).get(f"training.{key}") is not None:
+        if config.training.phases and f"training.{key}" in (overrides or {}):
             flag = "--" + key.replace("_", "-")
-            raise ConfigError(f"{flag}: {path} has phases of its own, which it can't change: edit them there")
+            raise ConfigError(
+                f"training.{key} ({flag}): {path} has phases of its own, which it can't change: edit them there"
+            )
+    check(config)
     return config
 
 

@@ -37,6 +37,7 @@ def check(config: Config) -> None:
     _check_cluster(config.cluster)
     _check_network(config.network, config.image_size)
     _check_training(config.training)
+    _check_phases_alone(config.training)
     for number, phase in enumerate(config.training.phases):
         _check_phase(config, phase, f"training.phases[{number}]")
 
@@ -45,10 +46,17 @@ def _check_network(network: NetworkConfig, image_size: int) -> None:
     _in_range(network, 0.0, 0.95, "dropout")
     for units in (*(network.dense or ()), *network.filters):
         expect(units >= 1, units, "network.dense and filters", "whole numbers of at least 1")
-    if network.name == "cnn":
-        expect(image_size >> len(network.filters) >= 1, len(network.filters), "network.filters", "fewer blocks")
+    _check_depth(network, image_size)
     folded = network.name.startswith("efficientnet") and network.normalization == "unit"
     expect(not folded, "unit", "network.normalization", f"auto or imagenet for {network.name}")
+
+
+def _check_depth(network: NetworkConfig, image_size: int) -> None:
+    """Each block of the plain CNN halves the maps: something must be left of them."""
+    if network.name == "cnn":
+        deepest = image_size.bit_length() - 1
+        blocks = f"at most {deepest} blocks for {image_size} pixels"
+        expect(len(network.filters) <= deepest, len(network.filters), "network.filters", blocks)
 
 
 def _check_cluster(cluster: ClusterConfig) -> None:
@@ -79,6 +87,14 @@ def _check_training(training: TrainingConfig) -> None:
     expect(settled, training.warmup, "training.warmup", "0, as the schedule is plateau")
 
 
+def _check_phases_alone(training: TrainingConfig) -> None:
+    """Refuses keys that have no effect, as phases say the same for themselves."""
+    for key in ("epochs", "learning_rate", "fine_tune", "fine_tune_epochs", "fine_tune_learning_rate"):
+        value = getattr(training, key)
+        without = not training.phases or value == getattr(type(training), key)
+        expect(without, value, f"training.{key}", "none beside training.phases: say it in each of them")
+
+
 def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
     expect(phase.epochs >= 1, phase.epochs, f"{where}.epochs", "a whole number of at least 1")
     expect(0 < phase.learning_rate <= 10, phase.learning_rate, f"{where}.learning_rate", "a number above 0, up to 10")
@@ -87,6 +103,7 @@ def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
         expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
     size = phase.image_size or config.image_size
     expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
+    _check_depth(config.network, size)
     same = not config.network.flattens or size == config.image_size
     expect(same, size, f"{where}.image_size", f"{config.image_size}, as flattened maps fit one size only")
 

@@ -123,8 +123,29 @@ def test_a_recipe_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
 def test_a_run_whose_loss_ran_away_is_said():
     metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
+            "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4, "diverged": True}}  # fmt: skip
     assert comparison.markdown([comparison.Row("wild", tree, None)], {})[-1].startswith("\nwild: its loss ran away")
+
+
+def test_runs_on_other_pictures_than_the_best_are_said():
+    trees = {name: {"cost": {}, "training": {"data": {"fingerprint": data}}} for name, data in [("best", "a"),
+             ("same", "a"), ("old", "b")]}  # fmt: skip
+    (told,) = comparison.warnings([comparison.Row(name, tree, None) for name, tree in trees.items()], {})
+    assert told.startswith("old: the pictures or labels changed between its training and that of best")
+
+
+def test_a_run_whose_base_was_renewed_is_trained_anew(tmp_path):
+    (tmp_path / "split.csv").write_text("path,sha256,label,source,split,reason\n")
+    base, recipe = tmp_path / "base.h5", tmp_path / "one.yaml"
+    base.write_bytes(b"one")
+    recipe.write_text(f"weights: {base}\n")
+    (run,) = compare.plan([recipe], tmp_path, {})
+    run.asked.parent.mkdir()
+    run.asked.write_text(compare._asked(run))
+    assert compare._is_asked(run)
+    base.write_bytes(b"two")
+    assert not compare._is_asked(run)
 
 
 QUICK = "image_size: 32\nweights: none\nnetwork: {name: cnn, filters: [4], dense: []}\n"
@@ -205,6 +226,7 @@ def is_running(pid):
 def test_the_table_in_markdown_is_aligned():
     metrics = {"f1_macro": 0.91, "accuracy": 0.9, "roc_auc": 0.95, "intervals": {"f1_macro": [0.9, 0.92]}}
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
+            "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4}}  # fmt: skip
     lines = comparison.markdown(
         [comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03), comparison.Row("third", tree, 1e-9)],

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -253,6 +254,36 @@ def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for
     again = evaluation.run(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
     assert again.tree["data"]["images"] == 35
     assert "flatter" in again.tree["subject"]["notes"][0]
+
+
+def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_model, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "more")
+    rows = csv.DictReader((tmp_path / "dark_run" / "split.csv").open())
+    seen = next(row["path"] for row in rows if row["split"] == "train")
+    with Image.open(tmp_path / "more" / seen) as image:
+        image.save(tmp_path / "more" / Path(seen).with_name("again.png"), compress_level=1)
+    done = evaluation.run(EvaluateConfig(seen_model, tmp_path / "more", resave_images=0))
+    assert done.tree["data"]["images"] == 17
+    assert "19 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
+
+
+def test_of_a_neutral_copy_it_is_said_that_seen_pictures_cannot_be_told(seen_model, pictures, tmp_path, capsys):
+    copy = make_pictures(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
+    (copy / "neutralize.json").write_text("{}")
+    done = evaluation.run(EvaluateConfig(seen_model, copy, resave_images=0))
+    assert any("a neutral copy has files of its own" in note for note in done.tree["subject"]["notes"])
+    assert "warning: Not known: which of these pictures" in capsys.readouterr().err
+
+
+def test_a_report_on_other_pictures_is_not_replaced(model, pictures, tmp_path):
+    own = tmp_path / "m.h5"
+    shutil.copy(model, own)
+    other = make_pictures(tmp_path / "other" / "pictures", {"fake": 3, "real": 3}, seed=2)
+    first = evaluation.run(EvaluateConfig(own, pictures, resave_images=0))
+    evaluation.run(EvaluateConfig(own, pictures, resave_images=0))
+    with pytest.raises(DataError, match=r"m_on_pictures: expected no report there, found one on .*: name another"):
+        evaluation.run(EvaluateConfig(own, other, resave_images=0))
+    assert json.loads((first.folder / "metrics.json").read_text())["subject"]["data"] == str(pictures)
 
 
 def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp_path, capsys):

@@ -10,7 +10,8 @@ from test_training import STILL, make_set
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
-from fakereal.model import boundary, conversion, engines, frozen_part, networks, run
+from fakereal.errors import DataError
+from fakereal.model import boundary, conversion, engines, frozen_part, networks, run, training
 from fakereal.model import feed as feeds
 from fakereal.model.row_cache import Cache
 from fakereal.model.runtimes import RUNTIMES
@@ -82,21 +83,24 @@ def test_other_weights_below_the_boundary_have_another_fingerprint_and_those_abo
     assert boundary.split(model).fingerprint() != first
 
 
-def trained(data, output, cache, views, augmentation=STILL, **options):
-    """Trains head and last layers, everything that has to stay the same switched on; returns the outcome."""
+def recipe(data, cache, views, augmentation=STILL, **options):
+    """Head and last layers, with everything switched on that has to stay the same."""
     phases = (PhaseConfig("head", 3, 1e-2), PhaseConfig("last20", 3, 1e-3, images_per_epoch=30))
-    training = TrainingConfig(batch_size=16, views=views, class_weights=True, label_smoothing=0.05,
+    learning = TrainingConfig(batch_size=16, views=views, class_weights=True, label_smoothing=0.05,
                               schedule="cosine", average_weights=0.5, phases=phases, **options)  # fmt: skip
-    whole = config.Config(
+    return config.Config(
         SIZE,
         "pretrained",
         data=config.DataConfig(str(data), cache_dir=str(cache)),
         network=NetworkConfig(dense=(5,)),
         augmentation=augmentation,
-        training=training,
+        training=learning,
         report=config.ReportConfig(resave_images=0),
     )
-    return run.run(whole, output)
+
+
+def trained(data, output, *arguments, **options):
+    return run.run(recipe(data, *arguments, **options), output)
 
 
 def weights_of(outcome):
@@ -180,6 +184,32 @@ def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path
     feed = feeds.choose(built("last20"), config.Config(SIZE), Preprocessing(SIZE), Cache(tmp_path, 1000), 5)
     assert isinstance(feed, feeds.PictureFeed)
     assert "more than data.cache_gb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "now", "expected"), [(2, 0, "expected room for features"), (0, 2, "too small")])
+def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now, expected):
+    training._check_same_views(2, 2)
+    with pytest.raises(DataError, match=expected):
+        training._check_same_views(before, now)
+
+
+@pytest.mark.slow
+def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(pictures, tmp_path, monkeypatch):
+    steps = iter(range(3))
+    epoch = training._run_epoch
+
+    def stop_in_the_second_epoch(*arguments):
+        if next(steps) == 1:
+            raise SystemExit  # as a kill would
+        epoch(*arguments)
+
+    monkeypatch.setattr(training, "_run_epoch", stop_in_the_second_epoch)
+    with pytest.raises(SystemExit):
+        trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=2)
+    small = recipe(pictures, tmp_path / "other", views=2)
+    small = dataclasses.replace(small, data=dataclasses.replace(small.data, cache_gb=1e-6))
+    with pytest.raises(DataError, match="expected room for features in the cache"):
+        run.run(small, tmp_path / "m.h5", resume=True)
 
 
 # the frozen part on a faster engine

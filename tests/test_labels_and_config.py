@@ -40,9 +40,16 @@ def write(tmp_path, text):
 
 def test_flags_beat_the_file_and_the_file_beats_the_defaults(tmp_path):
     path = write(tmp_path, "seed: 7\ntraining: {epochs: 3, batch_size: 8}\n")
-    loaded = config.load(path, {"training.epochs": 5, "training.learning_rate": None})
+    loaded = config.load(path, {"training.epochs": 5})
     assert (loaded.seed, loaded.training.epochs, loaded.training.batch_size) == (7, 5, 8)
     assert loaded.training.learning_rate == Config().training.learning_rate
+
+
+def test_a_flag_can_set_a_key_back_to_nothing_but_only_where_nothing_is_meant(tmp_path):
+    path = write(tmp_path, "training: {validation_steps: 10}\n")
+    assert config.load(path, {"training.validation_steps": None}).training.validation_steps is None
+    with pytest.raises(ConfigError, match="epochs: expected a whole number, found None"):
+        config.load(path, {"training.epochs": None})
 
 
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path):
@@ -78,7 +85,16 @@ def test_1e_minus_3_is_a_number_although_yaml_reads_it_as_text(tmp_path):
         ("training: {phases: [{images_per_epoch: 0}]}\n", "training.phases[0].images_per_epoch: expected a whole"),
         ("network: {dense: [0]}\n", "expected whole numbers of at least 1, found 0"),
         ("network: {name: cnn}\ntraining: {phases: [{image_size: 64}]}\n", "as flattened maps fit one size only"),
-        ("network: {name: cnn, filters: [4, 4, 4, 4, 4, 4]}\nimage_size: 32\n", "expected fewer blocks, found 6"),
+        (
+            "network: {name: cnn, filters: [4, 4, 4, 4, 4, 4]}\nimage_size: 32\n",
+            "expected at most 5 blocks for 32 pixels, found 6",
+        ),
+        (
+            "network: {name: cnn, pooling: avg, filters: [4, 4, 4, 4, 4, 4]}\ntraining: {phases: [{image_size: 32}]}\n",
+            "expected at most 5 blocks for 32 pixels, found 6",
+        ),
+        ("training: {epochs: 3, phases: [{epochs: 2}]}\n", "training.epochs: expected none beside training.phases"),
+        ("training: {fine_tune: all, phases: [{}]}\n", "training.fine_tune: expected none beside training.phases"),
         ("- 1\n", "expected keys and values, found list"),
         ("a: [\n", "expected YAML"),
     ],
@@ -113,5 +129,5 @@ def test_every_option_of_the_configuration_is_explained():
 )
 def test_a_flag_that_a_recipe_with_phases_would_ignore_is_refused(tmp_path, key, value):
     path = write(tmp_path, "training: {phases: [{epochs: 2}]}\n")
-    with pytest.raises(ConfigError, match=f"--{key.replace('_', '-')}: .* has phases of its own"):
+    with pytest.raises(ConfigError, match=rf"{key} \(--{key.replace('_', '-')}\): .* has phases of its own"):
         config.load(path, {f"training.{key}": value})

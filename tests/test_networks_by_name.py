@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,19 @@ def test_the_large_efficientnet_is_built_saved_and_fine_tuned_like_the_small_one
     assert all(np.array_equal(one, other) for one, other in pairs)
     with pytest.raises(ModelFileError, match="expected weights of efficientnetb0, found efficientnetb4"):
         weights.load_base(networks.build(NetworkConfig(), 64), NetworkConfig(), str(tmp_path / "b4.h5"))
+
+
+def test_a_base_that_was_trained_on_other_pixels_is_refused(tmp_path):
+    unit = NetworkConfig("cnn", filters=(4,))
+    path = tmp_path / "unit.h5"
+    model_file.save(path, Detector(networks.build(unit, 32), Metadata(Config(32, network=unit), Preprocessing(32))))
+    for other, expected in (
+        (replace(unit, normalization="imagenet"), r"network\.normalization imagenet, found one for unit"),
+        (replace(unit, activation="tanh"), r"network\.activation tanh, found relu"),
+    ):
+        with pytest.raises(ModelFileError, match=expected):
+            weights.load_base(networks.build(other, 32), other, str(path))
+    assert weights.load_base(networks.build(unit, 32), replace(unit, normalization="unit"), str(path)).pretrained
 
 
 def test_offline_a_network_without_a_shipped_base_says_what_can_be_done(vgg, monkeypatch):

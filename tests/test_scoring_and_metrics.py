@@ -65,6 +65,13 @@ def test_outside_the_band_the_promised_share_is_right():
     assert 0.05 < measured["uncertain_share"] < 0.9
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.2])
+def test_a_detector_that_only_guesses_calls_most_uncertain_however_close_its_outputs_lie(spread):
+    rng = np.random.default_rng(0)
+    labels, p_real = rng.integers(0, 2, 200), 1 / (1 + np.exp(-rng.normal(0, spread, 200)))
+    assert metrics.measure(labels, p_real, deciding.decide(labels, p_real))["uncertain_share"] > 0.8
+
+
 def test_a_detector_that_is_always_right_has_no_band():
     labels = np.array([FAKE, REAL] * 50)
     assert deciding.decide(labels, np.where(labels == REAL, 0.999, 0.001)).band == (0.5, 0.5)

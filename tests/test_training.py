@@ -151,6 +151,29 @@ def test_a_mistake_leaves_the_records_of_the_model_that_is_there(trained, pictur
     assert (output.with_name("model_run") / "split.csv").read_bytes() == split
 
 
+def test_an_early_ctrl_c_leaves_the_records_of_the_model_that_is_there(trained, pictures, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = trained[0].with_name("model_run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    monkeypatch.setattr(training, "_run_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(make_set(tmp_path / "other"), trained[0], tensorboard=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert not (folder / "tensorboard").exists()
+
+
+def test_weights_that_another_training_renewed_make_another_run(tmp_path, pictures):
+    _, split = run.prepare(config.Config(data=config.DataConfig(str(pictures))))
+    base = tmp_path / "base.h5"
+    names = []
+    for content in (b"one", b"one", b"two"):
+        base.write_bytes(content)
+        names.append(run._identity(config.Config(weights=str(base)), split))
+    assert names[0] == names[1] != names[2]
+
+
 def test_two_runs_with_one_output_are_told_apart(trained, pictures, refusal):
     output, _ = trained
     with files.locked(output.with_name("model_run") / ".lock"):

@@ -94,6 +94,8 @@ def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
         event.step for event in summary_iterator(str(path)) for value in event.summary.value if value.tag == "loss"
     ]
     assert steps == [1, 2, 3]
+    TensorBoard(tmp_path)  # of a run that is stopped before it has anything to show
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.fixture(scope="module")
@@ -123,4 +125,13 @@ def test_a_run_leaves_a_report_with_the_figures_of_the_model(trained):
     assert f"--config {trained.folder / 'config.yaml'}" in tree["subject"]["command"]
     assert (trained.folder / "report.html").read_text().count("<svg") == 6
     assert (trained.folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((trained.folder / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_after_its_last_epoch_keeps_its_history(trained):
+    for path in (trained.folder / "tensorboard").iterdir():
+        path.unlink()
+    again = run.run(trained.detector.metadata.config, trained.output, resume=True)
+    assert again.detector.metadata.history == trained.detector.metadata.history
     assert len(list((trained.folder / "tensorboard").iterdir())) == 1

@@ -58,9 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     from fakereal.files import locked
     from fakereal.model import compare, comparison
 
-    overrides = {"data.path": arguments.path, "data.split_file": arguments.split, **dict(arguments.settings)}
-    runs = compare.plan(arguments.configs, arguments.output, overrides)
+    flags = {"data.path": arguments.path, "data.split_file": arguments.split}
+    overrides = {key: value for key, value in flags.items() if value is not None} | dict(arguments.settings)
     with locked(arguments.output / ".lock"):
+        runs = compare.plan(arguments.configs, arguments.output, overrides)
         failed = compare.train_all(runs)
     table = comparison.rows([run for run in runs if run.name not in failed])
     comparison.write(arguments.output, table, failed, shlex.join(["python", "-m", "fakereal", *sys.argv[1:]]))

@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fakereal.cli import ENGINES, EXIT_OK, EXIT_PARTIAL, parse_count, say, start_keras
+from fakereal.cli import ENGINES, EXIT_OK, EXIT_PARTIAL, parse_count, parse_whole, say, start_keras
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
     options.add_argument("--split", choices=("test", "all"), default="test",
                          help="of folders that name splits: the test pictures, or all")  # fmt: skip
     options.add_argument("--seen", action="store_true", help="also judge what the model learnt from")
-    options.add_argument("--resave-images", type=int, metavar="N",
+    options.add_argument("--resave-images", type=parse_whole, metavar="N",
                          help="save at most N pictures again, drawn at random; 0: none (default: all)")  # fmt: skip
     options.add_argument("--batch-size", type=parse_count, default=32, metavar="N", help="pictures at once")
     options.add_argument("--engine", choices=ENGINES, default="auto",

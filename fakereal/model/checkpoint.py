@@ -28,6 +28,7 @@ class State:
 
     phase: int = 0  # number of the phase, from 0
     epoch: int = 0  # epochs done in that phase
+    views: int = 0  # of each picture in that phase, see `feed.Feed`
     best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
     origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.Origin`
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
@@ -67,7 +68,7 @@ def save(path: Path, identity: str, state: State) -> None:
 
 def _load(path: Path, identity: str) -> State:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             tree = json.loads(str(file["state"]))
             arrays = {name: [file[key] for key in sorted(file.files) if key.startswith(f"{name}_")] for name in _ARRAYS}
             stored = tree.pop("identity")

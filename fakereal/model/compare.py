@@ -23,6 +23,7 @@ from fakereal.config import Config
 from fakereal.data.split import SPLITS, manifest_rows, summary, write_manifest
 from fakereal.errors import ConfigError, FakeRealError
 from fakereal.files import write_whole
+from fakereal.model.weights_file import weights_sha256
 
 _TIMED_BATCHES = 5
 _BATCH_SIZE = 32
@@ -106,7 +107,7 @@ def _split(config: Config, manifest: Path) -> Path:
     """Returns the split file that all runs use; one that is there is used again, so that a comparison can go on."""
     if manifest.exists():
         given = config.data.split_file
-        if given and Path(given).is_file() and not _assignments(manifest).items() <= _assignments(Path(given)).items():
+        if given and not _assignments(manifest).items() <= _assignments(Path(given)).items():
             raise ConfigError(f"{manifest}: expected the split of {given}, found another: name another --output")
         say(f"split: {manifest}, from before")
         return manifest
@@ -144,7 +145,14 @@ def _is_done(run: Run) -> bool:
 
 
 def _is_asked(run: Run) -> bool:
-    return run.asked.exists() and run.asked.read_text(encoding="utf-8") == configuration.dumps(run.config)
+    return run.asked.exists() and run.asked.read_text(encoding="utf-8") == _asked(run)
+
+
+def _asked(run: Run) -> str:
+    """Returns what a training depends on, apart from the pictures: another training may renew a file of weights."""
+    return (
+        f"{configuration.dumps(run.config)}# SHA-256 of the weights: {weights_sha256(run.config.weights) or 'none'}\n"
+    )
 
 
 def _in_process(run: Run) -> int:
@@ -153,7 +161,7 @@ def _in_process(run: Run) -> int:
     run.cost.unlink(missing_ok=True)
     if not resume:
         (run.records / "checkpoint.npz").unlink(missing_ok=True)  # of another configuration
-    write_whole(run.asked, configuration.dumps(run.config).encode())
+    write_whole(run.asked, _asked(run).encode())
     process = multiprocessing.get_context("spawn").Process(target=_train, args=(run, resume))
     process.start()
     try:

@@ -38,6 +38,11 @@ class Row:
         return self.tree["cost"].get("diverged", False)
 
     @property
+    def pictures(self) -> str:
+        """Names what it learnt from and was judged on, labels included."""
+        return self.tree["training"]["data"].get("fingerprint", "")
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """The row for people, in the order of `COLUMNS`."""
         metrics, cost = self.tree["metrics"], self.tree["cost"]
@@ -117,10 +122,13 @@ def markdown(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
 def warnings(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
     """Returns what went wrong, a line a run."""
     away = "its loss ran away, so the best epoch before counts: try a lower training.learning_rate"
+    changed = "so the two can't be compared: remove cost.json from the folder of the older run, and repeat"
     return [
         *(f"{name} failed: {reason}" for name, reason in failed.items()),
         *(f"{row.name}: {away}" for row in table if row.diverged),
-    ]
+        *(f"{row.name}: the pictures or labels changed between its training and that of {table[0].name}, {changed}"
+          for row in table if row.pictures != table[0].pictures),
+    ]  # fmt: skip
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:

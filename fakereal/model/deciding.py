@@ -12,7 +12,7 @@ CERTAIN_ACCURACY = 0.95
 """Outside the uncertainty band at least this share of the validation verdicts is right, where that can be reached."""
 
 _TEMPERATURES = (0.05, 20.0)
-_BAND_WIDTHS = np.arange(0.0, 0.99, 0.01)  # shares of the way from the threshold to 0 and to 1
+_BAND_WIDTHS = np.arange(0.01, 0.99, 0.01)  # shares of the way from the threshold to 0 and to 1
 _LEAST_OUTSIDE = 0.1  # a detector that is not sure even of a tenth is no better for calling everything uncertain
 _SAME = 1e-6  # probabilities closer than this are the same: prediction rounds to as many digits
 
@@ -73,15 +73,20 @@ def choose_threshold(labels: np.ndarray, p_fake: np.ndarray) -> float:
 
 
 def choose_band(labels: np.ndarray, p_fake: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Returns the narrowest band around the threshold outside of which `CERTAIN_ACCURACY` of the verdicts is right."""
+    """Returns the narrowest band around the threshold outside of which `CERTAIN_ACCURACY` of the verdicts is right.
+
+    Where no band reaches that, the widest one that leaves `_LEAST_OUTSIDE` of the pictures outside, but never none.
+    """
     right = (p_fake >= threshold) == (labels != REAL)
-    band = (threshold, threshold)
+    if right.mean() >= CERTAIN_ACCURACY:
+        return threshold, threshold
+    band = None
     for width in _BAND_WIDTHS:
-        low, high = threshold * (1 - width), threshold + (1 - threshold) * width
+        low, high = float(threshold * (1 - width)), float(threshold + (1 - threshold) * width)
         outside = (p_fake <= low) | (p_fake >= high)
         if outside.mean() < _LEAST_OUTSIDE:
-            break
-        band = (float(low), float(high))
+            return band or (low, high)
+        band = (low, high)
         if right[outside].mean() >= CERTAIN_ACCURACY:
             break
     return band

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fakereal.cli import say
+from fakereal.data.neutralize import NOTE
 from fakereal.data.scan import Record, scan, skipped_lines
 from fakereal.data.split import SPLITS, Split, fingerprint
 from fakereal.errors import DataError
@@ -61,6 +62,7 @@ def run(config: EvaluateConfig) -> Outcome:
     Raises:
         FakeRealError: with one line that says what to do; nothing is written then.
     """
+    folder = config.output or _folder_beside(config.model, config.data)
     opened = engines.open_network(config.model, config.engine, config.foreign_model)
     detector = opened.keras(config.model)
     say(opened.words)
@@ -69,12 +71,11 @@ def run(config: EvaluateConfig) -> Outcome:
         say(line)
     records, words = _of_split(dataset.records, config.split)
     records, doubtful = _without_doubtful(records)
-    records, notes = _without_seen(records, config, detector.metadata.data.get("fingerprint"))
+    records, notes = _without_seen(records, dataset.records, config, detector.metadata.data.get("fingerprint"))
     _check(records, config)
     skipped = sum(item.failed for item in dataset.skipped) + len(doubtful)
     if skipped:
         notes.append(f"Left out: {skipped:,} files that can't be read, or that stand in both classes.")
-    folder = config.output or config.model.with_name(f"{config.model.stem}_on_{config.data.resolve().name}")
     subject = Subject(config.model.name, opened.model_sha256, str(config.data), words, config.command, tuple(notes))
     metadata, limit = detector.metadata, config.resave_images
     judged = judge(
@@ -83,6 +84,18 @@ def run(config: EvaluateConfig) -> Outcome:
     )  # fmt: skip
     tree = _write(folder, detector, judged, subject)
     return Outcome(tree, folder, skipped)
+
+
+def _folder_beside(model: Path, data: Path) -> Path:
+    """Returns the folder for a report where the user names none; one on other pictures is never replaced."""
+    folder = model.with_name(f"{model.stem}_on_{data.resolve().name}")
+    try:
+        before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["subject"]["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder  # no report is there, or none that is whole
+    if Path(before).resolve() != data.resolve():
+        raise DataError(f"{folder}: expected no report there, found one on {before}: name another folder with --output")
+    return folder
 
 
 def after_training(detector: Detector, output: Path, folder: Path, root: Path, split: Split) -> dict[str, Any]:
@@ -151,9 +164,12 @@ def _without_doubtful(records: list[Record]) -> tuple[list[Record], list[Record]
 
 
 def _without_seen(
-    records: list[Record], config: EvaluateConfig, trained_on: str | None
+    records: list[Record], scanned: Sequence[Record], config: EvaluateConfig, trained_on: str | None
 ) -> tuple[list[Record], list[str]]:
-    """Leaves out what the model learnt from or was chosen on, where its run's records tell."""
+    """Leaves out what the model learnt from or was chosen on, where its run's records tell.
+
+    That is a matter of what a picture shows: another file of the same pixels has been seen too.
+    """
     manifest = config.model.with_name(f"{config.model.stem}_run") / "split.csv"
     if not manifest.is_file():
         return records, ["Not known: which of these pictures the model has learnt from; the record of its training"
@@ -166,9 +182,14 @@ def _without_seen(
         doubt = [f"Not known for sure which of these pictures the model has learnt from: {manifest.name} beside it is"
                  " the record of another training, or was changed."]  # fmt: skip
         say(f"warning: {doubt[0]}")
-    unseen = [record for record in records if record.sha256 not in seen]
+    shown = {record.content for record in scanned if record.sha256 in seen}
+    unseen = [record for record in records if record.content not in shown]
     count = len(records) - len(unseen)
     if not count:
+        if (config.data / NOTE).is_file():
+            doubt.append("Not known: which of these pictures the model has learnt from, as a neutral copy has files of"
+                         " its own.")  # fmt: skip
+            say(f"warning: {doubt[-1]}")
         return records, doubt
     if config.seen:
         flattering = f"{count:,} of these pictures trained the model or chose its threshold: the figures flatter."

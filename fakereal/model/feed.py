@@ -28,6 +28,7 @@ class Feed(Protocol):
     """Batches for a model to learn from and to be measured on."""
 
     model: keras.Model  # what these batches go through; it shares the layers of the whole network
+    views: int  # of each picture, that epochs take turns among; 0: a new one in every epoch
 
     def training(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
         """Returns one epoch, randomly changed."""
@@ -44,6 +45,8 @@ class Feed(Protocol):
 
 class PictureFeed:
     """The whole network, from pixels."""
+
+    views = 0
 
     def __init__(
         self, model: keras.Model, preprocessing: Preprocessing, options: AugmentationConfig, kept: Rows | None
@@ -83,7 +86,7 @@ class ActivationFeed:
         views: int,
     ) -> None:
         self.model, self._frozen, self._rows, self._pictures = model, frozen, rows, pictures
-        self._seed, self._views = seed, views
+        self._seed, self.views = seed, views
         changes = json.dumps([asdict(pictures.options), seed], sort_keys=True)
         self._changes = hashlib.sha256(changes.encode()).hexdigest()[:16]
         self._seconds = 0.0
@@ -94,7 +97,7 @@ class ActivationFeed:
 
     def view(self, records: Sequence[Record], draw: Draw, batch_size: int) -> Any:
         """See `Feed`."""
-        return self._batches(records, draw.epoch % self._views, batch_size)
+        return self._batches(records, draw.epoch % self.views, batch_size)
 
     def plain(self, records: Sequence[Record], batch_size: int) -> Any:
         """See `Feed`."""
@@ -102,7 +105,7 @@ class ActivationFeed:
 
     def news(self, epochs_done: int, epochs: int) -> str:
         """See `Feed`: once all views were computed, how long that took."""
-        views = min(self._views, epochs)
+        views = min(self.views, epochs)
         if epochs_done != views:
             return ""
         effort = "found in the cache"
@@ -127,7 +130,7 @@ class ActivationFeed:
         draw = Draw(self._seed, 0, view)
         batches = self._pictures.view(records, draw, BATCH) if view else self._pictures.plain(records, BATCH)
         names = iter([name for _, name in missing])
-        with progress_bar(f"features, view {view + 1}/{self._views}", len(missing)) as advance:
+        with progress_bar(f"features, view {view + 1}/{self.views}", len(missing)) as advance:
             for images, labels in batches:
                 for row in self._frozen.activations(np.asarray(images)):
                     self._rows.put(next(names), row)

@@ -66,7 +66,7 @@ def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.Keras
     `weights="imagenet"`. Ours always has them, as constants in front of a base built with `weights=None`: one graph
     whatever the weights' origin, and nothing for a weights file to leave out.
     """
-    if config.normalization == "unit" or (config.normalization == "auto" and config.name == "cnn"):
+    if normalization_of(config) == "unit":
         return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
     if config.name == "vgg16":
         return layers.Rescaling([1.0] * 3, [-mean for mean in VGG_MEAN], name="normalization")(pixels)
@@ -75,6 +75,13 @@ def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.Keras
     if config.name == "cnn":  # which has no division by 255 of its own
         scale, offset = [each / 255.0 for each in scale], [each / 255.0 for each in offset]
     return layers.Rescaling(scale, offset, name="normalization")(pixels)
+
+
+def normalization_of(config: NetworkConfig) -> str:
+    """Returns `unit` or `imagenet`: what `auto` means for this network."""
+    if config.normalization != "auto":
+        return config.normalization
+    return "unit" if config.name == "cnn" else "imagenet"
 
 
 def _base(config: NetworkConfig, image_size_px: int) -> keras.Model:

@@ -15,14 +15,15 @@ class TensorBoard:
     """Writes epochs as they come; a run that goes on writes its earlier ones again, so that there is one file."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = tf.summary.create_file_writer(str(folder))
-        self._written = 0
+        self._folder, self._writer, self._written = folder, None, 0
 
     def __call__(self, history: Sequence[dict[str, Any]]) -> None:
-        """Writes the rows that are new since the last call."""
+        """Writes the rows that are new since the last call; the first one replaces what another run left there."""
+        if self._writer is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for old in self._folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._writer = tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default():
             for step, row in enumerate(history[self._written :], start=self._written + 1):
                 for name in _SHOWN:

@@ -19,7 +19,7 @@ from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import feed as feeds
 from fakereal.model import networks, optimizer, validation
-from fakereal.model.checkpoint import State, save
+from fakereal.model.checkpoint import CheckpointRefused, State, save
 from fakereal.model.distributed import ALONE, Spread
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
@@ -115,6 +115,8 @@ def train(
     split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
     job, plan = _Job(config, split, cache, spread, state), phases(config.training, origin)
     early: BaseException | None = None
+    if state.history and spread.leads:
+        watch(state.history)
 
     def keep() -> None:
         if spread.leads:
@@ -146,15 +148,36 @@ def _run_phase(job: _Job, plan: Sequence[PhaseConfig], number: int, keep: Callab
             state.best_loss = float("inf")
         state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
     elif state.current:
+        if not _is_over(state, number, phase, config.training.patience):
+            _check_same_views(state.views, feed.views)
         _assign(_variables(model), state.current)
         with job.spread.scope():
             feed.model.optimizer.build(feed.model.trainable_variables)
         _assign(feed.model.optimizer.variables, state.optimizer)
-    while state.epoch < phase.epochs and not _stalled(state, number, config.training.patience):
+    state.views = feed.views
+    while not _is_over(state, number, phase, config.training.patience):
         _run_epoch(job, model, feed, phase, number)
         keep()
         if news := feed.news(state.epoch, phase.epochs):
             say(news)
+
+
+def _check_same_views(before: int, now: int) -> None:
+    """Refuses to go on with other pictures than a phase began with, as the cache has no room for features, or has now.
+
+    Raises:
+        CheckpointRefused: with what to do.
+    """
+    if before and not now:
+        raise CheckpointRefused(
+            "--resume: expected room for features in the cache, as when this run began, found too little: raise"
+            " data.cache_gb, free some of the disk, or leave out --resume to start anew"
+        )
+    if now and not before:
+        raise CheckpointRefused(
+            "--resume: expected a cache too small for features, as when this run began, found room for them: give the"
+            " same data.cache_gb, or leave out --resume to start anew"
+        )
 
 
 def _phase_model(job: _Job, phase: PhaseConfig, preprocessing: Preprocessing) -> tuple[keras.Model, Feed]:
@@ -271,9 +294,10 @@ def _class_weights(split: Split) -> dict[int, float]:
     return {label: float(counts.sum() / (2 * counts[label])) for label in (FAKE, REAL)}
 
 
-def _stalled(state: State, number: int, patience: int) -> bool:
+def _is_over(state: State, number: int, phase: PhaseConfig, patience: int) -> bool:
     losses = _losses(state, number)
-    return bool(patience) and len(losses) - int(np.argmin(losses or [0])) > patience
+    stalled = bool(patience) and len(losses) - int(np.argmin(losses or [0])) > patience
+    return stalled or state.epoch >= phase.epochs
 
 
 def _losses(state: State, number: int) -> list[float]:

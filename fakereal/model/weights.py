@@ -16,9 +16,7 @@ from fakereal.config import NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks
 from fakereal.model.metadata import read_metadata
-
-PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
-"""The shipped detector, whose base is the offline start for transfer learning."""
+from fakereal.model.weights_file import PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,21 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
     if not path.name.endswith(".weights.h5"):
         metadata = read_metadata(path)
         if metadata is not None:
-            return _from_model(base, network, path, metadata.config.network.name)
+            return _from_model(base, network, path, metadata.config.network)
     return _from_keras_weights(base, network, path)
 
 
-def _from_model(base: keras.Model, network: NetworkConfig, path: Path, name: str) -> Origin:
-    if name != network.name:
-        raise ModelFileError(f"{path}: expected weights of {network.name}, found {name}")
+def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: NetworkConfig) -> Origin:
+    name = network.name
+    if name != found.name:
+        raise ModelFileError(f"{path}: expected weights of {name}, found {found.name}")
+    ours, theirs = networks.normalization_of(network), networks.normalization_of(found)
+    if ours != theirs:
+        raise ModelFileError(f"{path}: expected a base for network.normalization {ours}, found one for {theirs}")
+    if name == "cnn" and network.activation != found.activation:
+        raise ModelFileError(
+            f"{path}: expected a cnn with network.activation {network.activation}, found {found.activation}"
+        )
     source = model_file.load(path).model.get_layer(networks.BASE)
     try:
         base.set_weights(source.get_weights())
