@@ -12,7 +12,7 @@ from test_evaluation import make_pictures
 from fakereal import __main__ as door
 from fakereal import config
 from fakereal.commands.compare import setting
-from fakereal.errors import ConfigError, DataError
+from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.model import compare, comparison, recipes
 from fakereal.model.comparison import mcnemar
 
@@ -126,6 +126,18 @@ def test_a_run_whose_loss_ran_away_is_said():
             "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4, "diverged": True}}  # fmt: skip
     assert comparison.markdown([comparison.Row("wild", tree, None)], {})[-1].startswith("\nwild: its loss ran away")
+
+
+@pytest.mark.parametrize("text", [None, "path,label\na.png,fake\n"])
+def test_damaged_answers_are_one_clear_line(tmp_path, text):
+    run = compare.Run("one", config.Config(), tmp_path)
+    run.records.mkdir()
+    run.cost.write_text("{}")
+    (run.records / "metrics.json").write_text('{"metrics": {"f1_macro": 0.9}}')
+    if text:
+        (run.records / "predictions.csv").write_text(text)
+    with pytest.raises(FakeRealError, match=r"predictions\.csv: expected the answers of a training, found a damaged"):
+        comparison.rows([run])
 
 
 def test_runs_on_other_pictures_than_the_best_are_said():

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from fakereal import html_page
+from fakereal.errors import FakeRealError
 from fakereal.files import write_whole
 from fakereal.html_page import NOT_KNOWN, number, percent, percents
 from fakereal.model import plots
@@ -76,9 +77,18 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _right(path: Path) -> dict[str, bool]:
-    """Returns, for each judged picture, whether its label was right."""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return {row["path"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
+    """Returns, for each judged picture, whether its label was right.
+
+    Raises:
+        FakeRealError: the file is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return {row["path"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, csv.Error) as error:
+        raise FakeRealError(
+            f"{path}: expected the answers of a training, found a damaged file: remove cost.json beside it and repeat"
+        ) from error
 
 
 def mcnemar(one: dict[str, bool], other: dict[str, bool]) -> float | None:
