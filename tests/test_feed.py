@@ -11,7 +11,7 @@ from test_training import STILL, make_set
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
 from fakereal.errors import DataError
-from fakereal.model import boundary, conversion, engines, frozen_part, networks, run, training
+from fakereal.model import boundary, checkpoint, conversion, engines, frozen_part, networks, run, training
 from fakereal.model import feed as feeds
 from fakereal.model.row_cache import Cache
 from fakereal.model.runtimes import RUNTIMES
@@ -188,9 +188,9 @@ def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path
 
 @pytest.mark.parametrize(("before", "now", "expected"), [(2, 0, "expected room for features"), (0, 2, "too small")])
 def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now, expected):
-    training._check_same_views(2, 2)
+    checkpoint.check_views(2, 2)
     with pytest.raises(DataError, match=expected):
-        training._check_same_views(before, now)
+        checkpoint.check_views(before, now)
 
 
 @pytest.mark.slow

@@ -55,6 +55,24 @@ def resumed(checkpoint: Path, identity: str) -> State | None:
     return state
 
 
+def check_views(before: int, now: int) -> None:
+    """Refuses to go on with other pictures than a phase began with, as the cache has no room for features, or has now.
+
+    Raises:
+        CheckpointRefused: with what to do.
+    """
+    if before and not now:
+        raise CheckpointRefused(
+            "--resume: expected room for features in the cache, as when this run began, found too little: raise"
+            " data.cache_gb, free some of the disk, or leave out --resume to start anew"
+        )
+    if now and not before:
+        raise CheckpointRefused(
+            "--resume: expected a cache too small for features, as when this run began, found room for them: give the"
+            " same data.cache_gb, or leave out --resume to start anew"
+        )
+
+
 def save(path: Path, identity: str, state: State) -> None:
     """Writes the checkpoint whole: a kill leaves the one before or this one."""
     text = json.dumps(

@@ -19,7 +19,7 @@ from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import feed as feeds
 from fakereal.model import networks, optimizer, validation
-from fakereal.model.checkpoint import CheckpointRefused, State, save
+from fakereal.model.checkpoint import State, check_views, save
 from fakereal.model.distributed import ALONE, Spread
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
@@ -149,7 +149,7 @@ def _run_phase(job: _Job, plan: Sequence[PhaseConfig], number: int, keep: Callab
         state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
     elif state.current:
         if not _is_over(state, number, phase, config.training.patience):
-            _check_same_views(state.views, feed.views)
+            check_views(state.views, feed.views)
         _assign(_variables(model), state.current)
         with job.spread.scope():
             feed.model.optimizer.build(feed.model.trainable_variables)
@@ -160,24 +160,6 @@ def _run_phase(job: _Job, plan: Sequence[PhaseConfig], number: int, keep: Callab
         keep()
         if news := feed.news(state.epoch, phase.epochs):
             say(news)
-
-
-def _check_same_views(before: int, now: int) -> None:
-    """Refuses to go on with other pictures than a phase began with, as the cache has no room for features, or has now.
-
-    Raises:
-        CheckpointRefused: with what to do.
-    """
-    if before and not now:
-        raise CheckpointRefused(
-            "--resume: expected room for features in the cache, as when this run began, found too little: raise"
-            " data.cache_gb, free some of the disk, or leave out --resume to start anew"
-        )
-    if now and not before:
-        raise CheckpointRefused(
-            "--resume: expected a cache too small for features, as when this run began, found room for them: give the"
-            " same data.cache_gb, or leave out --resume to start anew"
-        )
 
 
 def _phase_model(job: _Job, phase: PhaseConfig, preprocessing: Preprocessing) -> tuple[keras.Model, Feed]:
