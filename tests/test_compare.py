@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -204,6 +205,13 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
     assert (tmp_path / "out" / "long.h5").stat().st_mtime_ns == before["long"]
     assert (tmp_path / "out" / "fast.h5").stat().st_mtime_ns != before["fast"]
 
+    assert "all judged on the same" in (tmp_path / "out" / "comparison.html").read_text()
+    (data / "fake" / "7.png").unlink()
+    (tmp_path / "out" / "fast_run" / "cost.json").unlink()
+    assert door.main(arguments) == 1
+    assert "the pictures or labels changed between its training and that of" in capsys.readouterr().out
+    assert "all judged on the same" not in (tmp_path / "out" / "comparison.html").read_text()
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -217,6 +225,24 @@ def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
         process.kill()
     assert len(children) >= 1
     wait_until(lambda: not any(is_running(child) for child in children), 20)
+
+
+def test_a_training_that_hangs_on_its_way_out_is_ended_all_the_same():
+    code = """
+import atexit, signal, threading
+from fakereal.model import compare
+compare._GRACE_S = 1
+signal.signal(signal.SIGTERM, compare._leave)
+lock = threading.Lock()
+lock.acquire()
+atexit.register(lock.acquire)
+print("ready", flush=True)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(20) == -signal.SIGALRM
 
 
 def wait_until(condition, timeout_s):

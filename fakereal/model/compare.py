@@ -27,7 +27,7 @@ from fakereal.model.weights_file import weights_sha256
 
 _TIMED_BATCHES = 5
 _BATCH_SIZE = 32
-_GRACE_S = 10.0  # for a training to clear its temporary files away, before it is ended
+_GRACE_S = 10  # for a training to clear its temporary files away, before it is ended
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,20 @@ def _train(run: Run, resume: bool) -> None:
 def _end_with_parent() -> None:
     """Ends this process when the comparison is gone, however it was killed: the next one must not find it at work."""
     multiprocessing.parent_process().join()
+    _end_soon()  # where the main thread never comes to answer
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
-    os._exit(EXIT_INTERRUPTED)
 
 
 def _leave(*_: Any) -> None:
     """Answers SIGTERM: temporary files are cleared away on the way out."""
+    _end_soon()
     sys.exit(EXIT_INTERRUPTED)
+
+
+def _end_soon() -> None:
+    """Has the system end this process: TensorFlow can hold up the end of Python, when no thread of ours runs any more."""
+    if hasattr(signal, "alarm"):  # Windows has none, but ends a process at once where SIGTERM is sent
+        signal.alarm(_GRACE_S)
 
 
 def _trained(run: Run, resume: bool) -> int:
