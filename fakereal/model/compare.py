@@ -199,7 +199,7 @@ def _leave(*_: Any) -> None:
 
 
 def _end_soon() -> None:
-    """Has the system end this process: TensorFlow can hold up the end of Python, when no thread of ours runs any more."""
+    """Has the system end this process: TensorFlow can hold up the end of Python, when no thread of ours runs again."""
     if hasattr(signal, "alarm"):  # Windows has none, but ends a process at once where SIGTERM is sent
         signal.alarm(_GRACE_S)
 
