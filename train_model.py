@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     from fakereal import config
 
-    given = {key: value for key, value in vars(options).items() if value is not None}
-    flags = {key: value for key, value in given.items() if key not in _NOT_CONFIGURATION}
+    given = vars(options).items()
+    flags = {key: value for key, value in given if value is not None and key not in _NOT_CONFIGURATION}
     effective = config.load(options.config, flags)
     cli.start_keras()
     from fakereal.model import report, run

@@ -153,15 +153,13 @@ def parse_share(text: str) -> float:
 
 def parse_count(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
+    return parse_whole(text, 1)
 
 
-def parse_whole(text: str) -> int:
-    """An argparse type: a whole number, 0 or more."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
+def parse_whole(text: str, least: int = 0) -> int:
+    """An argparse type: a whole number of at least 0."""
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text!r}")
     return int(text)
 
 

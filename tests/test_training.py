@@ -218,6 +218,7 @@ def test_too_little_to_learn_from_is_one_clear_line(tmp_path, refusal, names):
     said = refusal(tmp_path / "set", tmp_path / "model.h5")
     assert said.splitlines()[-1].startswith("error: ")
     assert "expected" in said
+    assert "Traceback" not in said
 
 
 def test_a_picture_that_cannot_be_read_is_listed_and_costs_exit_code_1(tmp_path):

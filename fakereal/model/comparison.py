@@ -112,6 +112,7 @@ def write(folder: Path, table: Sequence[Row], failed: dict[str, str], command: s
         "comparison.html",
         columns=COLUMNS,
         rows=table,
+        same_pictures=not _on_other_pictures(table),
         warnings=warnings(table, failed),
         command=command,
         data=table[0].tree["data"] if table else None,
@@ -137,8 +138,13 @@ def warnings(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
         *(f"{name} failed: {reason}" for name, reason in failed.items()),
         *(f"{row.name}: {away}" for row in table if row.diverged),
         *(f"{row.name}: the pictures or labels changed between its training and that of {table[0].name}, {changed}"
-          for row in table if row.pictures != table[0].pictures),
+          for row in _on_other_pictures(table)),
     ]  # fmt: skip
+
+
+def _on_other_pictures(table: Sequence[Row]) -> list[Row]:
+    """Returns the runs that learnt from or were judged on other pictures, or other labels, than the best."""
+    return [row for row in table if row.pictures != table[0].pictures]
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:
