@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_the_best_model_so_far_and_says_so(pictures, tmp_path):
             process.send_signal(signal.SIGINT)
             break
     text += process.stderr.read()
-    assert process.wait(timeout=120) == 130
+    assert process.wait(timeout=120) == 130, text
     assert "the best model so far is kept, measured and saved" in text
     assert model_file.load(output).metadata.metrics["test"]["images"] > 0
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from fakereal.cli import progress_bar, say
 from fakereal.data import journal as journals
 from fakereal.data.journal import NOTHING, Journal, Outcome
-from fakereal.data.separation_guards import alone_in, stop_after_current_file
+from fakereal.data.separation_guards import alone_in
 from fakereal.data.separation_plan import Options, Plan, make_plan
 from fakereal.data.separation_stays import Stay, shown
 from fakereal.errors import ConfigError, DataError
+from fakereal.interrupts import held, pressed
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def undo(path: Path) -> tuple[Journal, Outcome]:
 
 
 def _work(step: Callable[..., Outcome], journal: Journal, description: str) -> Outcome:
-    with stop_after_current_file() as stop, progress_bar(description, len(journal.entries)) as advance:
-        return step(journal, advance, stop)
+    with held("finishing the current file ..."), progress_bar(description, len(journal.entries)) as advance:
+        return step(journal, advance, pressed)
 
 
 def _settled(options: Options) -> Options:

@@ -1,15 +1,12 @@
-"""What keeps a separation from being disturbed: one run at a time, and a Ctrl-C that waits for the current file."""
+"""What keeps a separation from being disturbed by another one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from fakereal.cli import say
 from fakereal.data.separation_stays import shown
 from fakereal.errors import DataError
 
@@ -17,30 +14,6 @@ try:
     import fcntl
 except ImportError:  # Windows; two runs at once are not told apart there
     fcntl = None
-
-
-@contextlib.contextmanager
-def stop_after_current_file() -> Iterator[Callable[[], bool]]:
-    """Lets the first Ctrl-C end the work after the current file, and the second at once (which is safe too).
-
-    Yields:
-        A function that says whether Ctrl-C was pressed.
-    """
-    pressed: list[int] = []
-
-    def on_interrupt(number: int, _frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        say("finishing the current file ...")
-
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-    previous = signal.signal(signal.SIGINT, on_interrupt) if ours else None
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager

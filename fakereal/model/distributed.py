@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fakereal import interrupts
 from fakereal.cli import held_back
 from fakereal.config import Config
 from fakereal.data.scan import Record
@@ -29,6 +30,7 @@ from fakereal.errors import ConfigError
 from fakereal.model import input_pipeline
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
+from fakereal.model.keras_loops import predict
 from fakereal.model.peers import Peers
 
 
@@ -107,13 +109,15 @@ class Spread:
     def predict(self, feed: Feed, records: Sequence[Record], batch_size: int) -> np.ndarray:
         """Returns p_real of every picture, float64 (n,), in every process; each reads its part."""
         if self.alone:
-            p_real = feed.model.predict(feed.plain(records, batch_size), verbose=0)
-            return np.asarray(p_real, dtype=np.float64).reshape(-1)
+            return predict(feed.model, feed.plain(records, batch_size))
         share = self.share(len(records), batch_size)
         own = [records[row] for row in share.rows]
         forward = _forward(feed.model)
-        outputs = [forward(np.asarray(images)) for images, _ in feed.plain(own, share.batch_size)]
-        return np.concatenate([np.zeros(0), *outputs])[~share.filled]
+        outputs = [np.zeros(0)]
+        for images, _ in feed.plain(own, share.batch_size):
+            outputs.append(forward(np.asarray(images)))
+            interrupts.check()
+        return np.concatenate(outputs)[~share.filled]
 
     def agree(self, identity: str, on: str) -> None:
         """Waits for the other processes and makes sure that they have the same; `Peers.agree` has the errors."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from fakereal import interrupts
 from fakereal.cli import progress_bar, say
 from fakereal.config import AugmentationConfig, Config
 from fakereal.data.scan import Record
@@ -135,6 +136,7 @@ class ActivationFeed:
                 for row in self._frozen.activations(np.asarray(images)):
                     self._rows.put(next(names), row)
                 advance(len(labels))
+                interrupts.check()
         self._rows.flush()
         if any(self._rows.get(name) is None for _, name in missing):
             raise DataError(

@@ -13,6 +13,7 @@ import numpy as np
 from fakereal.cli import progress_bar
 from fakereal.data.scan import Record
 from fakereal.errors import DataError, ImageRefused
+from fakereal.interrupts import check, only_at_checks
 from fakereal.model.augmentation import RESAVES
 from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
 from fakereal.model.runtimes import Network, filled
@@ -68,12 +69,13 @@ def judge(
     Raises:
         DataError: a picture vanished or broke since the scan.
     """
-    with pictures_named(), progress_bar("judging", len(records)) as advance:
+    with pictures_named(), only_at_checks(), progress_bar("judging", len(records)) as advance:
         outputs = []
         for images, labels in plain_batches(records, preprocessing, batch_size):
             p_real = network.p_real(filled(np.asarray(images), batch_size))[: len(labels)]
             outputs.append(np.round(p_real, DECIMALS))  # as prediction does, before anything is decided
             advance(len(labels))
+            check()
     chosen = _drawn(len(records), resave_images, seed)
     resaved = _resaved(network, preprocessing, [records[number] for number in chosen]) if len(chosen) else {}
     return Judged(root, tuple(records), np.concatenate(outputs), engine, chosen, resaved)
@@ -93,11 +95,12 @@ def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 def _resaved(network: Network, preprocessing: Preprocessing, records: Sequence[Record]) -> dict[str, np.ndarray]:
     outputs: list[np.ndarray] = []
-    with progress_bar("saving again", len(records)) as advance:
+    with only_at_checks(), progress_bar("saving again", len(records)) as advance:
         for versions in _versions(records, preprocessing):
             shape = versions.shape[2:]
             outputs.append(network.p_real(versions.reshape(-1, *shape)).reshape(versions.shape[:2]))
             advance(len(versions))
+            check()
     rows = np.round(np.concatenate(outputs)[: len(records)], DECIMALS)
     return {name: rows[:, number] for number, name in enumerate(RESAVED)}
 

@@ -23,6 +23,7 @@ from fakereal.cli import progress_bar
 from fakereal.data.duplicates import Cluster
 from fakereal.data.scan import Dataset, Record
 from fakereal.errors import DataError
+from fakereal.interrupts import check, only_at_checks
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
 from fakereal.model import model_file, networks
 from fakereal.model.input_pipeline import labels_of, pictures_named, plain_batches
@@ -141,10 +142,11 @@ def features_of(records: Sequence[Record], base: str) -> np.ndarray:
     features = detector.model.get_layer(networks.FEATURES).output
     model = keras.Model(detector.model.inputs, features)
     rows = []
-    with pictures_named(), progress_bar("looking at images", len(records)) as advance:
+    with pictures_named(), only_at_checks(), progress_bar("looking at images", len(records)) as advance:
         for images, _ in plain_batches(records, detector.metadata.preprocessing, _BATCH):
             rows.append(np.asarray(model.predict_on_batch(images), dtype=np.float32))
             advance(len(rows[-1]))
+            check()
     return np.concatenate(rows)
 
 

@@ -21,12 +21,14 @@ from fakereal.data.scan import Dataset, Record, scan, skipped_lines
 from fakereal.data.split import SPLITS, Split, fingerprint, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError
 from fakereal.files import locked, write_whole
+from fakereal.interrupts import only_at_checks
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import distributed, evaluation, model_file, networks, report, row_cache, training
 from fakereal.model.checkpoint import resumed
 from fakereal.model.deciding import decide
 from fakereal.model.distributed import Spread
 from fakereal.model.input_pipeline import labels_of, pictures_named
+from fakereal.model.keras_loops import predict
 from fakereal.model.metadata import Metadata
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
@@ -100,7 +102,7 @@ def _run(config: Config, output: Path, folder: Path, resume: bool, spread: Sprea
     _warn_of_frozen_noise(config, origin)
     spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
     watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
-    with pictures_named(), row_cache.opened(config.data) as cache:
+    with pictures_named(), only_at_checks(), row_cache.opened(config.data) as cache:
         trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch, spread)
         spread.part()
         if not spread.leads:
@@ -189,7 +191,7 @@ def _measured(
     preprocessing = preprocessing_of(config, config.image_size)
     judged = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
     outputs = {
-        name: training.predict(trained.feed.model, trained.feed.plain(records, config.training.batch_size))
+        name: predict(trained.feed.model, trained.feed.plain(records, config.training.batch_size))
         for name, records in judged.items()
     }
     labels = {name: labels_of(records) for name, records in judged.items()}

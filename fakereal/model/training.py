@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fakereal import interrupts
 from fakereal.cli import one_line, progress_bar, say
 from fakereal.config import Config, PhaseConfig, TrainingConfig
 from fakereal.data.neutralize import preprocessing_of
@@ -23,6 +24,7 @@ from fakereal.model.checkpoint import State, check_views, save
 from fakereal.model.distributed import ALONE, Spread
 from fakereal.model.feed import Feed
 from fakereal.model.input_pipeline import Draw, labels_of
+from fakereal.model.keras_loops import fit
 from fakereal.model.metrics import binary_log_loss
 from fakereal.model.row_cache import Cache
 from fakereal.model.weights import Origin
@@ -114,7 +116,7 @@ def train(
     state = state or State(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
     job, plan = _Job(config, split, cache, spread, state), phases(config.training, origin)
-    early: BaseException | None = None
+    early: type[BaseException] | None = None  # no error itself, which would keep all that it passed through alive
     if state.history and spread.leads:
         watch(state.history)
 
@@ -126,15 +128,16 @@ def train(
     try:
         for number in range(state.phase, len(plan)):
             _run_phase(job, plan, number, keep)
+        interrupts.check()  # pressed after the last epoch, it must not end the measuring
     except (KeyboardInterrupt, DivergedError) as error:
         if not state.history or (isinstance(error, KeyboardInterrupt) and spread.processes > 1):
             raise
         say(one_line(error) if isinstance(error, DivergedError) else "interrupted")
         say("the best model so far is kept, measured and saved")
-        early = error
+        early = type(error)
     model.set_weights(state.best)
     feed = _final_feed(model, config, plan[-1], split, cache)
-    interrupted, diverged = (isinstance(early, kind) for kind in (KeyboardInterrupt, DivergedError))
+    interrupted, diverged = (early is kind for kind in (KeyboardInterrupt, DivergedError))
     return Trained(model, tuple(state.history), interrupted, diverged, feed)
 
 
@@ -226,9 +229,9 @@ def _run_epoch(job: _Job, model: keras.Model, feed: Feed, phase: PhaseConfig, nu
             on_train_batch_end=lambda batch, logs: advance(1),
             on_epoch_end=lambda epoch, logs: raw.extend(np.asarray(each) for each in model.trainable_variables),
         )
-        fitted = feed.model.fit(**examples, verbose=0, callbacks=[callback], shuffle=False)
+        logs = fit(feed.model, examples, [callback])
     p_real = spread.predict(feed, split.val, phase.batch_size)
-    row = _row(number, phase, state.epoch + 1, fitted.history, labels_of(split.val), p_real, time.monotonic() - started)
+    row = _row(number, phase, state.epoch + 1, logs, labels_of(split.val), p_real, time.monotonic() - started)
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
     if row["val_calibrated_loss"] < state.best_loss:
@@ -242,11 +245,6 @@ def _run_epoch(job: _Job, model: keras.Model, feed: Feed, phase: PhaseConfig, nu
         f"{title}: loss {row['loss']:.4f} accuracy {row['accuracy']:.4f}"
         f" | validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.4f} ({row['seconds']:.0f} s)"
     )
-
-
-def predict(model: keras.Model, batches: Any) -> np.ndarray:
-    """Returns p_real of every picture of a feed's or the pipeline's plain batches: float64 (n,)."""
-    return np.asarray(model.predict(batches, verbose=0), dtype=np.float64).reshape(-1)
 
 
 def _row(
