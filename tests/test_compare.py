@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from test_evaluation import make_pictures
 
 from fakereal import __main__ as door
 from fakereal import config
 from fakereal.commands.compare import setting
 from fakereal.errors import ConfigError, DataError, FakeRealError
-from fakereal.model import compare, comparison, recipes
+from fakereal.model import compare, comparison, plots, recipes
 from fakereal.model.comparison import mcnemar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,3 +276,9 @@ def test_the_table_in_markdown_is_aligned():
     assert "1,234" in lines[2]
     assert "0.03" in lines[3]
     assert "< 0.0001" in lines[4]
+
+
+def test_a_run_of_one_epoch_can_be_seen_among_the_curves():
+    axes = Figure().add_subplot()
+    plots.loss_curves(axes, {"one": [(1, 0.6)], "three": [(1, 0.7), (2, 0.5), (3, 0.4)]})
+    assert [line.get_marker() for line in axes.lines] == ["o", ""]

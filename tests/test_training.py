@@ -16,8 +16,8 @@ from fakereal import config, files
 from fakereal.cli import run_door
 from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
 from fakereal.data.scan import Record, scan
-from fakereal.errors import DataError
-from fakereal.model import geometry, model_file, run, training
+from fakereal.errors import DataError, ImageRefused
+from fakereal.model import geometry, model_file, row_cache, run, training
 from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_array, training_batches
 from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import Origin
@@ -418,6 +418,23 @@ def test_a_picture_that_vanishes_during_training_is_named(tmp_path, monkeypatch)
     monkeypatch.setattr(run, "load_base", lambda *_: victim.unlink() or Origin("random weights", pretrained=False))
     with pytest.raises(DataError, match=r"fake/7\.png: expected a file, found nothing there; .* --resume"):
         run_here(data, tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize("resaving", [0.0, 1.0])
+def test_a_picture_that_changes_during_training_is_named_and_not_taken_for_the_one_that_was_scanned(tmp_path, resaving):
+    data = make_set(tmp_path / "set", count=2)
+    record = scan(data, Preprocessing(32)).records[0]
+    scanned = record.path.read_bytes()
+    Image.open(record.path).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(record.path)
+    options = AugmentationConfig(resaving=ResavingConfig(share=resaving))
+    with row_cache.opened(config.DataConfig(cache_dir=str(tmp_path / "cache"))) as cache:
+        kept = cache.pictures(Preprocessing(32))
+        with pytest.raises(ImageRefused, match="expected the file that was scanned, found another one of its name"):
+            training_array(record, Preprocessing(32), options, np.random.default_rng(0), kept)
+        assert kept.get(record.sha256) is None
+        record.path.write_bytes(scanned)
+        training_array(record, Preprocessing(32), options, np.random.default_rng(0), kept)
+        assert (kept.get(record.sha256) is None) == bool(resaving)
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(trained, pictures, tmp_path, refusal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from fakereal.model import geometry
 from fakereal.model.augmentation import resave
 from fakereal.model.row_cache import Rows
 from fakereal.model.runtimes import cores
-from fakereal.preprocessing import Preprocessing, decode
+from fakereal.preprocessing import Preprocessing, bytes_of, decode
 
 _MARK = "<<picture>>"
 
@@ -53,13 +54,20 @@ class Draw:
 
 def plain_array(record: Record, preprocessing: Preprocessing, kept: Rows | None = None) -> np.ndarray:
     """Returns a picture as prediction sees it, uint8 (S, S, 3); decoded once where `kept` holds decoded pictures."""
-    if kept is None:
-        return preprocessing.read(record.path)
-    array = kept.get(record.sha256)
+    array = kept.get(record.sha256) if kept else None
     if array is None:
-        array = preprocessing.read(record.path)
-        kept.put(record.sha256, array)
+        array = preprocessing.read(_scanned(record))
+        if kept:
+            kept.put(record.sha256, array)
     return array
+
+
+def _scanned(record: Record) -> bytes:
+    """Returns a picture's file, which must be what was scanned: what comes of it is kept under the name of that."""
+    data = bytes_of(record.path)
+    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ImageRefused("missing", "expected the file that was scanned, found another one of its name")
+    return data
 
 
 def training_array(
@@ -74,7 +82,7 @@ def training_array(
     Without the two random steps it is `plain_array`, bit for bit.
     """
     if options.resaving.share:  # happens at the picture's own resolution, which decoded pictures have lost
-        image, _ = decode(record.path, preprocessing.decode_px)
+        image, _ = decode(_scanned(record), preprocessing.decode_px)
         array = preprocessing.array(resave(image, rng, options.resaving))
     else:
         rng.random()  # what `resave` would draw, so that the changes below are the same with and without it
@@ -146,11 +154,14 @@ def labels_of(records: Sequence[Record]) -> np.ndarray:
 
 
 @contextmanager
-def pictures_named() -> Iterator[None]:
-    """Turns TensorFlow's error about a picture that vanished or broke since the scan into one line with its name.
+def pictures_named(remedy: str = "put it back") -> Iterator[None]:
+    """Turns TensorFlow's error about a picture that vanished or changed since the scan into one line with its name.
+
+    Args:
+        remedy: what to do then.
 
     Raises:
-        DataError: which picture, and how to go on.
+        DataError: which picture, and the remedy.
     """
     try:
         yield
@@ -158,7 +169,7 @@ def pictures_named() -> Iterator[None]:
         found = re.search(f"{_MARK}(.*?){_MARK}", str(error), re.DOTALL)
         if not found:
             raise
-        raise DataError(f"{found[1]}; it was sound when the run began: put it back and add --resume") from error
+        raise DataError(f"{found[1]}; it was sound when the run began: {remedy}") from error
 
 
 def _numbered(records: Sequence[Record]) -> tf.data.Dataset:

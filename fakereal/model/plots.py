@@ -206,7 +206,8 @@ def _overlaid(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
     for number, (name, points) in enumerate(curves.items()):
         x, y = np.array(points).T
         style = "-" if number < len(_PALETTE) else "--"
-        axes.plot(x, y, style, color=_PALETTE[number % len(_PALETTE)], linewidth=1.4, label=name)
+        marker = "o" if len(points) == 1 else ""  # a line of one point is not seen
+        axes.plot(x, y, style, marker=marker, color=_PALETTE[number % len(_PALETTE)], linewidth=1.4, label=name)
 
 
 def _unit(axes: Axes, x: str, y: str) -> None:

@@ -102,7 +102,7 @@ def _run(config: Config, output: Path, folder: Path, resume: bool, spread: Sprea
     _warn_of_frozen_noise(config, origin)
     spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
     watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
-    with pictures_named(), only_at_checks(), row_cache.opened(config.data) as cache:
+    with pictures_named("put it back and add --resume"), only_at_checks(), row_cache.opened(config.data) as cache:
         trained = training.train(model, config, origin, split, cache, checkpoint, identity, state, watch, spread)
         spread.part()
         if not spread.leads:
