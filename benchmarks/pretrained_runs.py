@@ -147,9 +147,9 @@ def _evaluated(model: Path, data: Path) -> dict[str, Any]:
     cli.start_keras()
     from fakereal.data.scan import scan
     from fakereal.model.input_pipeline import labels_of, plain_batches
+    from fakereal.model.keras_loops import predict
     from fakereal.model.metrics import measure
     from fakereal.model.model_file import load
-    from fakereal.model.training import predict
 
     detector = load(model)
     records = scan(data, detector.metadata.preprocessing).records

@@ -11,18 +11,20 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-# Signals are the whole process's, and so are these two.
-_notes: list[str] = []  # of the works that hold it, the innermost last
+_STEP_NOTE = "stopping at the next step (Ctrl-C once more: at once)"
+
+# Signals are the whole process's, and so are these.
+_holds: list[tuple[str, int]] = []  # what is said and where, of the works that hold it, the innermost last
 _pressed: list[int] = []  # the signal that waits to be looked for, or none
 
 
 @contextmanager
 def held(note: str) -> Iterator[None]:
-    """Lets Ctrl-C wait until the work looks for it; pressed once more before that, it acts at once.
+    """Lets Ctrl-C wait until the work looks for it; pressed once more before that, it acts at once, wherever that is.
 
-    Nothing changes outside the main thread, or where Ctrl-C is ignored.
+    Where nobody looked, it is dropped in the end. Nothing changes outside the main thread, or where Ctrl-C is ignored.
 
     Args:
         note: is said when it is pressed.
@@ -31,21 +33,25 @@ def held(note: str) -> Iterator[None]:
     if not in_main or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
         yield
         return
-    previous = signal.signal(signal.SIGINT, _on_interrupt)
-    _notes.append(note)
+    # A copy, as stderr may be turned away (`cli.held_back`) when the note is to be seen.
+    _holds.append((note, _holds[0][1] if _holds else os.dup(2)))
     try:
-        yield
+        previous = signal.signal(signal.SIGINT, _on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
     finally:
-        signal.signal(signal.SIGINT, previous)
-        _notes.pop()
-        if not _notes:
+        _, stderr = _holds.pop()
+        if not _holds:
+            os.close(stderr)
             _pressed.clear()
 
 
 @contextmanager
 def only_at_checks() -> Iterator[None]:
-    """Has Ctrl-C raise KeyboardInterrupt in `check` alone, and on the way out."""
-    with held("stopping at the next step (Ctrl-C once more: at once)"):
+    """Has a first Ctrl-C raise KeyboardInterrupt in `check`, or on the way out, and nowhere else."""
+    with held(_STEP_NOTE):
         yield
         check()
 
@@ -66,4 +72,6 @@ def _on_interrupt(number: int, _frame: object) -> None:
     if _pressed:
         raise KeyboardInterrupt
     _pressed.append(number)
-    os.write(2, f"{_notes[-1]}\n".encode())  # no `print`, as that may be what was interrupted
+    note, stderr = _holds[-1]
+    with suppress(OSError):  # Ctrl-C may have ended the reader of stderr too
+        os.write(stderr, f"{note}\n".encode())  # no `print`, as that may be what was interrupted

@@ -8,24 +8,27 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_training import make_set
+from test_training import make_set, run_here
 
+from fakereal import interrupts
+from fakereal.cli import held_back
 from fakereal.config import Config, DataConfig
 from fakereal.data.neutralize import preprocessing_of
 from fakereal.data.scan import scan
 from fakereal.interrupts import check, held, only_at_checks, pressed
 from fakereal.model import feed as feeds
-from fakereal.model import judging, keras_loops, row_cache
+from fakereal.model import judging, keras_loops, row_cache, training
 from fakereal.model.input_pipeline import Draw
+from fakereal.predict.prediction import PredictConfig, fill
 
 
 @pytest.fixture(autouse=True)
 def python_s_own_handler():
-    """A shell may have started the tests with Ctrl-C switched off."""
+    """A shell may have started the tests with Ctrl-C switched off; whatever held it here must have put it back."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # whatever held it has put it back
-    signal.signal(signal.SIGINT, before)
+    after = signal.signal(signal.SIGINT, before)
+    assert (after, pressed(), interrupts._holds) == (signal.default_int_handler, False, [])
 
 
 def press():
@@ -99,8 +102,7 @@ def test_where_it_is_ignored_it_stays_ignored():
     with only_at_checks():
         press()
         assert not pressed()
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_IGN
 
 
 def test_another_thread_leaves_it_alone():
@@ -114,6 +116,29 @@ def test_another_thread_leaves_it_alone():
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+def test_it_is_said_also_where_libraries_are_held_back(capfd):
+    with held("wait"), held_back():
+        os.write(2, b"a library's note")
+        press()
+    assert capfd.readouterr().err == "wait\n"
+
+
+def test_a_closed_stderr_is_no_error_inside_the_work(capfd):
+    with capfd.disabled():
+        kept = os.dup(2)
+        reader, writer = os.pipe()
+        os.close(reader)  # as `| tee` ends with the same Ctrl-C
+        os.dup2(writer, 2)
+        try:
+            with held("wait"):
+                press()
+                assert pressed()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(writer)
 
 
 class Dying:
@@ -193,8 +218,8 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
         engine = "test"
 
         def activations(self, images):
-            done.append(len(images))
             press()
+            done.append(len(images))
             return np.zeros((len(images), 4), np.float32)
 
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
@@ -209,19 +234,84 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
     assert done[0] < len(records)
 
 
-def test_judging_ends_after_a_batch(pictures):
+@pytest.mark.parametrize(("again", "at", "seen"), [(0, 1, [32]), (None, 6, [32] * 5 + [96])])
+def test_judging_ends_after_a_batch(pictures, again, at, seen):
     preprocessing = preprocessing_of(Config(), 32)
     records = scan(pictures, preprocessing).records
     done = []
 
     class Network:
         def p_real(self, images):
+            if len(done) + 1 == at:
+                press()
             done.append(len(images))
-            press()
             return np.full(len(images), 0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        judging.judge(
-            Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=0, seed=0
-        )
-    assert done == [32]
+        judging.judge(Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again)
+    assert done == seen
+
+
+def trained_with(monkeypatch, pictures, output, at_epoch_2):
+    """Trains three epochs; `at_epoch_2` is called as the second begins."""
+    epochs = []
+
+    def fit(*arguments):
+        epochs.append(1)
+        if len(epochs) == 2:
+            at_epoch_2()
+        return keras_loops.fit(*arguments)
+
+    monkeypatch.setattr(training, "fit", fit)
+    return run_here(pictures, output, epochs=3)
+
+
+def test_a_training_ends_also_where_it_was_pressed_in_a_destructor(pictures, tmp_path, monkeypatch, capsys):
+    outcome = trained_with(monkeypatch, pictures, tmp_path / "model.h5", Dying)
+    assert outcome.exit_code == 130
+    assert len(outcome.detector.metadata.history) == 1
+    assert outcome.output.exists()
+    assert "the best model so far is kept, measured and saved" in capsys.readouterr().err
+
+
+def test_pressed_twice_a_training_promises_no_model_and_leaves_none(pictures, tmp_path, monkeypatch, capsys):
+    def twice():
+        press()
+        press()
+
+    with pytest.raises(KeyboardInterrupt):
+        trained_with(monkeypatch, pictures, tmp_path / "model.h5", twice)
+    assert not (tmp_path / "model.h5").exists()
+    assert (tmp_path / "model_run" / "checkpoint.npz").exists()
+    assert "is kept" not in capsys.readouterr().err
+
+
+def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "save", lambda *_: press())
+    outcome = run_here(pictures, tmp_path / "model.h5", epochs=1)
+    assert outcome.exit_code == 130
+    assert outcome.output.exists()
+
+
+def test_prediction_ends_with_what_it_has_in_the_journal(pictures, tmp_path, monkeypatch):
+    kept = []
+
+    class Kept:
+        def __contains__(self, number):
+            return False
+
+        def add(self, some):
+            press()
+            kept.extend(some)
+
+    class Predictor:
+        def outcomes(self, items, config):
+            yield from items
+
+    class Some(list):
+        def reading_order(self):
+            return range(len(self))
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
+    assert [number for number, _ in kept] == [0, 1, 2]

@@ -304,6 +304,37 @@ def test_a_second_run_at_the_same_time_is_refused(source, output, capsys):
     assert separate(source, "--output", output) == 0
 
 
+def test_ctrl_c_during_the_last_file_of_an_earlier_run_ends_this_one_too(source, output, monkeypatch, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder_of_three(source)
+    handled, apply = [], journals.apply
+
+    def pressed_after(last):
+        def step(journal, advance, stop):
+            def counted(count):
+                handled.append(count)
+                if len(handled) == last:
+                    signal.raise_signal(signal.SIGINT)
+                advance(count)
+
+            return apply(journal, counted, stop)
+
+        monkeypatch.setattr(journals, "apply", step)
+
+    pressed_after(1)
+    assert separate(source, "--output", output) == 130
+    picture(source / "new" / "1.png")
+    predictions(source / "new.json", "real")
+    pressed_after(len(handled) + len(journals.read(journal_in(output)).entries))
+    assert separate(source, "--output", output) == 130
+    assert "run the same command again" in capsys.readouterr().out
+    assert (source / "new" / "1.png").exists()
+    monkeypatch.setattr(journals, "apply", apply)
+    assert separate(source, "--output", output) == 0
+    assert not (source / "new" / "1.png").exists()
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise here")
 def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(source, output):
     for number in range(1, 2001):

@@ -191,6 +191,18 @@ def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | S
     )
 
 
+def scanned_bytes(record: Record) -> bytes:
+    """Returns the bytes of a picture's file, which must be those that were scanned: results are kept under their hash.
+
+    Raises:
+        ImageRefused: the file has gone, or another one has its name.
+    """
+    data = bytes_of(record.path)
+    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ImageRefused("missing", "expected the file that was scanned, found another one of its name")
+    return data
+
+
 def thumbnail_of(image: np.ndarray) -> bytes:
     """Returns a preprocessed picture in grey, each of THUMBNAIL_PX x THUMBNAIL_PX pixels the mean of its area."""
     grey = Image.fromarray(image).convert("L")

@@ -21,6 +21,8 @@ from fakereal.data.separation_stays import Stay, shown
 from fakereal.errors import ConfigError, DataError
 from fakereal.interrupts import held, pressed
 
+_FILE_NOTE = "finishing the current file ..."
+
 
 @dataclass(frozen=True)
 class Result:
@@ -58,11 +60,13 @@ def separate(options: Options) -> Result:
         found = journals.find(options.output)
         resumed = _unfinished(found, options)
         carried = 0
-        for journal in resumed:
-            outcome = _work(journals.apply, journal, "going on")
-            if outcome.interrupted:
-                return Result(Plan(), (journal,), outcome, outcome.handled)
-            carried += outcome.handled
+        with held(_FILE_NOTE):  # over all journals: pressed during the last file of one, it ends the run too
+            for journal in resumed:
+                outcome = _work(journals.apply, journal, "going on")
+                if outcome.interrupted or pressed():
+                    outcome = dataclasses.replace(outcome, interrupted=True)
+                    return Result(Plan(), (journal,), outcome, outcome.handled)
+                carried += outcome.handled
         plan = make_plan(options, found)
         if not plan.entries:
             return Result(plan, tuple(resumed), carried=carried)
@@ -85,7 +89,7 @@ def undo(path: Path) -> tuple[Journal, Outcome]:
 
 
 def _work(step: Callable[..., Outcome], journal: Journal, description: str) -> Outcome:
-    with held("finishing the current file ..."), progress_bar(description, len(journal.entries)) as advance:
+    with held(_FILE_NOTE), progress_bar(description, len(journal.entries)) as advance:
         return step(journal, advance, pressed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from fakereal.config import AugmentationConfig
-from fakereal.data.scan import Record
+from fakereal.data.scan import Record, scanned_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import geometry
 from fakereal.model.augmentation import resave
 from fakereal.model.row_cache import Rows
 from fakereal.model.runtimes import cores
-from fakereal.preprocessing import Preprocessing, bytes_of, decode
+from fakereal.preprocessing import Preprocessing, decode
 
 _MARK = "<<picture>>"
 
@@ -56,18 +55,10 @@ def plain_array(record: Record, preprocessing: Preprocessing, kept: Rows | None 
     """Returns a picture as prediction sees it, uint8 (S, S, 3); decoded once where `kept` holds decoded pictures."""
     array = kept.get(record.sha256) if kept else None
     if array is None:
-        array = preprocessing.read(_scanned(record))
+        array = preprocessing.read(scanned_bytes(record))
         if kept:
             kept.put(record.sha256, array)
     return array
-
-
-def _scanned(record: Record) -> bytes:
-    """Returns a picture's file, which must be what was scanned: what comes of it is kept under the name of that."""
-    data = bytes_of(record.path)
-    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
-        raise ImageRefused("missing", "expected the file that was scanned, found another one of its name")
-    return data
 
 
 def training_array(
@@ -82,7 +73,7 @@ def training_array(
     Without the two random steps it is `plain_array`, bit for bit.
     """
     if options.resaving.share:  # happens at the picture's own resolution, which decoded pictures have lost
-        image, _ = decode(_scanned(record), preprocessing.decode_px)
+        image, _ = decode(scanned_bytes(record), preprocessing.decode_px)
         array = preprocessing.array(resave(image, rng, options.resaving))
     else:
         rng.random()  # what `resave` would draw, so that the changes below are the same with and without it

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fakereal.cli import progress_bar
-from fakereal.data.scan import Record
+from fakereal.data.scan import Record, scanned_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.interrupts import check, only_at_checks
 from fakereal.model.augmentation import RESAVES
@@ -109,15 +109,15 @@ def _versions(records: Sequence[Record], preprocessing: Preprocessing) -> Iterat
     """Yields uint8 (_PICTURES_AT_ONCE, versions, S, S, 3); the last one is filled up by repeating its last picture."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(records), _PICTURES_AT_ONCE):
-            paths = [record.path for record in records[start : start + _PICTURES_AT_ONCE]]
-            read = list(pool.map(lambda path: _versions_of(path, preprocessing), paths))
+            some = records[start : start + _PICTURES_AT_ONCE]
+            read = list(pool.map(lambda record: _versions_of(record, preprocessing), some))
             # One shape for all: another one would make the network compile again
             yield np.stack(read + read[-1:] * (_PICTURES_AT_ONCE - len(read)))
 
 
-def _versions_of(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def _versions_of(record: Record, preprocessing: Preprocessing) -> np.ndarray:
     try:
-        image, _ = decode(path, max(_FULL_PX, preprocessing.decode_px))
+        image, _ = decode(scanned_bytes(record), max(_FULL_PX, preprocessing.decode_px))
     except ImageRefused as error:
-        raise DataError(f"{path}: {error}; it was sound when the evaluation began: put it back") from error
+        raise DataError(f"{record.path}: {error}; it was sound when the evaluation began: put it back") from error
     return np.stack([preprocessing.array(RESAVES[name](image)) for name in RESAVED])

@@ -13,10 +13,12 @@ from fakereal import interrupts
 
 class _StopWhenPressed(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.model.stop_training = interrupts.pressed()
+        if interrupts.pressed():  # on JAX, asking for the model moves all its variables
+            self.model.stop_training = True
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.model.stop_predicting = interrupts.pressed()
+        if interrupts.pressed():
+            self.model.stop_predicting = True
 
 
 def fit(model: keras.Model, examples: dict[str, Any], callbacks: Sequence[keras.callbacks.Callback] = ()) -> Any:
@@ -25,8 +27,8 @@ def fit(model: keras.Model, examples: dict[str, Any], callbacks: Sequence[keras.
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the weights are those after some batch.
     """
-    stop = _StopWhenPressed()
-    fitted = model.fit(**examples, verbose=0, callbacks=[*callbacks, stop], shuffle=False)
+    interrupts.check()
+    fitted = model.fit(**examples, verbose=0, callbacks=[*callbacks, _StopWhenPressed()], shuffle=False)
     interrupts.check()
     return fitted.history
 
@@ -37,6 +39,7 @@ def predict(model: keras.Model, batches: Any) -> np.ndarray:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
+    interrupts.check()
     outputs = model.predict(batches, verbose=0, callbacks=[_StopWhenPressed()])
     interrupts.check()
     return np.asarray(outputs, dtype=np.float64).reshape(-1)

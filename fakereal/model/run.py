@@ -75,7 +75,7 @@ def run(config: Config, output: Path, resume: bool = False) -> Outcome | None:
 
     Raises:
         FakeRealError: with one line that says what to do.
-        KeyboardInterrupt: before the first epoch was done; nothing is written then.
+        KeyboardInterrupt: before the first epoch was done, or pressed twice; no model is written then.
     """
     model_file.check_suffix(output)
     folder = output.with_name(f"{output.stem}_run")

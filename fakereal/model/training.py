@@ -111,7 +111,7 @@ def train(
 
     Raises:
         DivergedError: the loss is no number, in the first epoch already.
-        KeyboardInterrupt: before the first epoch was done, or there are other processes.
+        KeyboardInterrupt: before the first epoch was done, pressed twice, or there are other processes.
     """
     state = state or State(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=validation.drawn(split.val, config.training, config.seed))
@@ -130,7 +130,8 @@ def train(
             _run_phase(job, plan, number, keep)
         interrupts.check()  # pressed after the last epoch, it must not end the measuring
     except (KeyboardInterrupt, DivergedError) as error:
-        if not state.history or (isinstance(error, KeyboardInterrupt) and spread.processes > 1):
+        at_once = isinstance(error, KeyboardInterrupt) and (spread.processes > 1 or interrupts.pressed())
+        if at_once or not state.history:  # pressed still: this was the second one
             raise
         say(one_line(error) if isinstance(error, DivergedError) else "interrupted")
         say("the best model so far is kept, measured and saved")

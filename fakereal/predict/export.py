@@ -13,7 +13,7 @@ import numpy as np
 
 from fakereal import __version__
 from fakereal.cli import EXIT_OK, EXIT_PARTIAL, progress_bar, say, start_keras
-from fakereal.data.scan import Dataset, Record, scan, skipped_lines
+from fakereal.data.scan import Dataset, Record, scan, scanned_bytes, skipped_lines
 from fakereal.errors import ConfigError, DataError, EngineRefused
 from fakereal.files import sha256_of, write_whole
 from fakereal.labels import NAMES
@@ -148,7 +148,7 @@ def _judged(files: dict[str, bytes], runtime: Runtime, detector: Detector, recor
 
 
 def _pictures(records: Sequence[Record], preprocessing: Preprocessing) -> np.ndarray:
-    return np.stack([preprocessing.read(record.path) for record in records])
+    return np.stack([preprocessing.read(scanned_bytes(record)) for record in records])
 
 
 def _card(config: ExportConfig, metadata: Metadata, finding: Finding, files: dict[Path, bytes]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fakereal.cli import EXIT_OK, EXIT_PARTIAL, one_line, progress_bar, say
 from fakereal.errors import ModelFileError
 from fakereal.files import clear_parts
+from fakereal.interrupts import check, only_at_checks
 from fakereal.labels import FAKE, REAL
 from fakereal.model.engines import explaining, open_network
 from fakereal.model.heatmap import Explains
@@ -161,11 +162,12 @@ def fill(kept: Journal, items: Items, predictor: Predictor, config: PredictConfi
     start_s = time.monotonic()
     stream = predictor.outcomes((items[number] for number in todo), config)
     # Closed at once on Ctrl-C, or the files waiting for the decoding threads would still be decoded.
-    with closing(stream), progress_bar("predict", len(todo)) as advance:
+    with closing(stream), only_at_checks(), progress_bar("predict", len(todo)) as advance:
         pairs = zip(todo, stream, strict=True)
         while some := list(islice(pairs, config.batch_size)):
             kept.add(some)
             advance(len(some))
+            check()
     seconds = time.monotonic() - start_s
     say(f"{len(todo):,} images in {seconds:.1f} s ({len(todo) / seconds:.1f} images/s)")
 
