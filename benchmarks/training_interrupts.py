@@ -1,6 +1,6 @@
 """Presses Ctrl-C at random moments of a Keras training, as Python raises it and as ours waits for the end of a batch.
 
-    python -m benchmarks.training_interrupts --times 500                           about 10 minutes on 2 free cores
+    python -m benchmarks.training_interrupts --times 500                           about 7 minutes on 2 free cores
 
 A small network learns from pictures made on the spot, epoch after epoch, each followed by a prediction, all in one
 process. Up to a quarter of a second after a training began SIGINT is sent, and what happens is counted:
