@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, HelpFormatter, parse_share, run_door
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, HelpFormatter, parse_share, run_cli
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,20 +44,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Separates, previews or undoes; returns the exit code."""
     args = parse(argv)
-    from fakereal.data import separation, separation_report
+    from fakereal.separation import report, separate
 
     if args.undo:
-        journal, outcome = separation.undo(args.undo)
-        return _finish(separation_report.undo_lines(journal, outcome), outcome.stayed, outcome.interrupted)
+        journal, outcome = separate.undo(args.undo)
+        return _finish(report.undo_lines(journal, outcome), outcome.stayed, outcome.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
     rules = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
-    options = separation.Options(args.source, args.output, args.mode, *lists, *rules)
+    options = separate.Options(args.source, args.output, args.mode, *lists, *rules)
     if args.dry_run:
-        plan = separation.preview(options)
-        return _finish(separation_report.plan_lines(plan, args.source), plan.stays or plan.problems)
-    result = separation.separate(options)
-    written = separation_report.write_report(result, options)
-    lines = separation_report.result_lines(result, options, written)
+        plan = separate.preview(options)
+        return _finish(report.plan_lines(plan, args.source), plan.stays or plan.problems)
+    result = separate.separate(options)
+    written = report.write_report(result, options)
+    lines = report.result_lines(result, options, written)
     return _finish(lines, result.stays or result.plan.problems, result.outcome.interrupted)
 
 
@@ -70,4 +70,4 @@ def _finish(lines: Iterable[str], left: Sequence[object], interrupted: bool = Fa
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

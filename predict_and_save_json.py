@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal.cli import ENGINES, HelpFormatter, parse_count, parse_share, run_door
+from fakereal.cli import ENGINES, HelpFormatter, parse_count, parse_share, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the options and predicts."""
     arguments = parser().parse_args(argv)
-    from fakereal.predict.prediction import PredictConfig, run
+    from fakereal.predict.run import PredictConfig, run
 
     return run(PredictConfig(**vars(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal import cli
+from fakereal import cli, runtime
 
 _EXAMPLES = """examples:
   python train_model.py --data data/clean
@@ -65,16 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(options).items()
     flags = {key: value for key, value in given if value is not None and key not in _NOT_CONFIGURATION}
     effective = config.load(options.config, flags)
-    cli.start_keras()
-    from fakereal.model import report, run
+    runtime.start_keras()
+    from fakereal.evaluation import report
+    from fakereal.training import run
 
-    outcome = run.run(effective, options.output, options.resume)
+    outcome = run.train_and_report(effective, options.output, options.resume)
     if outcome is None:
         return cli.EXIT_OK  # another process has the model
     print("\n".join(report.table(outcome.detector)))
-    cli.say(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
+    runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return outcome.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(main))
+    sys.exit(cli.run_cli(main))

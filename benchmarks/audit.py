@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from fakereal import cli
-from fakereal.data import audit, neutralize, shortcuts
-from fakereal.data.scan import Dataset, scan
-from fakereal.data.telling import Judged
+from fakereal.audit import audit, shortcuts
+from fakereal.audit.shortcuts import ProbeResult
+from fakereal.dataset import neutralize
+from fakereal.dataset.scan import Dataset, scan
 from fakereal.preprocessing import Preprocessing
 
 
@@ -69,24 +70,24 @@ def row(name: str, dataset: Dataset) -> str:
     return f"| {name} | {count} | {files} | {carried} | {pixels} | {files_after} | {pixels_after} | {seconds:.1f} |"
 
 
-def auc(judged: Judged) -> str:
+def auc(judged: ProbeResult) -> str:
     """Returns an AUC with its interval."""
     if judged.auc is None:
         return "too few"
     return f"{judged.auc:.2f} ({judged.interval[0]:.2f} to {judged.interval[1]:.2f})"
 
 
-def shuffled(dataset: Dataset, seed: int) -> Judged:
+def shuffled(dataset: Dataset, seed: int) -> ProbeResult:
     """Returns the audit of the files after the labels were dealt out anew."""
     labels = np.random.default_rng(seed).permutation([record.label for record in dataset.records])
     pairs = zip(dataset.records, labels.tolist(), strict=True)
     return audit.audit_in_short([replace(record, label=label) for record, label in pairs], ())
 
 
-def is_flagged(judged: Judged) -> bool:
+def is_flagged(judged: ProbeResult) -> bool:
     """Says whether the audit would report a shortcut."""
     return judged.tells or bool(judged.giveaways)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(lambda argv: main()))
+    sys.exit(cli.run_cli(lambda argv: main()))

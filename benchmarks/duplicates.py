@@ -26,9 +26,10 @@ import numpy as np
 from PIL import Image
 
 from fakereal import cli
-from fakereal.data.duplicates import find_duplicates
-from fakereal.data.scan import scan
-from fakereal.preprocessing import Preprocessing, decode, is_picture_name
+from fakereal.dataset.near_duplicates import find_duplicates
+from fakereal.dataset.scan import scan
+from fakereal.decoding import decode, is_image_name
+from fakereal.preprocessing import Preprocessing
 
 _FULL_PX = 65_500  # decode at full scale: a copy is made of the picture, not of a reduced one
 
@@ -171,7 +172,7 @@ def _number(name: str) -> str:
 
 
 def _drawn(folders: list[Path], limit: int) -> list[Path]:
-    found = [path for folder in folders for path in sorted(folder.rglob("*")) if is_picture_name(path)]
+    found = [path for folder in folders for path in sorted(folder.rglob("*")) if is_image_name(path)]
     chosen = np.random.default_rng(0).permutation(len(found))[:limit]
     return [found[index] for index in sorted(chosen)]
 
@@ -186,4 +187,4 @@ def _make(folder: Path, pictures: list[Path], change: Callable[[Image.Image], Im
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(lambda argv: main()))
+    sys.exit(cli.run_cli(lambda argv: main()))

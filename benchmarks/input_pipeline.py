@@ -28,8 +28,8 @@ from typing import Any
 
 from PIL import Image
 
-from fakereal import cli
-from fakereal.model.runtimes import cores
+from fakereal import runtime
+from fakereal.engines.formats import core_count
 
 BATCH = 32
 SCOPES = ("head", "all")
@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=320, help="a multiple of 32")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    cli.start_keras()
+    runtime.start_keras()
     with tempfile.TemporaryDirectory() as folder:
         ways = prepare(options, Path(folder))
         print("| learns | pictures from | seconds, median (all) | of memory's | cores idle |\n|---|---|---|---|---|")
@@ -65,10 +65,10 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     import tensorflow as tf
 
     from fakereal.config import AugmentationConfig
-    from fakereal.data.scan import scan
-    from fakereal.model.input_pipeline import Draw, settled, training_batches
-    from fakereal.model.row_cache import Cache
+    from fakereal.dataset.scan import scan
     from fakereal.preprocessing import Preprocessing
+    from fakereal.training.cache import RowCache
+    from fakereal.training.input_pipeline import EpochSampler, resolve_augmentation, training_batches
 
     preprocessing, changes = Preprocessing(224), AugmentationConfig()
     found = scan(options.data, preprocessing).records
@@ -80,10 +80,10 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
         with Image.open(record.path) as image:
             image.convert("RGB").resize((1024, 1024), Image.Resampling.BICUBIC).save(path, quality=90)
         large.append(replace(record, path=path))
-    kept = Cache(work / "cache", 10**10).pictures(preprocessing)
+    kept = RowCache(work / "cache", 10**10).pictures(preprocessing)
 
     def batches(pictures, epoch: int, cache=None):
-        return training_batches(pictures, preprocessing, changes, Draw(0, 0, epoch), BATCH, cache)
+        return training_batches(pictures, preprocessing, changes, EpochSampler(0, 0, epoch), BATCH, cache)
 
     for _ in batches(records, 0, kept):  # fills the cache
         pass
@@ -91,7 +91,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     held = next(iter(batches(records, 0, kept)))
     tuned = tf.data.Dataset.from_tensors(held).repeat(len(records) // BATCH)
     return {
-        "memory": lambda epoch: settled(tuned),
+        "memory": lambda epoch: resolve_augmentation(tuned),
         "tuned": lambda epoch: tuned,
         "cache": lambda epoch: batches(records, epoch, kept),
         "files": lambda epoch: batches(records, epoch),
@@ -129,7 +129,7 @@ def one_epoch(model: Any, batches: Any) -> Epoch:
     model.fit(batches, verbose=0)
     seconds, after = time.monotonic() - started, os.times()
     used = after.user + after.system - before.user - before.system
-    return Epoch(seconds, max(0.0, 1 - used / (seconds * cores())))
+    return Epoch(seconds, max(0.0, 1 - used / (seconds * core_count())))
 
 
 if __name__ == "__main__":

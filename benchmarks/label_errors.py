@@ -32,9 +32,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from fakereal import cli
-from fakereal.data.duplicates import find_duplicates
-from fakereal.data.scan import Dataset, Record, scan
+from fakereal import cli, runtime
+from fakereal.dataset.near_duplicates import find_duplicates
+from fakereal.dataset.scan import Dataset, Record, scan
 from fakereal.errors import FakeRealError
 from fakereal.labels import NAMES, label_of_folder
 from fakereal.preprocessing import Preprocessing
@@ -74,7 +74,7 @@ class Looks:
 
     def of(self, records: Sequence[Record]) -> np.ndarray:
         """Returns the features: float32 (n, d)."""
-        from fakereal.model.label_errors import features_of
+        from fakereal.audit.label_errors import features_of
 
         new = [record for record in records if record.sha256 not in self.rows]
         if new:
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="on the disk of SETS, so that links can be made")
     parser.add_argument("--parts", nargs="+", choices=("suspects", "f1"), default=("suspects", "f1"), help="tables")
     options = parser.parse_args()
-    cli.start_keras()
+    runtime.start_keras()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         scratch = Path(folder)
         sets = (cifake(options.sets / "cifake"), unseen("dualcue", options.sets / "dualcue"))
@@ -165,7 +165,7 @@ def _link(source: Path, target: Path) -> None:
 
 def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
     """Prints a row for each set and share: what is found, as the mean and the range over the draws."""
-    from fakereal.model import label_errors, label_quality
+    from fakereal.audit import label_errors
 
     titles = ("set", "swapped", "suspects", "recall", "precision", "expected wrong *", "AUC *", "with sound labels *")
     print("|", " | ".join((*titles, "trial *: found / suspected")), "|\n" + "|---" * (len(titles) + 1) + "|")
@@ -179,7 +179,7 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
             rows = []
             for draw in range(DRAWS if share else 1):
                 wrong = swapped(len(labels), share, draw)
-                judged = label_quality.judge(features, np.where(wrong, 1 - labels, labels), groups, 5, 0)
+                judged = label_errors.score_labels(features, np.where(wrong, 1 - labels, labels), groups, 5, 0)
                 rows.append((wrong, judged))
             print(_row(f"{each.name} ({len(labels):,})", rows), flush=True)
     print("* in the first draw")
@@ -218,7 +218,7 @@ def f1_table(each: Set, looks: Looks, scratch: Path) -> None:
 
 def apply_suspects(before: Path, after: Path, base: str, folder: Path, names: dict[str, bool]) -> None:
     """Finds the suspects of `before` and separates its training pictures by them into `after`."""
-    from fakereal.model import label_errors
+    from fakereal.audit import label_errors
 
     dataset = scan(before, Preprocessing())
     found = label_errors.find(dataset, find_duplicates(dataset.records), base)
@@ -254,4 +254,4 @@ def f1_of_network(folder: Path, output: Path, seed: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(lambda argv: main()))
+    sys.exit(cli.run_cli(lambda argv: main()))

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fakereal import cli
-from fakereal.model import parity
-from fakereal.model.runtimes import cores
+from fakereal import cli, runtime
+from fakereal.engines import parity
+from fakereal.engines.formats import core_count
 
 Run = Callable[[np.ndarray], np.ndarray]
 """float32 (n, S, S, 3) -> p_real (n,)."""
@@ -70,19 +70,19 @@ def main() -> int:
     parser.add_argument("--images", type=cli.parse_count, default=64, metavar="N")
     parser.add_argument("--rounds", type=cli.parse_count, default=5, metavar="N")
     options = parser.parse_args()
-    cli.start_keras()
+    runtime.start_keras()
     from fakereal.model import model_file
 
     detector = model_file.load(options.model)
     pictures = parity.calibration_pictures(detector.metadata.preprocessing.image_size_px)
     images = np.resize(pictures, (options.images, *pictures.shape[1:]))
-    with cli.held_back(told_on_failure=True):
+    with runtime.capture_output(told_on_failure=True):
         layouts = list(all_layouts(detector))
         for layout in layouts:
             layout.start()
             layout.measure(images)  # warms up, and is not counted
             layout.seconds, layout.processor_s = [], []
-    with cli.progress_bar("measure", options.rounds * len(layouts)) as advance:
+    with runtime.progress_bar("measure", options.rounds * len(layouts)) as advance:
         for _ in range(options.rounds):
             for layout in layouts:
                 layout.measure(images)
@@ -93,12 +93,12 @@ def main() -> int:
 
 def all_layouts(detector) -> Iterator[Layout]:
     """Yields every layout, with its network converted."""
-    from fakereal.model.conversion import convert
+    from fakereal.engines.formats import convert
 
     for batch in (1, 8, 32):
-        yield Layout("Keras", batch, 1, cores(), lambda: detector.p_real)
+        yield Layout("Keras", batch, 1, core_count(), lambda: detector.p_real)
     litert, onnx, vino = (convert(detector.model, name) for name in ("litert", "onnx", "openvino"))
-    spreads = [(1, cores()), (cores(), 1)]
+    spreads = [(1, core_count()), (core_count(), 1)]
     for networks, threads in spreads:
         yield Layout("LiteRT float32", 1, networks, threads, lambda threads=threads: litert_run(litert, threads))
     for batch in (1, 8, 32):
@@ -150,7 +150,7 @@ def openvino_runs(files: dict[str, bytes], precision: str, streams: int, size: i
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY",
         "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(cores()),
+        "INFERENCE_NUM_THREADS": str(core_count()),
     }
     compiled = core.compile_model(model, "CPU", options)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fakereal.model.engines import open_network
+from fakereal.engines.engine import open_network
 from fakereal.model.metadata import read_own
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import list_images

@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import pretrained_runs
-from fakereal import cli
-from fakereal.data.scan import Record, scan
-from fakereal.data.split import split_dataset
-from fakereal.model.engines import FAST, Opened, open_network
-from fakereal.preprocessing import Preprocessing, decode, fit
+from fakereal import cli, runtime
+from fakereal.dataset.scan import Record, scan
+from fakereal.dataset.split import split_dataset
+from fakereal.decoding import decode
+from fakereal.engines.engine import FAST, OpenedNetwork, open_network
+from fakereal.preprocessing import Preprocessing, resize
 
 PRETRAINED = Path("models/pretrained.h5")
 PARTS = ("figures", "engines", "sources", "transfer", "hackathon")
@@ -68,7 +69,7 @@ def main() -> int:
 def figures(options: argparse.Namespace) -> None:
     """Prints the shipped file's figures: each re-save of CIFAKE's test, and the other sources as they are."""
     opened = open_network(options.model, options.engine)
-    cli.say(opened.words)
+    runtime.log(opened.words)
     cifake = official_test(options)
     print("| pictures | saved as | images | accuracy (95 %) | ROC AUC (95 %) | flipped |\n|---|---|---|---|---|---|")
     report("CIFAKE test", cifake, opened, options.variants)
@@ -79,8 +80,8 @@ def figures(options: argparse.Namespace) -> None:
 
 def engines(options: argparse.Namespace) -> None:
     """Prints how far each engine agrees with Keras on CIFAKE's official test."""
+    from fakereal.model.calibration import labels
     from fakereal.model.metrics import measure
-    from fakereal.model.scoring import labels
 
     cifake = official_test(options)
     truth = np.array([record.label for record in cifake])
@@ -108,10 +109,10 @@ def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
     return tuple(cifake[number] for number in chosen)
 
 
-def report(title: str, records: Sequence[Record], opened: Opened, variants: Sequence[str]) -> None:
+def report(title: str, records: Sequence[Record], opened: OpenedNetwork, variants: Sequence[str]) -> None:
     """Prints a row for each re-save: accuracy and ROC AUC with 95 % intervals, and the labels that flipped."""
+    from fakereal.model.calibration import labels
     from fakereal.model.metrics import measure
-    from fakereal.model.scoring import labels
 
     decision = opened.metadata.decision
     truth = np.array([record.label for record in records])
@@ -129,7 +130,7 @@ def report(title: str, records: Sequence[Record], opened: Opened, variants: Sequ
         )
 
 
-def outputs(records: Sequence[Record], opened: Opened, variant: str) -> np.ndarray:
+def outputs(records: Sequence[Record], opened: OpenedNetwork, variant: str) -> np.ndarray:
     """Returns p_real of every record after a re-save: float64 (n,)."""
     from fakereal.model.augmentation import RESAVES
 
@@ -139,10 +140,10 @@ def outputs(records: Sequence[Record], opened: Opened, variant: str) -> np.ndarr
     def array(record: Record) -> np.ndarray:
         if variant == "png":  # the way that prediction takes
             return preprocessing.read(record.path)
-        return fit(RESAVES[variant](decode(record.path, _FULL_PX)[0]), size)
+        return resize(RESAVES[variant](decode(record.path, _FULL_PX)[0]), size)
 
     found = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, cli.progress_bar(variant, len(records)) as advance:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, runtime.progress_bar(variant, len(records)) as advance:
         for start in range(0, len(records), _BATCH):
             batch = np.stack(list(pool.map(array, records[start : start + _BATCH])))
             padded = np.zeros((_BATCH, size, size, 3), np.uint8)
@@ -153,4 +154,4 @@ def outputs(records: Sequence[Record], opened: Opened, variant: str) -> np.ndarr
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(lambda argv: main()))
+    sys.exit(cli.run_cli(lambda argv: main()))

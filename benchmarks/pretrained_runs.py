@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from fakereal import cli
-from fakereal.data.split import SPLITS
-from fakereal.files import write_whole
+from fakereal import runtime
+from fakereal.dataset.split import SPLITS
+from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 
 SIZE_PX = 112
@@ -130,26 +130,26 @@ def train(
         raise SystemExit(f"{config}: expected what is asked for now, found another recipe, data or weights: remove"
                          f" {clock}, or work in another folder")  # fmt: skip
     if not clock.exists():
-        write_whole(config, wanted.encode())
+        write_atomic(config, wanted.encode())
         command = [sys.executable, "train_model.py", "--config", config, "--data", data, "--weights", weights]
         began = time.monotonic()
         with open(work / f"{name}.log", "wb") as log:
             status = subprocess.run([*command, "--output", model, *flags], stdout=log, stderr=log).returncode
         if status not in (0, 1):
             raise SystemExit(f"{name}: train_model.py ended with {status}: see {work / name}.log")
-        write_whole(clock, f"{(time.monotonic() - began) / 60:.1f}".encode())
+        write_atomic(clock, f"{(time.monotonic() - began) / 60:.1f}".encode())
     records = json.loads((work / f"{name}_run" / "report.json").read_text(encoding="utf-8"))
     return Run(model, records, float(clock.read_text(encoding="utf-8")))
 
 
 def _evaluated(model: Path, data: Path) -> dict[str, Any]:
     """Returns a model's figures on a folder of test pictures."""
-    cli.start_keras()
-    from fakereal.data.scan import scan
-    from fakereal.model.input_pipeline import labels_of, plain_batches
-    from fakereal.model.keras_loops import predict
+    runtime.start_keras()
+    from fakereal.dataset.scan import scan
     from fakereal.model.metrics import measure
     from fakereal.model.model_file import load
+    from fakereal.training.input_pipeline import labels_of, plain_batches
+    from fakereal.training.loop import predict
 
     detector = load(model)
     records = scan(data, detector.metadata.preprocessing).records

@@ -94,4 +94,4 @@ def _difference(scores: list[float], first: list[float], test_share: float) -> s
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_door(lambda argv: main()))
+    sys.exit(cli.run_cli(lambda argv: main()))

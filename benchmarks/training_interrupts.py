@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training_speed import make_set
-from fakereal import cli
+from fakereal import runtime
 
 WAYS = ("plain", "ours")
 _LOST_S = 2.0
@@ -60,8 +60,8 @@ def main() -> int:
 
 def press(options: argparse.Namespace) -> None:
     """Trains and presses, and prints a word for each time."""
-    cli.start_keras()
-    from fakereal.interrupts import only_at_checks
+    runtime.start_keras()
+    from fakereal.runtime import interrupts_at_checks_only
 
     rng = random.Random(options.seed)
     armed = threading.Event()  # Ctrl-C counts while a training runs, not while this script sets the next one up
@@ -82,14 +82,14 @@ def press(options: argparse.Namespace) -> None:
             sender = threading.Thread(target=send, args=(rng.uniform(0, _LATEST_S), sent))
             armed.set()
             try:
-                with only_at_checks() if options.way == "ours" else nullcontext():
+                with interrupts_at_checks_only() if options.way == "ours" else nullcontext():
                     sender.start()
                     word = train(options.way, model, records, preprocessing, sent)
             except KeyboardInterrupt:
                 word = "ended"
             except Exception as error:  # noqa: BLE001 - whatever comes of it is what is counted
                 armed.clear()
-                print(f"{type(error).__name__}: {cli.one_line(error)}", file=sys.stderr)
+                print(f"{type(error).__name__}: {runtime.one_line(error)}", file=sys.stderr)
                 word, model = "failed", None
             armed.clear()
             sender.join()
@@ -106,17 +106,17 @@ def send(delay_s: float, sent: list[float]) -> None:
 def train(way: str, model: Any, records: Any, preprocessing: Any, sent: list[float]) -> str:
     """Trains until KeyboardInterrupt, or until it is plain that it was lost."""
     from fakereal.config import AugmentationConfig
-    from fakereal.model import keras_loops
-    from fakereal.model.input_pipeline import Draw, plain_batches, training_batches
+    from fakereal.training import loop
+    from fakereal.training.input_pipeline import EpochSampler, plain_batches, training_batches
 
     epoch = 0
     while not sent or time.monotonic() - sent[0] < _LOST_S:
         epoch += 1
-        x = training_batches(records, preprocessing, AugmentationConfig(), Draw(0, 0, epoch), 16)
+        x = training_batches(records, preprocessing, AugmentationConfig(), EpochSampler(0, 0, epoch), 16)
         judged = plain_batches(records[:16], preprocessing, 16)
         if way == "ours":
-            keras_loops.fit(model, {"x": x})
-            keras_loops.predict(model, judged)
+            loop.fit(model, {"x": x})
+            loop.predict(model, judged)
         else:
             model.fit(x, verbose=0, shuffle=False)
             model.predict(judged, verbose=0)
@@ -125,7 +125,7 @@ def train(way: str, model: Any, records: Any, preprocessing: Any, sent: list[flo
 
 def scanned(folder: Path) -> tuple[Any, Any]:
     """Returns the records of a folder and the preprocessing for the network."""
-    from fakereal.data.scan import scan
+    from fakereal.dataset.scan import scan
     from fakereal.preprocessing import Preprocessing
 
     preprocessing = Preprocessing(32)

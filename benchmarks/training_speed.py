@@ -116,9 +116,9 @@ def divide(data: Path, split: Path, target: Path, limit: int | None) -> dict[str
 
 def save_base(weights: str, target: Path) -> None:
     """Writes the base's weights as the plain script loads them."""
-    from fakereal import cli
+    from fakereal import runtime
 
-    cli.start_keras()
+    runtime.start_keras()
     import keras
 
     from fakereal.config import NetworkConfig

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fakereal import __version__
-from fakereal.cli import HelpFormatter, run_door
+from fakereal.cli import HelpFormatter, run_cli
 
 COMMANDS = {
     "audit": "say what a data set holds, and whether it gives the answer away",
@@ -44,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -19,18 +19,18 @@ except ImportError:  # Windows: two runs at once are then not told apart
     fcntl = None
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a kill, sees the old content or the new one, never a part.
 
     Raises:
         DataError: the folder or the file can't be written.
     """
-    with writing_whole(path) as file:
+    with open_atomic(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def writing_whole(path: Path) -> Iterator[BinaryIO]:
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Like `write_whole`, for a content that comes in pieces: yields a file that counts once it is complete."""
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
@@ -48,7 +48,7 @@ def writing_whole(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def clear_parts(path: Path) -> None:
+def remove_partial_files(path: Path) -> None:
     """Removes what killed processes left of a file that they were writing; only for the one that writes it now."""
     for part in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.part"):
         with contextlib.suppress(OSError):
@@ -95,3 +95,47 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits; reads it in pieces, so any size is fine."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- What keeps a separation from being disturbed by another one.
+
+try:
+    import fcntl
+except ImportError:  # Windows; two runs at once are not told apart there
+    fcntl = None
+
+
+@contextlib.contextmanager
+def alone_in(*folders: Path) -> Iterator[None]:
+    """Keeps a second run out of the folders; the lock dies with its process, however that ends.
+
+    Raises:
+        DataError: another run is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(folders):
+            if fcntl is not None and folder.is_dir():
+                with contextlib.suppress(PermissionError):  # what can't be read, the scan will name
+                    handle = os.open(folder, os.O_RDONLY)
+                    stack.callback(os.close, handle)
+                    _lock_folder(handle, folder)
+        yield
+
+
+def _lock_folder(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(
+            f"{display_path(folder)}: expected no other run at work there, found one: wait until it ends"
+        ) from error
+    except OSError:
+        return  # some network file systems have no locks
+
+
+def display_path(path: Path | str) -> str:
+    """Returns a path on one line: newlines, control characters and bytes that are no UTF-8 are written as escapes."""
+    text = os.fspath(path)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakereal.errors import DataError
-from fakereal.files import write_whole
+from fakereal.files import write_atomic
 from fakereal.labels import NAMES, label_of_name
 
 
@@ -133,4 +133,4 @@ def _as_dict(prediction: Prediction) -> dict[str, object]:
 
 def write(path: Path, predictions: list[Prediction]) -> None:
     """Writes the document whole, or leaves what stood at `path` untouched."""
-    write_whole(path, dumps(predictions).encode())
+    write_atomic(path, dumps(predictions).encode())

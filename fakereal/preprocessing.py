@@ -7,72 +7,28 @@ file or bytes -> `decode` (guards, upright, RGB) -> perhaps `Neutral` (one crop,
 from __future__ import annotations
 
 import io
-import os
 import re
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from fakereal.errors import ConfigError, ImageRefused, ModelFileError
+from fakereal.decoding import ImageInfo, decode
+from fakereal.errors import ConfigError, ModelFileError
 
 IMAGE_SIZE_PX = 224
 """Width and height that EfficientNetB0 was designed for."""
-
-MAX_PIXELS = 100_000_000
-"""Pictures of more pixels are refused before decoding: 100 MP are 300 MB as RGB."""
-
-MAX_SIDE_PX = 65_535
-"""JPEG's own limit; a longer side comes from a damaged header, and resizing it would take a minute."""
-
-MAX_FILE_BYTES = 256 * 2**20
-"""Larger files are refused before reading: 100 MP of uncompressed RGB would still be taken for a TIFF of 8 bit."""
-
-MAX_JPEG_SCANS = 100
-"""A progressive JPEG has about 10 scans; thousands of them in a small file are an attack on the decoder's time."""
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""File names that count as pictures, lower case; what a file really is, its content decides."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Pillow's decoders that may run. Others (EPS, PDF, FLI, ...) are slow, rare or start other programs."""
-
-_DRAFT_FACTOR = 2  # JPEGs are decoded at the smallest 1/2, 1/4, 1/8 scale that is still twice the target
 _VERSION = 1  # raise it whenever a change here moves a single pixel
 _FINGERPRINT = re.compile(
     r"fakereal-preprocessing/(\d+) size=(\d+) resize=bicubic fit=stretch alpha=white exif=upright"
     r"(?: neutral=(\d+)px,jpeg(\d+))?"
 )
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG segment; restarts (d0-d7) stand within a scan's data
-_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]", re.DOTALL)
-"""First bytes of the formats that have some of their own."""
-
 Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
 # Pillow warns of odd metadata; the pixels are what counts. Once for all, since filters are no thread's own.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What the file itself says."""
-
-    width_px: int  # as stored, before the EXIF rotation
-    height_px: int
-    format: str  # Pillow's name: JPEG, PNG, ...
 
 
 @dataclass(frozen=True)
@@ -153,37 +109,10 @@ class Preprocessing:
         """Turns what `decode` returned for `decode_px` into the array; `read` is both."""
         if self.neutral:
             image, _ = decode(self.neutral.encode(image), self.image_size_px)
-        return fit(image, self.image_size_px)
+        return resize(image, self.image_size_px)
 
 
-def decode(source: Path | bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
-    """Decodes a file, or the bytes of one, to an upright RGB picture.
-
-    Args:
-        source: the path or the content.
-        target_px: the size that `fit` will ask for; large JPEGs are decoded at a reduced scale that still has at
-            least twice that many pixels each way, which takes a seventh of the time for 12 MP.
-
-    Returns:
-        The picture in mode RGB (first frame, EXIF orientation applied, transparency over white, 16 bit scaled to 8).
-
-    Raises:
-        ImageRefused: with the reason.
-    """
-    data = source if isinstance(source, bytes) else bytes_of(source)
-    if not data:
-        raise ImageRefused("empty", "expected an image, found an empty file")
-    try:
-        return _decode(data, target_px)
-    except ImageRefused:
-        raise
-    except MemoryError as error:
-        raise ImageRefused("too_large", "expected an image that fits in memory, found one that does not") from error
-    except Exception as error:
-        raise _refusal(error, data) from error
-
-
-def fit(image: Image.Image, size_px: int) -> np.ndarray:
+def resize(image: Image.Image, size_px: int) -> np.ndarray:
     """Resizes an RGB picture to a square with an antialiased bicubic filter, aspect ratio not kept.
 
     Returns:
@@ -192,107 +121,3 @@ def fit(image: Image.Image, size_px: int) -> np.ndarray:
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.array(image)
-
-
-def bytes_of(path: Path) -> bytes:
-    """Returns a picture file's content, for those who need the bytes as well as the picture.
-
-    Raises:
-        ImageRefused: there is no regular, readable file of at most `MAX_FILE_BYTES`.
-    """
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageRefused("unreadable", "expected a regular file, found a pipe, a device or the like")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageRefused(
-                    "too_large", f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {status.st_size / 2**20:.0f} MB"
-                )
-            return file.read()
-    except FileNotFoundError as error:
-        raise ImageRefused("missing", "expected a file, found nothing there") from error
-    except OSError as error:
-        raise ImageRefused("unreadable", f"expected a readable file, found: {error.strerror or error}") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a pipe would wait for its writer, for ever.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _decode(data: bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        info = ImageInfo(*image.size, "JPEG" if image.format == "MPO" else str(image.format))
-        _check_cost(image, info, data)
-        if info.format == "JPEG":
-            image.draft(None, (target_px * _DRAFT_FACTOR, target_px * _DRAFT_FACTOR))
-        image.load()
-        return _to_rgb(_upright(image)), info
-
-
-def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> None:
-    """Refuses what would take much memory or time, from the header alone."""
-    pixels = info.width_px * info.height_px
-    if pixels > MAX_PIXELS:
-        raise ImageRefused(
-            "too_large",
-            f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels, found {pixels / 1e6:.0f}"
-            f" ({info.width_px}x{info.height_px})",
-        )
-    if max(info.width_px, info.height_px) > MAX_SIDE_PX:
-        raise ImageRefused(
-            "too_large", f"expected at most {MAX_SIDE_PX:,} pixels a side, found {info.width_px}x{info.height_px}"
-        )
-    if info.format == "JPEG" and _has_many_scans(data):
-        raise ImageRefused("too_large", f"expected at most {MAX_JPEG_SCANS} JPEG scans, found more")
-    if image.mode == "F" or (image.mode == "I" and info.format == "TIFF"):
-        raise ImageRefused("unsupported", f"expected 8 or 16 bits a channel, found 32 (mode {image.mode})")
-
-
-def _has_many_scans(data: bytes) -> bool:
-    if data.count(_START_OF_SCAN) <= MAX_JPEG_SCANS:
-        return False  # nearly every picture; counts also what only looks like a scan, such as a video after the end
-    scans, position = 0, 2
-    while (marker := _MARKER.search(data, position)) and marker[0] != _END_OF_IMAGE:
-        scans += marker[0] == _START_OF_SCAN
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])  # over the segment's length
-    return scans > MAX_JPEG_SCANS
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; Pillow's own function also refuses sound pictures with a corrupt EXIF block."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        method = _UPRIGHT.get(orientation)
-    except Exception:  # noqa: BLE001 - nearly anything is raised on corrupt EXIF; the pixels are what counts
-        return image
-    return image.transpose(method) if method is not None else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip instead of scale
-        grey = np.asarray(image).astype(np.float32) / 257.0
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _refusal(error: Exception, data: bytes) -> ImageRefused:
-    if isinstance(error, UnidentifiedImageError):
-        if _MAGIC.match(data):
-            return ImageRefused("unreadable", "expected a sound image, found one whose header is damaged or cut")
-        return ImageRefused("not_an_image", f"expected {', '.join(FORMATS)}; found no image of these formats")
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in text.lower() or "premature" in text.lower() or isinstance(error, EOFError):
-        return ImageRefused("truncated", f"expected a complete image, found a truncated one ({text})")
-    return ImageRefused("unreadable", f"expected a sound image, found a damaged one ({type(error).__name__}: {text})")
-
-
-def is_picture_name(path: Path) -> bool:
-    """Says whether a file counts as a picture by its name."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 import image_separate
-from fakereal.cli import run_door
-from fakereal.data.journal import Entry
+from fakereal.cli import run_cli
 from fakereal.files import sha256_of
+from fakereal.separation.journal import Entry
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -38,7 +38,7 @@ def folder_of_three(source: Path, name: str = "x", *labels: str | None) -> Path:
 
 
 def separate(*arguments: object) -> int:
-    return run_door(image_separate.main, [str(argument) for argument in arguments])
+    return run_cli(image_separate.main, [str(argument) for argument in arguments])
 
 
 def tree(folder: Path) -> dict[str, bytes]:

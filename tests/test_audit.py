@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from fakereal.__main__ import main
-from fakereal.data import audit, audit_report, facts, findings, shortcuts, telling
-from fakereal.data.scan import scan
+from fakereal.audit import audit, report, shortcuts
+from fakereal.dataset import image_metadata
+from fakereal.dataset.scan import scan
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.preprocessing import Preprocessing
@@ -21,11 +22,11 @@ LABELS = np.array([FAKE, REAL] * 40)
 
 def category(name, words):
     values = np.array(words, dtype=object)
-    return telling.Feature(name, {name: values}, values)
+    return shortcuts.Feature(name, {name: values}, values)
 
 
 def judged(*features, labels=LABELS, groups=None):
-    return telling.judge(features, labels, range(len(labels)) if groups is None else groups)
+    return shortcuts.probe(features, labels, range(len(labels)) if groups is None else groups)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_feature_that_decides_has_an_auc_of_1_and_an_interval_that_is_no_certa
 def test_features_that_say_nothing_are_not_flagged():
     chance = np.random.default_rng(0)
     words = chance.choice(["a", "b", "c"], len(LABELS)).tolist()
-    found = judged(category("word", words), telling.Feature("number", {"number": chance.normal(size=len(LABELS))}))
+    found = judged(category("word", words), shortcuts.Feature("number", {"number": chance.normal(size=len(LABELS))}))
     assert found.interval[0] <= 0.5 <= found.interval[1]
     assert not found.tells
     assert found.giveaways == ()
@@ -69,13 +70,13 @@ def test_two_features_that_tell_only_together_are_found():
     found = judged(category("one", one.astype(str)), category("other", (one ^ labels).astype(str)), labels=labels)
     assert found.auc > 0.95
     assert max(feature.auc for feature in found.features) < 0.65
-    assert "together" in shortcuts.verdict(found) or "details" in shortcuts.verdict(found)
+    assert "together" in shortcuts.file_verdict(found) or "details" in shortcuts.file_verdict(found)
 
 
 def test_copies_are_not_learnt_and_judged_at_once():
     groups = np.arange(80) // 4  # four copies of each of 20 pictures, and labels that are dealt out at random
     labels = np.random.default_rng(1).permutation(np.repeat([FAKE, REAL], 10))[groups]
-    own = telling.Feature("own", {"own": groups.astype(float)})
+    own = shortcuts.Feature("own", {"own": groups.astype(float)})
     assert judged(own, labels=labels).tells
     grouped = judged(own, labels=labels, groups=groups)
     assert not grouped.tells
@@ -93,14 +94,14 @@ def test_part_of_a_class_that_gives_itself_away_is_named_though_the_auc_is_low()
 def test_too_few_pictures_give_no_verdict():
     found = judged(category("format", ["PNG", "JPEG"] * 9), labels=LABELS[:18])
     assert found.auc is None
-    assert "too few" in shortcuts.verdict(found)
+    assert "too few" in shortcuts.file_verdict(found)
 
 
 @pytest.mark.parametrize(("auc", "fakes", "reals"), [(1.0, 25, 40), (0.0, 25, 40), (0.5, 10, 10), (0.8, 2000, 30)])
 def test_intervals_hold_the_auc_stay_within_0_and_1_and_shrink_with_more_pictures(auc, fakes, reals):
-    low, high = telling.auc_interval(auc, fakes, reals)
+    low, high = shortcuts.auc_interval(auc, fakes, reals)
     assert 0 <= low <= auc <= high <= 1
-    narrower = telling.auc_interval(auc, fakes * 10, reals * 10)
+    narrower = shortcuts.auc_interval(auc, fakes * 10, reals * 10)
     assert 0 < narrower[1] - narrower[0] < high - low
 
 
@@ -110,7 +111,7 @@ def test_facts_come_from_the_header(make_image, tmp_path):
     path = make_image(
         tmp_path / "IMG_0012 (3).jpeg", size=(64, 48), quality=75, subsampling=0, exif=exif, progressive=True
     )
-    found = facts.read(path)
+    found = image_metadata.read_file_facts(path)
     assert (found.format, found.extension, found.width_px, found.height_px) == ("JPEG", ".jpeg", 64, 48)
     assert (found.jpeg_quality, found.subsampling) == (75, "4:4:4")
     assert (found.exif, found.icc, found.progressive) == (True, False, True)
@@ -120,7 +121,7 @@ def test_facts_come_from_the_header(make_image, tmp_path):
 
 @pytest.mark.parametrize("quality", [5, 30, 50, 75, 90, 95, 100])
 def test_the_quality_of_a_jpeg_is_read_from_its_table(make_image, tmp_path, quality):
-    assert facts.read(make_image(tmp_path / "1.jpg", quality=quality)).jpeg_quality == quality
+    assert image_metadata.read_file_facts(make_image(tmp_path / "1.jpg", quality=quality)).jpeg_quality == quality
 
 
 def test_a_leaky_set_is_flagged_with_the_command_that_helps_and_strict_makes_that_exit_code_1(leaky, capsys):
@@ -163,7 +164,7 @@ def test_the_report_stands_alone_and_names_every_file(leaky, make_image, tmp_pat
 
 def test_a_picture_in_both_classes_is_a_finding(sound, make_image):
     make_image(sound / "real" / "copy.jpg", 0, quality=90)
-    found = findings.findings(audit.audit(scan(sound, Preprocessing())))
+    found = audit.findings(audit.audit(scan(sound, Preprocessing())))
     assert [finding.kind for finding in found if finding.grave] == ["identical_across_classes"]
     assert "fake/00.jpg and real/copy.jpg" in found[0].what
 
@@ -219,7 +220,7 @@ def test_file_names_alone_are_a_note_and_no_shortcut(make_image, tmp_path):
     audited = audit.audit(scan(tmp_path / "images", Preprocessing()))
     assert not audited.shortcut.tells
     assert audited.names.tells
-    assert [(finding.kind, finding.grave) for finding in findings.findings(audited)] == [("file_names", False)]
+    assert [(finding.kind, finding.grave) for finding in audit.findings(audited)] == [("file_names", False)]
 
 
 def test_counts_say_class_split_and_source(make_folder):
@@ -237,24 +238,24 @@ def test_the_audit_does_not_depend_on_the_run(leaky):
     trees = []
     for _ in range(2):
         audited = audit.audit(scan(leaky, Preprocessing()))
-        trees.append(json.dumps(audit_report.as_json(audited, findings.findings(audited)), allow_nan=False))
+        trees.append(json.dumps(report.as_json(audited, audit.findings(audited)), allow_nan=False))
     assert trees[0] == trees[1]
 
 
 def test_before_training_the_shortcut_is_said_in_short(leaky):
     dataset = scan(leaky, Preprocessing())
-    tree, lines = audit_report.before_training(dataset.records, (), dataset.root, neutralized=False)
+    tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=False)
     assert lines[0].startswith("warning: this data set gives the answer away")
     assert tree["findings"][0]["level"] == "finding"
-    tree, lines = audit_report.before_training(dataset.records, (), dataset.root, neutralized=True)
+    tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=True)
     assert tree["findings"][0]["level"] == "note"
     assert "neutralizes" in lines[-1]
 
 
 def test_label_errors_need_a_report_folder(sound, capsys):
-    from fakereal.cli import run_door
+    from fakereal.cli import run_cli
 
-    assert run_door(lambda argv: main(["audit", str(sound), "--label-errors"])) == 2
+    assert run_cli(lambda argv: main(["audit", str(sound), "--label-errors"])) == 2
     assert "expected --report DIR too" in capsys.readouterr().err
 
 

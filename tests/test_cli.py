@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FAULTS = """
 import resource
 import numpy as np
-from fakereal import cli
-kept = cli.keep_freed_memory()
+from fakereal import runtime
+kept = runtime.keep_freed_memory()
 np.ones(10_000_000)  # 80 MB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):

@@ -15,8 +15,9 @@ from fakereal import __main__ as door
 from fakereal import config
 from fakereal.commands.compare import setting
 from fakereal.errors import ConfigError, DataError, FakeRealError
-from fakereal.model import compare, comparison, plots, recipes
-from fakereal.model.comparison import mcnemar
+from fakereal.evaluation import plots
+from fakereal.training import compare
+from fakereal.training.compare import mcnemar
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,15 +52,15 @@ def test_the_five_experiments_are_written_and_load(tmp_path, capsys):
     assert loaded["val"].training.validation_steps == 10
 
 
-@pytest.mark.parametrize("name", recipes.CHANGES)
+@pytest.mark.parametrize("name", compare.CHANGES)
 def test_the_experiments_in_configs_are_those_that_would_be_written(name):
-    assert yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) == recipes.experiment(name)
+    assert yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) == compare.experiment(name)
 
 
 def test_a_config_of_ones_own_is_never_overwritten(tmp_path):
     (tmp_path / "sgd.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"sgd\.yaml: expected no file there"):
-        recipes.write(tmp_path)
+        compare.write_experiments(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["sgd.yaml"]
 
 
@@ -127,7 +128,9 @@ def test_a_run_whose_loss_ran_away_is_said():
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
             "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4, "diverged": True}}  # fmt: skip
-    assert comparison.markdown([comparison.Row("wild", tree, None)], {})[-1].startswith("\nwild: its loss ran away")
+    assert compare.comparison_markdown([compare.Row("wild", tree, None)], {})[-1].startswith(
+        "\nwild: its loss ran away"
+    )
 
 
 @pytest.mark.parametrize("text", [None, "path,label\na.png,fake\n"])
@@ -139,13 +142,13 @@ def test_damaged_answers_are_one_clear_line(tmp_path, text):
     if text:
         (run.records / "predictions.csv").write_text(text)
     with pytest.raises(FakeRealError, match=r"predictions\.csv: expected the answers of a training, found a damaged"):
-        comparison.rows([run])
+        compare.comparison_rows([run])
 
 
 def test_runs_on_other_pictures_than_the_best_are_said():
     trees = {name: {"cost": {}, "training": {"data": {"fingerprint": data}}} for name, data in [("best", "a"),
              ("same", "a"), ("old", "b")]}  # fmt: skip
-    (told,) = comparison.warnings([comparison.Row(name, tree, None) for name, tree in trees.items()], {})
+    (told,) = compare.comparison_warnings([compare.Row(name, tree, None) for name, tree in trees.items()], {})
     assert told.startswith("old: the pictures or labels changed between its training and that of best")
 
 
@@ -231,7 +234,7 @@ def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
 def test_a_training_that_hangs_on_its_way_out_is_ended_all_the_same():
     code = """
 import atexit, signal, threading
-from fakereal.model import compare
+from fakereal.training import compare
 compare._GRACE_S = 1
 signal.signal(signal.SIGTERM, compare._leave)
 lock = threading.Lock()
@@ -267,8 +270,8 @@ def test_the_table_in_markdown_is_aligned():
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
             "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4}}  # fmt: skip
-    lines = comparison.markdown(
-        [comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03), comparison.Row("third", tree, 1e-9)],
+    lines = compare.comparison_markdown(
+        [compare.Row("best", tree, None), compare.Row("other", tree, 0.03), compare.Row("third", tree, 1e-9)],
         {},
     )
     assert len({len(line) for line in lines}) == 1

@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 import image_separate
 from fakereal import __main__ as door
 from fakereal import predictions_json
-from fakereal.data import demo
-from fakereal.data.scan import scan
-from fakereal.data.split import SPLITS, read_manifest
+from fakereal.dataset import demo
+from fakereal.dataset.scan import scan
+from fakereal.dataset.split import SPLITS, read_manifest
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
 from fakereal.preprocessing import Preprocessing

@@ -20,9 +20,9 @@ from fakereal.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 MEET = """
 import sys, time
-from fakereal.cli import run_door
+from fakereal.cli import run_cli
 from fakereal.errors import DataError
-from fakereal.model import peers
+from fakereal.training import peers
 def main(argv):
     hosts, index, word, what = argv
     peers.SILENCE_S, peers._GREETING_S = 2.0, 1.0
@@ -40,7 +40,7 @@ def main(argv):
         time.sleep(60)
     except BaseException as error:
         each.fail(error)
-sys.exit(run_door(main, sys.argv[1:]))
+sys.exit(run_cli(main, sys.argv[1:]))
 """
 
 
@@ -177,18 +177,18 @@ def test_addresses_that_cannot_be_meant_are_refused(hosts, index, named):
 
 
 def test_several_processes_need_the_jax_backend():
-    from fakereal.model import distributed
+    from fakereal.training import distributed
 
     several = config.Config(cluster=ClusterConfig("127.0.0.1:1,127.0.0.1:2"))
-    with pytest.raises(ConfigError, match="KERAS_BACKEND=jax"), distributed.joined(several):
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=jax"), distributed.join_hosts(several):
         pass
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(32, 8), (49, 16), (5, 32), (7, 3), (0, 4)])
 def test_the_processes_read_every_picture_once_and_fill_batches_up_with_weight_0(count, batch_size):
-    from fakereal.model.distributed import Spread
+    from fakereal.training.distributed import DistributedContext
 
-    shares = [Spread(2, index, 4).share(count, batch_size) for index in (0, 1)]
+    shares = [DistributedContext(2, index, 4).share(count, batch_size) for index in (0, 1)]
     counted = np.concatenate([share.rows[share.weights > 0] for share in shares])
     assert sorted(counted) == list(range(count))
     assert (shares[0].rows.size + shares[1].rows.size) == shares[0].filled.size
@@ -197,10 +197,10 @@ def test_the_processes_read_every_picture_once_and_fill_batches_up_with_weight_0
 
 
 def test_the_weighted_mean_over_a_filled_batch_is_the_mean_over_its_pictures():
-    from fakereal.model.distributed import Spread
+    from fakereal.training.distributed import DistributedContext
 
     losses = np.random.default_rng(0).random(5)
-    shares = [Spread(2, index, 4).share(5, 16) for index in (0, 1)]
+    shares = [DistributedContext(2, index, 4).share(5, 16) for index in (0, 1)]
     rows, weights = (np.concatenate([getattr(share, name) for share in shares]) for name in ("rows", "weights"))
     assert len(rows) == 8
     np.testing.assert_allclose((losses[rows] * weights).mean(), losses.mean(), rtol=1e-6)

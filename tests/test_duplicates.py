@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fakereal.data import likeness
-from fakereal.data.duplicates import crossing, find_duplicates
-from fakereal.data.scan import THUMBNAIL_PX, scan, thumbnail_of
+from fakereal.dataset import near_duplicates
+from fakereal.dataset.near_duplicates import crossing, find_duplicates
+from fakereal.dataset.scan import THUMBNAIL_PX, scan, thumbnail_of
 from fakereal.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(224)
@@ -35,7 +35,9 @@ def thumbnails(*images):
 def groups(images, shorter_px=None):
     return [
         group.tolist()
-        for group in likeness.groups(thumbnails(*images), np.array([shorter_px or min(image.size) for image in images]))
+        for group in near_duplicates.similar_groups(
+            thumbnails(*images), np.array([shorter_px or min(image.size) for image in images])
+        )
     ]
 
 
@@ -144,7 +146,7 @@ def test_large_pictures_alike_in_outline_only_are_not_near_and_small_ones_are():
     ground, checks = picture(7, (256, 256)), np.indices((256, 256)).sum(axis=0) // 16 % 2 * 120 - 60
     checked = Image.fromarray((np.asarray(ground, int) + checks[..., None]).clip(0, 255).astype(np.uint8))
     assert groups([ground, checked]) == []
-    assert groups([ground, checked], shorter_px=likeness.FINE_FROM_PX - 1) == [[0, 1]]
+    assert groups([ground, checked], shorter_px=near_duplicates.FINE_FROM_PX - 1) == [[0, 1]]
 
 
 def test_a_chain_of_small_steps_does_not_join_what_has_nothing_in_common():
@@ -160,17 +162,17 @@ def test_groups_do_not_depend_on_how_many_pairs_are_kept_at_a_time(monkeypatch):
     images = [picture(seed, (64, 64)) for seed in range(5) for _ in range(4)]
     whole = groups(images)
     for name in ("_MAX_EDGES", "_ROWS", "_COLUMNS", "_CHUNK"):
-        monkeypatch.setattr(likeness, name, 7)
+        monkeypatch.setattr(near_duplicates, name, 7)
     assert whole == groups(images) == [list(range(first, first + 4)) for first in range(0, 20, 4)]
 
 
 def test_the_invariants_of_two_pictures_are_never_less_alike_than_the_pictures():
     rng = np.random.default_rng(0)
     noisy = np.concatenate([thumbnails(*(picture(seed) for seed in range(40))), rng.integers(0, 256, (40, 16, 16))])
-    transforms = likeness._transforms(noisy, 8)
-    invariants = likeness._invariants(transforms)
+    transforms = near_duplicates._transforms(noisy, 8)
+    invariants = near_duplicates._invariants(transforms)
     for shift in range(1, 80):
-        alike = likeness.similarity(transforms, np.roll(transforms, shift, axis=0))
+        alike = near_duplicates.similarity(transforms, np.roll(transforms, shift, axis=0))
         bound = (invariants * np.roll(invariants, shift, axis=0)).sum(axis=1)
         assert np.all(bound >= alike - 1e-5)
 
@@ -178,6 +180,6 @@ def test_the_invariants_of_two_pictures_are_never_less_alike_than_the_pictures()
 def test_every_orientation_of_a_picture_is_the_same_to_the_comparison():
     image = picture(3)
     turned = thumbnails(image, *(image.transpose(method) for method in Image.Transpose))
-    transforms = likeness._transforms(turned, 8)
-    assert np.allclose(likeness.similarity(transforms[:1], transforms), 1, atol=1e-3)
-    assert np.allclose(likeness._invariants(transforms), likeness._invariants(transforms[:1]), atol=0.02)
+    transforms = near_duplicates._transforms(turned, 8)
+    assert np.allclose(near_duplicates.similarity(transforms[:1], transforms), 1, atol=1e-3)
+    assert np.allclose(near_duplicates._invariants(transforms), near_duplicates._invariants(transforms[:1]), atol=0.02)

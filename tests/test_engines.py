@@ -13,21 +13,22 @@ from conftest import ROOT
 from PIL import Image
 
 import predict_and_save_json as door
-from fakereal.cli import ENGINES, start_keras
+from fakereal.cli import ENGINES
 from fakereal.config import Config, NetworkConfig
+from fakereal.engines import engine as engines_engine
+from fakereal.engines import parity
+from fakereal.engines.engine import CacheEntry, open_network
+from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import EngineRefused, ModelFileError
-from fakereal.model import engine_cache, engines, parity
-from fakereal.model.engine_cache import Entry
-from fakereal.model.engines import open_network
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.metadata import FOREIGN_NOTE, Metadata
-from fakereal.model.runtimes import RUNTIMES
-from fakereal.model.scoring import Decision
 from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import start_keras
 
 SIZE_PX = 32
 CNN = NetworkConfig(name="cnn", filters=(4, 8))
 PRETRAINED = ROOT / "models" / "pretrained.h5"
-ENTRY = Entry({".tflite": b"network"}, SIZE_PX, "words", {"pictures": 16})
+ENTRY = CacheEntry({".tflite": b"network"}, SIZE_PX, "words", {"pictures": 16})
 
 
 def built(seed, network=CNN, size=SIZE_PX):
@@ -43,7 +44,7 @@ def built(seed, network=CNN, size=SIZE_PX):
 def write(path, network, size=SIZE_PX, name=CNN):
     from fakereal.model import model_file
 
-    metadata = Metadata(Config(image_size=size, network=name), Preprocessing(size), Decision(temperature=1.5))
+    metadata = Metadata(Config(image_size=size, network=name), Preprocessing(size), DecisionRule(temperature=1.5))
     model_file.save(path, model_file.Detector(network, metadata))
     return path
 
@@ -64,7 +65,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def without_litert(monkeypatch):
     monkeypatch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], package="no-such-package"))
-    monkeypatch.setattr(engines, "FAST", ("litert",))
+    monkeypatch.setattr(engines_engine, "FAST", ("litert",))
 
 
 def pictures(count=9, size=SIZE_PX, seed=0):
@@ -76,8 +77,8 @@ def pictures(count=9, size=SIZE_PX, seed=0):
 
 def test_every_engine_that_can_be_asked_for_is_known():
     assert {"auto", "keras", "litert"} < set(ENGINES)
-    assert (engines.AUTO, engines.KERAS) == ("auto", "keras")
-    assert set(engines.FAST) < set(RUNTIMES)
+    assert (engines_engine.AUTO, engines_engine.KERAS) == ("auto", "keras")
+    assert set(engines_engine.FAST) < set(RUNTIMES)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "openvino"])
@@ -118,11 +119,11 @@ def test_without_the_package_keras_is_taken_and_the_reason_told(model, without_l
 
 
 def test_a_converted_network_that_answers_otherwise_is_refused_once_and_for_all(model, own_cache, monkeypatch):
-    from fakereal.model import conversion
+    from fakereal.engines import formats
 
-    other, real, calls = built(6), conversion.convert, []
-    monkeypatch.setattr(conversion, "convert", lambda model, name: calls.append(name) or real(other, name))
-    monkeypatch.setattr(engines, "FAST", ("litert",))
+    other, real, calls = built(6), formats.convert, []
+    monkeypatch.setattr(formats, "convert", lambda model, name: calls.append(name) or real(other, name))
+    monkeypatch.setattr(engines_engine, "FAST", ("litert",))
     first, second = open_network(model), open_network(model)
     assert first.engine.startswith("keras")
     assert "expected a difference from Keras below" in first.words
@@ -133,15 +134,15 @@ def test_a_converted_network_that_answers_otherwise_is_refused_once_and_for_all(
 
 @pytest.mark.parametrize("failing", ["converting", "starting"])
 def test_a_conversion_that_fails_is_tried_again_by_the_next_run(model, own_cache, monkeypatch, failing):
-    from fakereal.model import conversion
+    from fakereal.engines import formats
 
     def fail(*ignored):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(engines, "FAST", ("litert",))
+    monkeypatch.setattr(engines_engine, "FAST", ("litert",))
     with monkeypatch.context() as patch:
         if failing == "converting":
-            patch.setitem(conversion._CONVERTERS, "litert", fail)
+            patch.setitem(formats._CONVERTERS, "litert", fail)
         else:
             patch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], open=fail))
         opened = open_network(model)
@@ -187,7 +188,7 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
 def test_the_second_run_converts_nothing_and_imports_no_tensorflow(model, own_cache, tmp_path):
     assert "differs from Keras' by at most" in open_network(model).words
     code = (
-        "import sys; from pathlib import Path; from fakereal.model.engines import open_network;"
+        "import sys; from pathlib import Path; from fakereal.engines.engine import open_network;"
         f"o = open_network(Path({str(model)!r})); print(o.words); print(sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -212,7 +213,7 @@ def test_a_damaged_entry_is_noticed_and_made_anew(model, own_cache, capsys, dama
     capsys.readouterr()
     assert np.array_equal(open_network(model).network.p_real(pictures()), expected)
     assert "is thrown away and made anew" in capsys.readouterr().err
-    assert engine_cache.find(*identity_of(entry)).files
+    assert engines_engine.find_cached(*identity_of(entry)).files
 
 
 def identity_of(entry: Path) -> tuple[str, str, str]:
@@ -233,19 +234,19 @@ def test_of_runs_that_keep_the_same_entry_at_once_one_is_kept_whole(own_cache):
 
     def keep(content):
         barrier.wait()
-        engine_cache.keep("a" * 64, "litert", "1", dataclasses.replace(ENTRY, files={".tflite": content}))
+        engines_engine.store_converted("a" * 64, "litert", "1", dataclasses.replace(ENTRY, files={".tflite": content}))
 
     with ThreadPoolExecutor(len(contents)) as pool:
         list(pool.map(keep, contents))
-    assert engine_cache.find("a" * 64, "litert", "1").files[".tflite"] in contents
+    assert engines_engine.find_cached("a" * 64, "litert", "1").files[".tflite"] in contents
     assert len(list(own_cache.iterdir())) == 1
 
 
 def test_another_model_engine_or_version_has_an_entry_of_its_own(own_cache):
-    engine_cache.keep("a" * 64, "litert", "1", ENTRY)
-    assert engine_cache.find("a" * 64, "litert", "1") == ENTRY
+    engines_engine.store_converted("a" * 64, "litert", "1", ENTRY)
+    assert engines_engine.find_cached("a" * 64, "litert", "1") == ENTRY
     for other in (("b" * 64, "litert", "1"), ("a" * 64, "openvino", "1"), ("a" * 64, "litert", "2")):
-        assert engine_cache.find(*other) is None
+        assert engines_engine.find_cached(*other) is None
 
 
 def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
@@ -253,17 +254,17 @@ def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
     stale.mkdir(parents=True)
     os.utime(stale, (0, 0))
     for number in range(25):
-        engine_cache.keep(f"{number:064}"[::-1], "litert", "1", ENTRY)
+        engines_engine.store_converted(f"{number:064}"[::-1], "litert", "1", ENTRY)
         os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-2", (number + 1, number + 1))
     assert not stale.exists()
     assert len(list(own_cache.iterdir())) == 20
-    assert engine_cache.find(f"{24:064}"[::-1], "litert", "1") == ENTRY
+    assert engines_engine.find_cached(f"{24:064}"[::-1], "litert", "1") == ENTRY
 
 
 def test_an_entry_that_another_run_removes_meanwhile_is_no_failure(own_cache, monkeypatch, capsys):
-    engine_cache.keep("a" * 64, "litert", "1", ENTRY)
+    engines_engine.store_converted("a" * 64, "litert", "1", ENTRY)
     (own_cache / "gone").symlink_to(own_cache / "nowhere")  # listed, but its state can't be asked for
-    engine_cache.keep("b" * 64, "litert", "1", ENTRY)
+    engines_engine.store_converted("b" * 64, "litert", "1", ENTRY)
     assert capsys.readouterr().err == ""
 
 
@@ -304,15 +305,15 @@ def test_int8_may_change_one_label_in_two_hundred_and_lose_a_fifth_of_a_point():
     for flips, passed in ((0, True), (2, True), (3, False)):  # each flip makes a right label wrong
         found = expected.copy()
         found[:flips] = 1 - found[:flips]
-        assert parity.same_labels(expected, found, labels, Decision()).passed == passed
+        assert parity.same_labels(expected, found, labels, DecisionRule()).passed == passed
     wrong = 1 - expected  # the other way round it gets better with each flip, but answers otherwise
     for flips, passed in ((5, True), (6, False)):
         found = wrong.copy()
         found[:flips] = 1 - found[:flips]
-        finding = parity.same_labels(wrong, found, labels, Decision())
+        finding = parity.same_labels(wrong, found, labels, DecisionRule())
         assert finding.passed == passed
         assert f"{100 - flips / 10:.2f} % of 1,000 labels" in finding.words
-    assert not parity.same_labels(expected, np.full(1000, np.nan), labels, Decision()).passed
+    assert not parity.same_labels(expected, np.full(1000, np.nan), labels, DecisionRule()).passed
 
 
 # in the script

@@ -16,17 +16,21 @@ from sklearn import metrics as sklearn_metrics
 
 import predict_and_save_json
 from fakereal import __main__ as door
-from fakereal import html_page
+from fakereal import html
 from fakereal.config import Config, NetworkConfig
-from fakereal.data.scan import scan
-from fakereal.data.split import Split, fingerprint
+from fakereal.dataset.scan import scan
+from fakereal.dataset.split import Split, fingerprint
+from fakereal.engines import engine as engines_engine
 from fakereal.errors import DataError
+from fakereal.evaluation import evaluate
+from fakereal.evaluation import report as evaluation_report
+from fakereal.evaluation.evaluate import EvaluateConfig
+from fakereal.evaluation.labelled import RESAVED, EvaluatedImages, predict_records
 from fakereal.labels import FAKE, REAL
-from fakereal.model import curves, engines, evaluation, figures, html_report, model_file, networks
-from fakereal.model.evaluation import EvaluateConfig
-from fakereal.model.judging import RESAVED, Judged, judge
+from fakereal.model import metrics as model_metrics
+from fakereal.model import model_file, networks
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.model_file import Detector, Metadata
-from fakereal.model.scoring import Decision
 from fakereal.preprocessing import Preprocessing
 
 HISTORY = ({"phase": 1, "epoch": 1, "loss": 0.7, "val_loss": 0.6, "seconds": 3.0},
@@ -40,7 +44,7 @@ def brightness_detector(decision=None):
     kernel = np.zeros((3, 3, 3, 1))
     kernel[1, 1] = 1 / 3
     model.set_weights([kernel, np.zeros(1), np.full((1, 1), 8.0), np.full(1, -4.0)])
-    decision = decision or Decision(0.45, 1.3, (0.4, 0.6))
+    decision = decision or DecisionRule(0.45, 1.3, (0.4, 0.6))
     metadata = Metadata(Config(image_size=32, network=network), Preprocessing(32), decision, "random weights",
                         {"train": {"fake": 3, "real": 4}}, history=HISTORY, versions=model_file.versions())  # fmt: skip
     return Detector(model, metadata)
@@ -80,7 +84,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(model, pictures, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    return evaluation.run(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
+    return evaluate.evaluate(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
 
 
 def calibrated(row):
@@ -105,7 +109,7 @@ def test_the_figures_are_those_of_scikit_learn(outcome):
 
 def test_every_figure_lies_in_its_interval(outcome):
     metrics = outcome.tree["metrics"]
-    assert set(html_report.FIGURES) == set(metrics["intervals"])
+    assert set(evaluation_report.FIGURES) == set(metrics["intervals"])
     for key, (low, high) in metrics["intervals"].items():
         assert low <= metrics[key] <= high
         assert low < high
@@ -198,7 +202,7 @@ def test_a_network_without_maps_is_reported_without_heatmaps(detector, pictures,
     flat = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, flat).save(tmp_path / "flat.keras")
     config = EvaluateConfig(tmp_path / "flat.keras", pictures, resave_images=0, foreign_model=True)
-    done = evaluation.run(config)
+    done = evaluate.evaluate(config)
     assert "report.html shows no heatmaps: explanations: expected" in capsys.readouterr().err
     text = (done.folder / "report.html").read_text(encoding="utf-8")
     assert text.count("<img ") == len(done.tree["mistakes"])
@@ -210,14 +214,14 @@ def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):
     (record_folder / "fake" / "0.png").rename(record_folder / "fake" / "<script>alert(1)<&.png")
     Image.new("RGB", (40, 40), "white").save(record_folder / "fake" / "<script>alert(1)<&.png")
     model_file.save(tmp_path / "m.h5", detector)
-    done = evaluation.run(EvaluateConfig(tmp_path / "m.h5", record_folder, resave_images=0))
+    done = evaluate.evaluate(EvaluateConfig(tmp_path / "m.h5", record_folder, resave_images=0))
     text = (done.folder / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;&amp;.png" in text
 
 
 def test_two_evaluations_give_the_same_bytes(model, pictures, outcome, tmp_path):
-    evaluation.run(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
+    evaluate.evaluate(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
     for name in ("report.html", "metrics.json", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (outcome.folder / name).read_bytes()
 
@@ -242,16 +246,16 @@ def seen_model(model, pictures, tmp_path):
 
 
 def evaluation_rows(model, pictures, tmp_path):
-    done = evaluation.run(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
+    done = evaluate.evaluate(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
     return done.folder / "predictions.csv"
 
 
 def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for(seen_model, pictures, tmp_path):
-    done = evaluation.run(EvaluateConfig(seen_model, pictures, resave_images=0))
+    done = evaluate.evaluate(EvaluateConfig(seen_model, pictures, resave_images=0))
     assert done.folder == tmp_path / "dark_on_pictures"
     assert done.tree["data"]["images"] == 17
     assert "18 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
-    again = evaluation.run(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
+    again = evaluate.evaluate(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
     assert again.tree["data"]["images"] == 35
     assert "flatter" in again.tree["subject"]["notes"][0]
 
@@ -262,7 +266,7 @@ def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_
     seen = next(row["path"] for row in rows if row["split"] == "train")
     with Image.open(tmp_path / "more" / seen) as image:
         image.save(tmp_path / "more" / Path(seen).with_name("again.png"), compress_level=1)
-    done = evaluation.run(EvaluateConfig(seen_model, tmp_path / "more", resave_images=0))
+    done = evaluate.evaluate(EvaluateConfig(seen_model, tmp_path / "more", resave_images=0))
     assert done.tree["data"]["images"] == 17
     assert "19 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
 
@@ -270,7 +274,7 @@ def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_
 def test_of_a_neutral_copy_it_is_said_that_seen_pictures_cannot_be_told(seen_model, pictures, tmp_path, capsys):
     copy = make_pictures(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
     (copy / "neutralize.json").write_text("{}")
-    done = evaluation.run(EvaluateConfig(seen_model, copy, resave_images=0))
+    done = evaluate.evaluate(EvaluateConfig(seen_model, copy, resave_images=0))
     assert any("a neutral copy has files of its own" in note for note in done.tree["subject"]["notes"])
     assert "warning: Not known: which of these pictures" in capsys.readouterr().err
 
@@ -279,10 +283,10 @@ def test_a_report_on_other_pictures_is_not_replaced(model, pictures, tmp_path):
     own = tmp_path / "m.h5"
     shutil.copy(model, own)
     other = make_pictures(tmp_path / "other" / "pictures", {"fake": 3, "real": 3}, seed=2)
-    first = evaluation.run(EvaluateConfig(own, pictures, resave_images=0))
-    evaluation.run(EvaluateConfig(own, pictures, resave_images=0))
+    first = evaluate.evaluate(EvaluateConfig(own, pictures, resave_images=0))
+    evaluate.evaluate(EvaluateConfig(own, pictures, resave_images=0))
     with pytest.raises(DataError, match=r"m_on_pictures: expected no report there, found one on .*: name another"):
-        evaluation.run(EvaluateConfig(own, other, resave_images=0))
+        evaluate.evaluate(EvaluateConfig(own, other, resave_images=0))
     assert json.loads((first.folder / "metrics.json").read_text())["subject"]["data"] == str(pictures)
 
 
@@ -293,7 +297,7 @@ def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp
         detector = brightness_detector()
         metadata = replace(detector.metadata, data={**detector.metadata.data, "fingerprint": trained_on})
         model_file.save(seen_model, Detector(detector.model, metadata))
-        done = evaluation.run(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
+        done = evaluate.evaluate(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
         assert done.tree["data"]["images"] == 17
         assert len([note for note in done.tree["subject"]["notes"] if "record of another training" in note]) == doubts
         assert capsys.readouterr().err.count("record of another training") == doubts
@@ -303,12 +307,12 @@ def test_nothing_new_to_judge_is_one_clear_line(seen_model, pictures, tmp_path):
     manifest = tmp_path / "dark_run" / "split.csv"
     manifest.write_text(manifest.read_text().replace(",test,", ",train,"))
     with pytest.raises(DataError, match="that the model has not seen, found 0 fake and 0 real"):
-        evaluation.run(EvaluateConfig(seen_model, pictures))
+        evaluate.evaluate(EvaluateConfig(seen_model, pictures))
 
 
 def test_of_folders_that_name_splits_the_test_ones_count(model, tmp_path):
     data = make_pictures(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
-    sizes = [evaluation.run(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
+    sizes = [evaluate.evaluate(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
              for split in ("test", "all")]  # fmt: skip
     assert [size["images"] for size in sizes] == [8, 18]
 
@@ -348,15 +352,15 @@ def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_
 def test_a_training_is_judged_by_the_engine_of_prediction_where_that_is_worth_its_start(
     model, pictures, tmp_path, monkeypatch, worth, engine
 ):
-    monkeypatch.setattr(engines, "WORTH_CONVERTING", worth)
+    monkeypatch.setattr(engines_engine, "WORTH_CONVERTING", worth)
     records = scan(pictures, Preprocessing()).records
-    tree = evaluation.after_training(model_file.load(model), model, tmp_path, pictures, Split((), (), records, ()))
+    tree = evaluate.after_training(model_file.load(model), model, tmp_path, pictures, Split((), (), records, ()))
     assert tree["model"]["engine"].startswith(engine)
 
 
 def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
     records = scan(pictures, Preprocessing()).records
-    judged = judge(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
+    judged = predict_records(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
     assert len(judged.resaved_of) == len(judged.resaved["png"]) == 7
     assert np.allclose(judged.resaved["png"], judged.p_real[judged.resaved_of], atol=1e-6)
 
@@ -364,9 +368,9 @@ def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
 def test_the_calibration_error_is_the_gap_between_promise_and_truth():
     labels = np.array([FAKE] * 9 + [REAL] * 1 + [FAKE] * 2 + [REAL] * 8)
     p_fake = np.array([0.95] * 10 + [0.25] * 10)
-    bins = curves.reliability(labels, p_fake)
+    bins = model_metrics.reliability(labels, p_fake)
     assert [(each.share_fake, each.images) for each in bins] == [(0.2, 10), (0.9, 10)]
-    assert curves.calibration_error(bins) == pytest.approx(0.05)
+    assert model_metrics.calibration_error(bins) == pytest.approx(0.05)
 
 
 def test_curves_go_through_the_points_of_scikit_learn():
@@ -374,12 +378,12 @@ def test_curves_go_through_the_points_of_scikit_learn():
     labels = rng.integers(0, 2, 300)
     p_fake = np.round(np.clip(rng.normal(0.6 - 0.2 * labels, 0.2), 0, 1), 2)  # with ties
     x, y, _ = sklearn_metrics.roc_curve(labels == FAKE, p_fake)
-    found = np.array(curves.roc(labels, p_fake))
+    found = np.array(model_metrics.roc(labels, p_fake))
     assert np.interp(x, *found.T).mean() == pytest.approx(y.mean(), abs=0.02)
     assert found[0].tolist() == [0, 0]
     assert found[-1].tolist() == [1, 1]
     assert sklearn_metrics.auc(*found.T) == pytest.approx(sklearn_metrics.auc(x, y), abs=1e-4)
-    recall, precision = np.array(curves.precision_recall(labels, p_fake)).T
+    recall, precision = np.array(model_metrics.precision_recall(labels, p_fake)).T
     assert recall[-1] == 1
     assert precision[-1] == pytest.approx(np.mean(labels == FAKE), abs=1e-5)
 
@@ -387,8 +391,8 @@ def test_curves_go_through_the_points_of_scikit_learn():
 def test_long_curves_are_thinned_to_what_an_eye_can_see():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 20_000)
-    found = curves.roc(labels, np.clip(rng.normal(0.6 - 0.2 * labels, 0.2), 0, 1))
-    assert len(found) <= curves.MAX_POINTS
+    found = model_metrics.roc(labels, np.clip(rng.normal(0.6 - 0.2 * labels, 0.2), 0, 1))
+    assert len(found) <= model_metrics.MAX_POINTS
     assert found[-1] == [1, 1]
 
 
@@ -399,11 +403,13 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
         "nothing gives the answer away": {"findings": [], "shortcut": {"verdict": "nothing gives the answer away"}},
     }
     records = scan(pictures, Preprocessing()).records
-    judged = Judged(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
+    judged = EvaluatedImages(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
     for expected, audit in audits.items():
         audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
-        tree = figures.figures(judged, audited, figures.Subject("m.h5", "0" * 64, "set", "all", "..."))
-        html_report.write(tmp_path / "r.html", tree, judged, audited)
+        tree = evaluation_report.report_figures(
+            judged, audited, evaluation_report.Subject("m.h5", "0" * 64, "set", "all", "...")
+        )
+        evaluation_report.write_html(tmp_path / "r.html", tree, judged, audited)
         assert expected in (tmp_path / "r.html").read_text()
         assert "audit" not in tree["training"]["data"]
 
@@ -411,10 +417,12 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
 def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, pictures, tmp_path):
     records = scan(pictures, Preprocessing()).records
     p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
-    judged = Judged(pictures, records, p_real, "Keras")
-    tree = figures.figures(judged, detector, figures.Subject("m.h5", "0" * 64, "set", "all", "..."))
+    judged = EvaluatedImages(pictures, records, p_real, "Keras")
+    tree = evaluation_report.report_figures(
+        judged, detector, evaluation_report.Subject("m.h5", "0" * 64, "set", "all", "...")
+    )
     json.dumps(tree, allow_nan=False)
-    html_report.write(tmp_path / "r.html", tree, judged, detector)
+    evaluation_report.write_html(tmp_path / "r.html", tree, judged, detector)
     text = (tmp_path / "r.html").read_text()
     assert "Mistakes" not in text
     assert tree["mistakes"] == []
@@ -423,11 +431,11 @@ def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, picture
 
 def test_a_thumbnail_keeps_small_pictures_as_they_are(tmp_path):
     small = Image.effect_noise((20, 10), 50).convert("RGB")
-    data = html_page.thumbnail(small)
+    data = html.thumbnail(small)
     path = tmp_path / "small.png"
     path.write_bytes(base64.b64decode(data.removeprefix("data:image/png;base64,")))
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(small))
-    assert html_page.thumbnail(Image.new("RGB", (900, 300))).startswith("data:image/jpeg;")
+    assert html.thumbnail(Image.new("RGB", (900, 300))).startswith("data:image/jpeg;")
 
 
 def test_templates_are_part_of_the_package():

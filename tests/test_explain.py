@@ -6,12 +6,13 @@ from conftest import ROOT
 from PIL import Image
 
 import predict_and_save_json as door
-from fakereal.cli import run_door, start_keras
+from fakereal.cli import run_cli
 from fakereal.config import Config, NetworkConfig
 from fakereal.errors import ModelFileError
 from fakereal.labels import FAKE, REAL
-from fakereal.predict.explaining import overlay_names
+from fakereal.predict.pipeline import overlay_names
 from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import start_keras
 
 SIZE_PX = 64
 PATCH_PX = 16
@@ -48,7 +49,7 @@ def trained():
 
 @pytest.fixture(scope="session")
 def explainer(trained):
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
 
     return Explainer(trained.model)
 
@@ -91,7 +92,7 @@ def test_what_speaks_for_the_other_class_is_elsewhere(explainer):
 def copy(trained):
     """The trained network once more, to be spoilt, and what explains it."""
     from fakereal.model import networks
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
 
     model = networks.build(trained.metadata.config.network, SIZE_PX)
     return model, Explainer(model)
@@ -186,7 +187,7 @@ def test_a_network_that_nests_a_batch_normalised_base_is_explained(pooled):
     start_keras()
     import keras
 
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
     from fakereal.model.networks import BASE
 
     layers = keras.layers
@@ -208,7 +209,7 @@ def test_a_flat_network_of_another_program_is_explained_too():
     start_keras()
     import keras
 
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
 
     layers = keras.layers
     stack = [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
@@ -220,7 +221,7 @@ def test_a_network_that_has_nothing_to_explain_is_refused_with_a_reason():
     start_keras()
     import keras
 
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
 
     layers = keras.layers
     for stack, found in (
@@ -252,8 +253,8 @@ def test_the_door_writes_an_overlay_for_every_picture_that_it_predicts(model_pat
     (folder / "broken.png").write_bytes(b"no picture")
     plain, output = tmp_path / "plain.json", tmp_path / "p.json"
     command = ["--input", str(folder), "--recursive", "--model", str(model_path), "--batch-size", "2"]
-    assert run_door(door.main, [*command, "--output", str(plain)]) == 1
-    assert run_door(door.main, [*command, "--output", str(output), "--explain", str(overlays)]) == 1
+    assert run_cli(door.main, [*command, "--output", str(plain)]) == 1
+    assert run_cli(door.main, [*command, "--output", str(output), "--explain", str(overlays)]) == 1
     assert output.read_bytes() == plain.read_bytes()
     sizes = {path.name: Image.open(path).size for path in overlays.iterdir()}
     assert sizes == {
@@ -284,7 +285,7 @@ def test_overlays_among_the_pictures_are_refused_before_anything_is_done(
     make_image(tmp_path / "in" / "1.png")
     command = ["--input", str(tmp_path / "in"), "--recursive", "--model", str(model_path)]
     command += ["--output", str(tmp_path / "p.json"), "--explain", str(tmp_path / where)]
-    assert run_door(door.main, command) == 2
+    assert run_cli(door.main, command) == 2
     assert "--explain: expected a folder" in capsys.readouterr().err
     assert not (tmp_path / "p.json").exists()
 
@@ -292,7 +293,7 @@ def test_overlays_among_the_pictures_are_refused_before_anything_is_done(
 @pytest.mark.slow
 def test_the_shipped_network_is_explained_with_the_outputs_of_prediction():
     from fakereal.model import model_file
-    from fakereal.model.explain import Explainer
+    from fakereal.model.gradcam import Explainer
 
     start_keras()
     detector = model_file.load(ROOT / "models" / "pretrained.h5")

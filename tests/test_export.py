@@ -13,13 +13,13 @@ from PIL import Image
 from test_engines import SIZE_PX, built, model, pictures, rows_of, write  # noqa: F401 - `model` is a fixture
 
 from fakereal import __main__ as door
-from fakereal.cli import run_door
+from fakereal.cli import run_cli
 from fakereal.commands.export import FORMATS
-from fakereal.data.scan import Record
+from fakereal.dataset.scan import Record
+from fakereal.engines.engine import open_network
+from fakereal.engines.export import halves
+from fakereal.engines.formats import RUNTIMES, RowByRow
 from fakereal.errors import DataError
-from fakereal.model.engines import open_network
-from fakereal.model.runtimes import RUNTIMES, RowByRow
-from fakereal.predict.export import halves
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
 TEXTS = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
@@ -41,7 +41,7 @@ def told(example: str, folder: Path, picture: str) -> dict:
 
 
 def export(*options) -> int:
-    return run_door(door.main, ["export", *map(str, options)])
+    return run_cli(door.main, ["export", *map(str, options)])
 
 
 def labelled(folder: Path, each: int) -> Path:
@@ -123,10 +123,10 @@ def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys
 
 
 def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):  # noqa: F811
-    from fakereal.model import conversion
+    from fakereal.engines import formats
 
-    other, real = built(8), conversion.convert
-    monkeypatch.setattr(conversion, "convert", lambda model, name: real(other, name))
+    other, real = built(8), formats.convert
+    monkeypatch.setattr(formats, "convert", lambda model, name: real(other, name))
     assert export(model, "--format", "litert", "--output", tmp_path / "x.tflite") == 2
     assert "refused: expected a difference from Keras below" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -173,10 +173,10 @@ def test_int8_is_written_where_it_keeps_the_labels(tmp_path, name):
 
 @pytest.mark.slow
 def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, capsys, monkeypatch):  # noqa: F811
-    from fakereal.model import conversion
+    from fakereal.engines import formats
 
-    other, real = sure(-1), conversion.convert
-    monkeypatch.setattr(conversion, "convert", lambda model, *options: real(other, *options))
+    other, real = sure(-1), formats.convert
+    monkeypatch.setattr(formats, "convert", lambda model, *options: real(other, *options))
     path = write(tmp_path / "m.h5", sure())
     data = labelled(tmp_path / "data", 260)
     assert export(path, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2

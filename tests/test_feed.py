@@ -10,13 +10,16 @@ from test_training import STILL, make_set
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
+from fakereal.engines import engine as engines_engine
+from fakereal.engines import formats
+from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import DataError
-from fakereal.model import boundary, checkpoint, conversion, engines, frozen_part, networks, run, training
-from fakereal.model import feed as feeds
-from fakereal.model.row_cache import Cache
-from fakereal.model.runtimes import RUNTIMES
+from fakereal.model import networks
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
+from fakereal.training import checkpoint, features, run, trainer
+from fakereal.training import features as feeds
+from fakereal.training.cache import RowCache
 
 SIZE = 32
 BLOCKS = 6  # of 5 layers each: `last20` leaves the first two and the stem frozen
@@ -61,7 +64,7 @@ def noise(count=7):
 @pytest.mark.parametrize(("scope", "shape"), [("head", (6,)), ("last20", (8, 8, 6))])
 def test_the_two_parts_together_are_the_network(scope, shape):
     model = built(scope)
-    parts = boundary.split(model)
+    parts = features.split_network(model)
     assert parts.frozen.output_shape[1:] == shape
     assert parts.frozen.trainable_variables == []
     assert {id(each) for each in parts.learning.trainable_variables} == {id(each) for each in model.trainable_variables}
@@ -70,17 +73,17 @@ def test_the_two_parts_together_are_the_network(scope, shape):
 
 
 def test_nothing_is_cut_where_everything_learns():
-    assert boundary.split(built("all")) is None
+    assert features.split_network(built("all")) is None
 
 
 def test_other_weights_below_the_boundary_have_another_fingerprint_and_those_above_do_not():
     model = built("last20")
-    first = boundary.split(model).fingerprint()
+    first = features.split_network(model).fingerprint()
     model.get_layer(networks.OUTPUT).set_weights([each + 1 for each in model.get_layer(networks.OUTPUT).get_weights()])
-    assert boundary.split(built("last20")).fingerprint() == first
+    assert features.split_network(built("last20")).fingerprint() == first
     stem = model.get_layer(networks.BASE).get_layer("stem")
     stem.set_weights([each + 1e-4 for each in stem.get_weights()])
-    assert boundary.split(model).fingerprint() != first
+    assert features.split_network(model).fingerprint() != first
 
 
 def recipe(data, cache, views, augmentation=STILL, **options):
@@ -100,7 +103,7 @@ def recipe(data, cache, views, augmentation=STILL, **options):
 
 
 def trained(data, output, *arguments, **options):
-    return run.run(recipe(data, *arguments, **options), output)
+    return run.train_and_report(recipe(data, *arguments, **options), output)
 
 
 def weights_of(outcome):
@@ -128,7 +131,7 @@ def anew(pictures, tmp_path_factory):
 def test_without_augmentation_the_weights_are_those_of_the_plain_way(
     pictures, tmp_path, anew, capsys, monkeypatch, worth, engine
 ):
-    monkeypatch.setattr(engines, "WORTH_CONVERTING", worth)
+    monkeypatch.setattr(engines_engine, "WORTH_CONVERTING", worth)
     once = trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=4)
     for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
@@ -138,7 +141,7 @@ def test_without_augmentation_the_weights_are_those_of_the_plain_way(
 
 @pytest.mark.slow
 def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engines, "WORTH_CONVERTING", 1)
+    monkeypatch.setattr(engines_engine, "WORTH_CONVERTING", 1)
     turned = AugmentationConfig()
     first, again, without = (
         trained(pictures, tmp_path / f"{number}.h5", cache, 2, turned)
@@ -151,7 +154,7 @@ def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_p
 
 @pytest.mark.slow
 def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engines, "WORTH_CONVERTING", 1)
+    monkeypatch.setattr(engines_engine, "WORTH_CONVERTING", 1)
     first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
     for path in (tmp_path / "cache").rglob("*.rows"):
         content = bytearray(path.read_bytes())
@@ -162,16 +165,16 @@ def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch)
 
 
 def test_the_first_view_is_the_picture_itself_and_the_others_differ(pictures, tmp_path):
-    from fakereal.data.scan import scan
-    from fakereal.model.input_pipeline import Draw
+    from fakereal.dataset.scan import scan
+    from fakereal.training.input_pipeline import EpochSampler
 
     records = scan(pictures, Preprocessing(SIZE)).records[:5]
     whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(views=3))
-    feed = feeds.choose(built("head"), whole, Preprocessing(SIZE), Cache(tmp_path, 10**9), 5)
+    feed = feeds.choose_batch_source(built("head"), whole, Preprocessing(SIZE), RowCache(tmp_path, 10**9), 5)
 
     def rows(epoch):
-        ((rows, _),) = feed.training(records, Draw(0, 0, epoch), 8).as_numpy_iterator()
-        return rows[np.argsort(Draw(0, 0, epoch).order(records))]
+        ((rows, _),) = feed.training(records, EpochSampler(0, 0, epoch), 8).as_numpy_iterator()
+        return rows[np.argsort(EpochSampler(0, 0, epoch).order(records))]
 
     ((plain, _),) = feed.plain(records, 8).as_numpy_iterator()
     assert np.array_equal(rows(0), plain)
@@ -181,8 +184,10 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(pictures, tm
 
 
 def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path, capsys):
-    feed = feeds.choose(built("last20"), config.Config(SIZE), Preprocessing(SIZE), Cache(tmp_path, 1000), 5)
-    assert isinstance(feed, feeds.PictureFeed)
+    feed = feeds.choose_batch_source(
+        built("last20"), config.Config(SIZE), Preprocessing(SIZE), RowCache(tmp_path, 1000), 5
+    )
+    assert isinstance(feed, feeds.ImageBatches)
     assert "more than data.cache_gb" in capsys.readouterr().err
 
 
@@ -196,28 +201,28 @@ def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now,
 @pytest.mark.slow
 def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(pictures, tmp_path, monkeypatch):
     steps = iter(range(3))
-    epoch = training._run_epoch
+    epoch = trainer._run_epoch
 
     def stop_in_the_second_epoch(*arguments):
         if next(steps) == 1:
             raise SystemExit  # as a kill would
         epoch(*arguments)
 
-    monkeypatch.setattr(training, "_run_epoch", stop_in_the_second_epoch)
+    monkeypatch.setattr(trainer, "_run_epoch", stop_in_the_second_epoch)
     with pytest.raises(SystemExit):
         trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=2)
     small = recipe(pictures, tmp_path / "other", views=2)
     small = dataclasses.replace(small, data=dataclasses.replace(small.data, cache_gb=1e-6))
     with pytest.raises(DataError, match="expected room for features in the cache"):
-        run.run(small, tmp_path / "m.h5", resume=True)
+        run.train_and_report(small, tmp_path / "m.h5", resume=True)
 
 
 # the frozen part on a faster engine
 
 
 def fastest(cache, pictures=10_000, model=None):
-    parts = boundary.split(model or built("last20"))
-    return parts, frozen_part.fastest(parts.frozen, parts.fingerprint(), pictures, cache)
+    parts = features.split_network(model or built("last20"))
+    return parts, features.fastest_frozen_part(parts.frozen, parts.fingerprint(), pictures, cache)
 
 
 def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted_once(tmp_path, capsys):
@@ -232,11 +237,11 @@ def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted
 
 
 def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_all(tmp_path, capsys, monkeypatch):
-    real, other, calls = conversion.convert, built("last20"), []
+    real, other, calls = formats.convert, built("last20"), []
     stem = other.get_layer(networks.BASE).get_layer("stem")
     stem.set_weights([each * 1.01 for each in stem.get_weights()])
-    wrong = boundary.split(other).frozen
-    monkeypatch.setattr(frozen_part, "convert", lambda model, name: calls.append(name) or real(wrong, name))
+    wrong = features.split_network(other).frozen
+    monkeypatch.setattr(features, "convert", lambda model, name: calls.append(name) or real(wrong, name))
     for _ in range(2):
         assert fastest(tmp_path)[1].engine == "Keras"
         assert (
@@ -247,7 +252,7 @@ def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_
 
 
 def test_a_few_pictures_are_not_worth_converting_for(tmp_path, capsys):
-    assert fastest(tmp_path, pictures=engines.WORTH_CONVERTING - 1)[1].engine == "Keras"
+    assert fastest(tmp_path, pictures=engines_engine.WORTH_CONVERTING - 1)[1].engine == "Keras"
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 

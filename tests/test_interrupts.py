@@ -10,16 +10,23 @@ import pytest
 import tensorflow as tf
 from test_training import make_set, run_here
 
-from fakereal import interrupts
-from fakereal.cli import held_back
+from fakereal import runtime
 from fakereal.config import Config, DataConfig
-from fakereal.data.neutralize import preprocessing_of
-from fakereal.data.scan import scan
-from fakereal.interrupts import check, held, only_at_checks, pressed
-from fakereal.model import feed as feeds
-from fakereal.model import judging, keras_loops, row_cache, training
-from fakereal.model.input_pipeline import Draw
-from fakereal.predict.prediction import PredictConfig, fill
+from fakereal.dataset.neutralize import preprocessing_of
+from fakereal.dataset.scan import scan
+from fakereal.evaluation import labelled
+from fakereal.predict.run import PredictConfig, fill_predictions
+from fakereal.runtime import (
+    capture_output,
+    check_interrupt,
+    deferred_interrupts,
+    interrupt_requested,
+    interrupts_at_checks_only,
+)
+from fakereal.training import cache as training_cache
+from fakereal.training import features as feeds
+from fakereal.training import loop, trainer
+from fakereal.training.input_pipeline import EpochSampler
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +35,7 @@ def python_s_own_handler():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     after = signal.signal(signal.SIGINT, before)
-    assert (after, pressed(), interrupts._holds) == (signal.default_int_handler, False, [])
+    assert (after, interrupt_requested(), runtime._holds) == (signal.default_int_handler, False, [])
 
 
 def press():
@@ -36,38 +43,38 @@ def press():
 
 
 def test_held_it_is_noted_and_said_and_waits(capfd):
-    with held("finishing the current file ..."):
-        assert not pressed()
+    with deferred_interrupts("finishing the current file ..."):
+        assert not interrupt_requested()
         press()
-        assert pressed()
+        assert interrupt_requested()
     assert capfd.readouterr().err == "finishing the current file ...\n"
-    assert not pressed()  # nobody looked: it is gone with the work
+    assert not interrupt_requested()  # nobody looked: it is gone with the work
 
 
 def test_a_second_one_acts_at_once():
-    with held("wait"):
+    with deferred_interrupts("wait"):
         press()
         with pytest.raises(KeyboardInterrupt):
             press()
 
 
 def test_checks_raise_it_once_and_hold_the_next_one():
-    with only_at_checks():
-        check()
+    with interrupts_at_checks_only():
+        check_interrupt()
         press()
         with pytest.raises(KeyboardInterrupt):
-            check()
-        check()
+            check_interrupt()
+        check_interrupt()
         press()  # the first one was answered, so this is no second one
         with pytest.raises(KeyboardInterrupt):
-            check()
+            check_interrupt()
 
 
 def test_one_that_nobody_looked_for_is_raised_on_the_way_out():
     done = []
 
     def work():
-        with only_at_checks():
+        with interrupts_at_checks_only():
             press()
             done.append("all")
 
@@ -78,7 +85,7 @@ def test_one_that_nobody_looked_for_is_raised_on_the_way_out():
 
 def test_an_error_on_the_way_out_counts_more_than_it():
     def work():
-        with only_at_checks():
+        with interrupts_at_checks_only():
             press()
             raise ValueError("broken")
 
@@ -87,21 +94,21 @@ def test_an_error_on_the_way_out_counts_more_than_it():
 
 
 def test_one_inside_another_speaks_for_itself_and_leaves_the_outer_one_in_force(capfd):
-    with held("outer"):
-        with only_at_checks():
+    with deferred_interrupts("outer"):
+        with interrupts_at_checks_only():
             press()
             with pytest.raises(KeyboardInterrupt):
-                check()
+                check_interrupt()
         press()
-        assert pressed()
+        assert interrupt_requested()
     assert capfd.readouterr().err.splitlines()[1:] == ["outer"]
 
 
 def test_where_it_is_ignored_it_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with only_at_checks():
+    with interrupts_at_checks_only():
         press()
-        assert not pressed()
+        assert not interrupt_requested()
     assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_IGN
 
 
@@ -109,7 +116,7 @@ def test_another_thread_leaves_it_alone():
     seen = []
 
     def work():
-        with only_at_checks():
+        with interrupts_at_checks_only():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -119,7 +126,7 @@ def test_another_thread_leaves_it_alone():
 
 
 def test_it_is_said_also_where_libraries_are_held_back(capfd):
-    with held("wait"), held_back():
+    with deferred_interrupts("wait"), capture_output():
         os.write(2, b"a library's note")
         press()
     assert capfd.readouterr().err == "wait\n"
@@ -132,9 +139,9 @@ def test_a_closed_stderr_is_no_error_inside_the_work(capfd):
         os.close(reader)  # as `| tee` ends with the same Ctrl-C
         os.dup2(writer, 2)
         try:
-            with held("wait"):
+            with deferred_interrupts("wait"):
                 press()
-                assert pressed()
+                assert interrupt_requested()
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -183,11 +190,11 @@ def test_fit_ends_after_the_batch_in_which_it_was_pressed(model, how):
 
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=on_batch)
     x = tf.data.Dataset.from_tensor_slices((np.zeros((40, 4)), np.zeros((40, 1)))).batch(2)
-    with only_at_checks():
+    with interrupts_at_checks_only():
         with pytest.raises(KeyboardInterrupt):
-            keras_loops.fit(model, {"x": x}, [callback])
+            loop.fit(model, {"x": x}, [callback])
         assert seen == [0, 1, 2]
-        assert keras_loops.fit(model, {"x": x})["loss"]  # the model can be used afterwards, all its functions whole
+        assert loop.fit(model, {"x": x})["loss"]  # the model can be used afterwards, all its functions whole
 
 
 def send():
@@ -196,11 +203,11 @@ def send():
 
 def test_predict_ends_early_and_gives_nothing_rather_than_a_part(model):
     x, seen = batches(500, 3, send)
-    with only_at_checks():
+    with interrupts_at_checks_only():
         with pytest.raises(KeyboardInterrupt):
-            keras_loops.predict(model, x)
+            loop.predict(model, x)
         assert len(seen) < 500
-        assert keras_loops.predict(model, batches(5, -1, send)[0]).shape == (10,)
+        assert loop.predict(model, batches(5, -1, send)[0]).shape == (10,)
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +230,13 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
             return np.zeros((len(images), 4), np.float32)
 
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    with row_cache.opened(DataConfig(cache_dir=str(tmp_path))) as cache, only_at_checks():
+    with training_cache.open_cache(DataConfig(cache_dir=str(tmp_path))) as cache, interrupts_at_checks_only():
         rows = cache.rows("features of a test", (4,), "float32")
-        feed = feeds.ActivationFeed(
-            network, Part(), rows, feeds.PictureFeed(network, preprocessing, config.augmentation, None), 0, 2
+        feed = feeds.CachedFeatureBatches(
+            network, Part(), rows, feeds.ImageBatches(network, preprocessing, config.augmentation, None), 0, 2
         )
         with pytest.raises(KeyboardInterrupt):
-            feed.training(records, Draw(0, 0, 0), 16)
+            feed.training(records, EpochSampler(0, 0, 0), 16)
     assert len(done) == 1
     assert done[0] < len(records)
 
@@ -248,7 +255,9 @@ def test_judging_ends_after_a_batch(pictures, again, at, seen):
             return np.full(len(images), 0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        judging.judge(Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again)
+        labelled.predict_records(
+            Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again
+        )
     assert done == seen
 
 
@@ -260,9 +269,9 @@ def trained_with(monkeypatch, pictures, output, at_epoch_2):
         epochs.append(1)
         if len(epochs) == 2:
             at_epoch_2()
-        return keras_loops.fit(*arguments)
+        return loop.fit(*arguments)
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(trainer, "fit", fit)
     return run_here(pictures, output, epochs=3)
 
 
@@ -287,7 +296,7 @@ def test_pressed_twice_a_training_promises_no_model_and_leaves_none(pictures, tm
 
 
 def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "save", lambda *_: press())
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda *_: press())
     outcome = run_here(pictures, tmp_path / "model.h5", epochs=1)
     assert outcome.exit_code == 130
     assert outcome.output.exists()
@@ -313,5 +322,5 @@ def test_prediction_ends_with_what_it_has_in_the_journal(pictures, tmp_path, mon
             return range(len(self))
 
     with pytest.raises(KeyboardInterrupt):
-        fill(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
+        fill_predictions(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
     assert [number for number, _ in kept] == [0, 1, 2]

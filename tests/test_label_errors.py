@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from separation_sets import separate, separated
 
+from fakereal.audit import label_errors
 from fakereal.config import Config, NetworkConfig
-from fakereal.data.duplicates import Cluster
-from fakereal.data.scan import scan
+from fakereal.dataset.near_duplicates import Cluster
+from fakereal.dataset.scan import scan
 from fakereal.errors import DataError
-from fakereal.model import label_errors, label_quality, model_file, networks
+from fakereal.model import model_file, networks
 from fakereal.preprocessing import Preprocessing
 
 
@@ -26,7 +27,7 @@ def labels_and_features(count=200, overlap=0.5, wrong=0.1):
 
 
 def judged(features, labels, **options):
-    return label_quality.judge(features, labels, np.arange(len(labels)), **{"folds": 5, "seed": 0, **options})
+    return label_errors.score_labels(features, labels, np.arange(len(labels)), **{"folds": 5, "seed": 0, **options})
 
 
 # Judging by features
@@ -60,7 +61,7 @@ def test_sound_labels_of_separable_pictures_are_not_suspected():
 def test_where_the_features_say_nothing_the_interval_begins_at_0():
     features, labels, _ = labels_and_features(overlap=100.0)
     found = judged(features, labels)
-    assert found.sound_auc < label_quality.RELIABLE_AUC
+    assert found.sound_auc < label_errors.RELIABLE_AUC
     assert found.interval[0] == 0
     assert found.interval[1] > 50
 
@@ -72,8 +73,8 @@ def test_wrong_labels_make_a_good_classifier_no_weak_one_but_hard_pictures_do(wr
     labels = np.where(rng.random(2000) < wrong, 1 - true, true)
     sure = np.clip(np.where(true == 1, 0.9, 0.1) + rng.normal(0, 0.05, 2000), 0, 1)
     vague = np.clip(np.where(true == 1, 0.55, 0.45) + rng.normal(0, 0.1, 2000), 0, 1)
-    assert label_quality.sound_auc(labels, sure) >= label_quality.RELIABLE_AUC
-    assert label_quality.sound_auc(labels, vague) < label_quality.RELIABLE_AUC
+    assert label_errors.sound_auc(labels, sure) >= label_errors.RELIABLE_AUC
+    assert label_errors.sound_auc(labels, vague) < label_errors.RELIABLE_AUC
 
 
 def test_the_same_seed_gives_the_same_judgement_and_another_other_folds(separable):
@@ -89,8 +90,8 @@ def test_a_group_is_never_judged_by_its_own_copies():
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
     labels = np.repeat(rng.integers(0, 2, 60), 2)
-    together = label_quality.judge(features, labels, np.repeat(np.arange(60), 2), 5, 0)
-    apart = label_quality.judge(features, labels, np.arange(120), 5, 0)
+    together = label_errors.score_labels(features, labels, np.repeat(np.arange(60), 2), 5, 0)
+    apart = label_errors.score_labels(features, labels, np.arange(120), 5, 0)
     assert apart.auc > 0.9
     assert together.auc < 0.7
 
@@ -193,7 +194,7 @@ def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
 
 
 def nobody(dataset):
-    trial = label_quality.Trial(1, 1, 1, 0)
+    trial = label_errors.Trial(1, 1, 1, 0)
     return label_errors.LabelErrors((), len(dataset.records), 0, (0, 1), 0.99, 0.99, trial, ())
 
 
@@ -226,7 +227,7 @@ def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
 def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
     root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=1)
     dataset = scan(root, Preprocessing(32))
-    trial = label_quality.Trial(4, 3, 20, 11)
+    trial = label_errors.Trial(4, 3, 20, 11)
     suspect = label_errors.Suspect(dataset.records[0], 0, 1, 0.25, 0.3)
     found = label_errors.LabelErrors((suspect,), 2, 1, (0, 2), 0.6, 0.7, trial, ())
     listed = label_errors.as_json(found, root)

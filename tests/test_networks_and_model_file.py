@@ -10,9 +10,9 @@ import pytest
 from fakereal.config import Config, NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks, weights
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.metadata import Metadata, read_metadata
 from fakereal.model.model_file import Detector
-from fakereal.model.scoring import Decision
 from fakereal.preprocessing import Preprocessing
 
 CNN = NetworkConfig(name="cnn", filters=(4, 8))
@@ -25,7 +25,7 @@ def pixels(count=5, size=32, seed=0):
 def detector(network=CNN, size=32):
     keras.utils.set_random_seed(1)
     model = networks.build(network, size)
-    decision = Decision(0.45, 1.7, (0.3, 0.6))
+    decision = DecisionRule(0.45, 1.7, (0.3, 0.6))
     metadata = Metadata(Config(image_size=size, network=network), Preprocessing(size), decision, "random weights",
                         {"train": {"fake": 1}}, {"test": {"f1_macro": 0.5}}, ({"epoch": 1, "loss": 0.5},),
                         model_file.versions())  # fmt: skip

@@ -15,11 +15,12 @@ from conftest import ROOT
 from PIL import Image
 
 from fakereal import config as configuration
-from fakereal.data import facts
-from fakereal.data.neutralize import preprocessing_of, settings_for, settled, summary, write_copy
-from fakereal.data.scan import scan
+from fakereal.dataset import image_metadata
+from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings, settings_for, summary, write_copy
+from fakereal.dataset.scan import scan
+from fakereal.decoding import decode
 from fakereal.errors import ConfigError, DataError
-from fakereal.preprocessing import Neutral, Preprocessing, decode
+from fakereal.preprocessing import Neutral, Preprocessing
 
 SMALL = Preprocessing(32)
 SETTINGS = Neutral(40, 90)
@@ -221,7 +222,7 @@ def test_a_copy_keeps_the_layout_and_leaves_the_originals_alone(originals, tmp_p
 
 def test_all_files_of_a_copy_are_alike(originals, tmp_path):
     write_copy(scan(originals, SMALL), tmp_path / "copy", SETTINGS)
-    found = facts.read_all([record.path for record in scan(tmp_path / "copy", SMALL).records])
+    found = image_metadata.read_all_file_facts([record.path for record in scan(tmp_path / "copy", SMALL).records])
     telling = {
         (f.format, f.extension, f.width_px, f.height_px, f.jpeg_table, f.subsampling, f.tags, f.mode) for f in found
     }
@@ -290,7 +291,7 @@ def test_repeating_a_finished_run_changes_nothing(originals, tmp_path):
 KILLED_AFTER_SIX_FILES = """
 import os, sys
 from pathlib import Path
-from fakereal.data import neutralize, scan
+from fakereal.dataset import neutralize, scan
 from fakereal.preprocessing import Neutral, Preprocessing
 
 replaced = []
@@ -369,15 +370,17 @@ def test_a_copy_inside_or_around_the_originals_is_refused(originals, tmp_path, p
 def test_training_fills_in_the_size_and_keeps_it_in_the_preprocessing(originals):
     dataset = scan(originals, SMALL)
     wanted = configuration.load(None, {"neutralize.enabled": True})
-    config = settled(wanted, dataset)
+    config = resolve_neutral_settings(wanted, dataset)
     assert preprocessing_of(config, 64) == Preprocessing(64, Neutral(45, 75))
     for key, value in (("side_px", 50), ("quality", 80)):
-        given = settled(configuration.load(None, {"neutralize.enabled": True, f"neutralize.{key}": value}), dataset)
+        given = resolve_neutral_settings(
+            configuration.load(None, {"neutralize.enabled": True, f"neutralize.{key}": value}), dataset
+        )
         assert asdict(given.neutralize) == {**asdict(config.neutralize), key: value}
-    assert settled(config, dataset) == config
+    assert resolve_neutral_settings(config, dataset) == config
     assert configuration.from_dict(configuration.as_dict(config), "here") == config
     plain = configuration.load(None)
-    assert settled(plain, dataset) == plain
+    assert resolve_neutral_settings(plain, dataset) == plain
     assert preprocessing_of(plain, 64) == Preprocessing(64)
 
 
@@ -389,7 +392,7 @@ def test_neutral_settings_outside_the_sensible_are_refused(key, value):
 
 def test_training_sees_the_neutral_array_that_prediction_sees(originals):
     from fakereal.config import AugmentationConfig
-    from fakereal.model.input_pipeline import plain_batches, training_array
+    from fakereal.training.input_pipeline import plain_batches, training_array
 
     still = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)
     record, reader = scan(originals, SMALL).records[0], Preprocessing(64, SETTINGS)

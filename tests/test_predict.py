@@ -13,14 +13,16 @@ from PIL import Image
 from test_predict_inputs import predict
 
 import predict_and_save_json as door
-from fakereal.cli import run_door, start_keras
+from fakereal.cli import run_cli
 from fakereal.errors import DataError, ModelFileError
-from fakereal.model.scoring import Decision
-from fakereal.predict import details, pipeline
+from fakereal.model.calibration import DecisionRule
+from fakereal.predict import pipeline
+from fakereal.predict import results as predict_results
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import DEFAULT_MODELS, with_threshold
 from fakereal.predict.results import details_of, save
+from fakereal.predict.run import DEFAULT_MODELS, with_threshold
 from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import start_keras
 
 SIZE_PX = 32
 PREPROCESSING = Preprocessing(SIZE_PX)
@@ -52,7 +54,7 @@ def noise(path: Path, seed: int) -> Path:
 
 def predicted(folder: Path, network=None, recursive=False, batch_size=4, decision=None):
     listing = list_images(folder, recursive)
-    return predict(listing, network or Brightness(), PREPROCESSING, decision or Decision(), batch_size)
+    return predict(listing, network or Brightness(), PREPROCESSING, decision or DecisionRule(), batch_size)
 
 
 def entries_of(folder: Path, **options) -> list[dict]:
@@ -76,7 +78,7 @@ def model(tmp_path_factory) -> Path:
 
     keras.utils.set_random_seed(5)
     config = Config(image_size=SIZE_PX, network=NetworkConfig(name="cnn", filters=(4, 8)))
-    metadata = model_file.Metadata(config, PREPROCESSING, Decision(temperature=1.5, band=(0.49, 0.51)))
+    metadata = model_file.Metadata(config, PREPROCESSING, DecisionRule(temperature=1.5, band=(0.49, 0.51)))
     path = tmp_path_factory.mktemp("model") / "small.h5"
     model_file.save(path, model_file.Detector(networks.build(config.network, SIZE_PX), metadata))
     return path
@@ -236,7 +238,7 @@ def test_decoding_goes_on_while_the_network_computes(tmp_path):
             return super().p_real(images)
 
     items = list_images(tmp_path / "in").items
-    assert len(list(pipeline.outcomes(items, Slow(), Counting(SIZE_PX), 4))) == 12
+    assert len(list(pipeline.predict_batches(items, Slow(), Counting(SIZE_PX), 4))) == 12
     assert decoded_meanwhile[0] == 12
 
 
@@ -256,7 +258,7 @@ def test_only_a_bounded_number_of_files_is_read_ahead(tmp_path):
             lead.append(taken - 4 * len(self.shapes))
             return super().p_real(images)
 
-    assert sum(1 for _ in pipeline.outcomes(endless(), Watching(), PREPROCESSING, 4)) == 600
+    assert sum(1 for _ in pipeline.predict_batches(endless(), Watching(), PREPROCESSING, 4)) == 600
     assert max(lead) <= 4 * 3 + 16
 
 
@@ -272,7 +274,7 @@ def test_an_interrupt_ends_the_threads_and_writes_nothing(tmp_path):
         save(predicted(tmp_path / "in", Interrupted()), tmp_path / "p.json")
         return 0
 
-    assert run_door(main, []) == 130
+    assert run_cli(main, []) == 130
     assert not list(tmp_path.glob("*p.json*"))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
@@ -306,14 +308,14 @@ def test_a_network_that_gives_no_probability_is_refused(tmp_path):
 
 
 def test_a_threshold_of_ones_own_keeps_the_verdicts_in_order():
-    decision = with_threshold(Decision(0.5, 1.0, (0.4, 0.6)), 0.9)
-    assert decision == Decision(0.9, 1.0, (0.4, 0.9))
+    decision = with_threshold(DecisionRule(0.5, 1.0, (0.4, 0.6)), 0.9)
+    assert decision == DecisionRule(0.9, 1.0, (0.4, 0.9))
     assert with_threshold(decision, None) is decision
 
 
 def test_details_hold_the_networks_output_and_the_calibrated_confidence(tmp_path):
     paint(tmp_path / "in/1.png", 51, size=(30, 20))
-    (row,) = rows_of(tmp_path / "in", decision=Decision(0.5, 2.0, (0.4, 0.6))).values()
+    (row,) = rows_of(tmp_path / "in", decision=DecisionRule(0.5, 2.0, (0.4, 0.6))).values()
     assert row == {
         "index": 1,
         "image": "1.png",
@@ -334,8 +336,8 @@ def test_the_three_formats_of_details_hold_the_same(tmp_path):
     paint(tmp_path / 'in/a,"b"\nc.png')
     (tmp_path / "in/1.png").write_bytes(b"")
     rows = [details_of(result) for result in predicted(tmp_path / "in")]
-    for suffix in details.SUFFIXES:
-        details.write(tmp_path / f"d{suffix}", rows)
+    for suffix in predict_results.DETAILS_SUFFIXES:
+        predict_results.write_details(tmp_path / f"d{suffix}", rows)
     assert json.loads((tmp_path / "d.json").read_text()) == rows
     assert [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()] == rows
     with open(tmp_path / "d.csv", newline="") as file:
@@ -348,7 +350,7 @@ def test_a_file_name_that_is_no_utf8_is_predicted_and_written(tmp_path):
     odd = os.fsdecode(b"caf\xe9.png")
     paint(tmp_path / "in/x.png").rename(tmp_path / "in" / odd)
     results = predicted(tmp_path / "in")
-    for suffix in details.SUFFIXES:
+    for suffix in predict_results.DETAILS_SUFFIXES:
         save(results, tmp_path / "p.json", tmp_path / f"d{suffix}")
     (entry,) = json.loads((tmp_path / "p.json").read_text())
     assert os.fsencode(entry["image"]) == b"caf\xe9.png"
@@ -359,7 +361,7 @@ def test_a_file_name_that_is_no_utf8_is_predicted_and_written(tmp_path):
 
 
 def run(*arguments) -> int:
-    return run_door(door.main, [str(argument) for argument in arguments])
+    return run_cli(door.main, [str(argument) for argument in arguments])
 
 
 def test_a_saved_model_predicts_a_folder_the_same_twice(tmp_path, model, capsys):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, features
 from test_predict_inputs import predict
 
-from fakereal.model.scoring import Decision
+from fakereal.model.calibration import DecisionRule
 from fakereal.predict.inputs import list_images
 from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def rows_of(folder: Path, batch_size: int) -> list[dict]:
-    results = predict(list_images(folder), Fingerprint(), Preprocessing(32), Decision(), batch_size)
+    results = predict(list_images(folder), Fingerprint(), Preprocessing(32), DecisionRule(), batch_size)
     save(results, folder.parent / "p.json", folder.parent / "d.json")
     return [details_of(result) for result in results]
 

@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from fakereal.errors import DataError, ImageRefused
-from fakereal.model.scoring import Decision
-from fakereal.predict import archives, pipeline, reopening
+from fakereal.model.calibration import DecisionRule
+from fakereal.predict import containers, pipeline
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import report_listing
 from fakereal.predict.results import decide, save
+from fakereal.predict.run import report_listing
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
 
@@ -73,11 +73,11 @@ def names_in(*inputs, **options) -> list[str]:
 
 
 def predict(listing, network, preprocessing, decision, batch_size):
-    return decide(list(pipeline.outcomes(listing.items, network, preprocessing, batch_size)), decision)
+    return decide(list(pipeline.predict_batches(listing.items, network, preprocessing, batch_size)), decision)
 
 
 def entries_of(output: Path, *inputs) -> dict[int | str, dict]:
-    results = predict(list_images(inputs), Brightness(), PREPROCESSING, Decision(), 4)
+    results = predict(list_images(inputs), Brightness(), PREPROCESSING, DecisionRule(), 4)
     save(results, output)
     return {entry.get("index", entry.get("image")): entry for entry in json.loads(output.read_text())}
 
@@ -239,7 +239,7 @@ import resource, sys
 from test_predict_inputs import PREPROCESSING, Brightness, list_images, pipeline
 resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
 listing = list_images(sys.argv[1:])
-outcomes = list(pipeline.outcomes(listing.items, Brightness(), PREPROCESSING, 4))
+outcomes = list(pipeline.predict_batches(listing.items, Brightness(), PREPROCESSING, 4))
 print(len(outcomes), [outcome.error for outcome in outcomes if outcome.error])
 """
 
@@ -261,7 +261,7 @@ def test_there_may_be_more_archives_than_files_that_a_process_may_open(tmp_path,
 
 
 def test_threads_read_the_right_pictures_from_more_archives_than_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(reopening, "MOST", 2)
+    monkeypatch.setattr(containers, "MAX_OPEN_ARCHIVES", 2)
     for number in range(4):
         members = {f"{each}.png": png(30 * number + each) for each in range(10)}
         zipped(tmp_path / f"{number}.zip", members)
@@ -272,7 +272,7 @@ def test_threads_read_the_right_pictures_from_more_archives_than_stay_open(tmp_p
         contents = list(pool.map(lambda number: items[number].open(), order))
     wanted = {item.name: png(30 * int(item.name[0]) + int(Path(item.name).stem)) for item in items}
     assert contents == [wanted[items[number].name] for number in order]
-    assert sum(item._file is not None for item in {ref() for ref in reopening._opened} - {None}) <= 2
+    assert sum(item._file is not None for item in {ref() for ref in containers._opened} - {None}) <= 2
 
 
 @pytest.mark.parametrize("kind", ["zip", *COMPRESSIONS])
@@ -288,7 +288,7 @@ def test_an_archive_gives_what_its_unpacked_folder_gives(tmp_path, kind):
     unpacked = list_images(tmp_path / "in", recursive=True)
     answers = []
     for listing in (packed, unpacked):
-        results = predict(listing, Brightness(), PREPROCESSING, Decision(), 4)
+        results = predict(listing, Brightness(), PREPROCESSING, DecisionRule(), 4)
         answers.append([result.prediction for result in results])
     assert answers[0] == answers[1]
     assert len(set(answers[0])) == 12
@@ -310,7 +310,7 @@ def test_a_compressed_tar_is_read_once_from_its_start_to_its_end(tmp_path, kind)
         return read(name)
 
     archive.read = noted
-    found = list(pipeline.outcomes((listing.items[n] for n in numbers), Brightness(), PREPROCESSING, 4))
+    found = list(pipeline.predict_batches((listing.items[n] for n in numbers), Brightness(), PREPROCESSING, 4))
     assert [round(255 * outcome.p_real) for outcome in found] == [20 * number for number in order]
     assert asked == sorted(asked)
     assert len(threads) == 1
@@ -341,7 +341,7 @@ def hostile_zip(path: Path) -> Path:
         file.writestr("twice.png", png(1))
         with pytest.warns(UserWarning, match="Duplicate"):
             file.writestr("twice.png", png(2))
-        file.writestr("bomb.png", bytes(archives.MAX_FILE_BYTES + 1))
+        file.writestr("bomb.png", bytes(containers.MAX_FILE_BYTES + 1))
         file.writestr("large.png", bytes(2**19))
         file.writestr("encrypted.png", png())
         file.writestr("cut.png", os.urandom(500))
@@ -371,7 +371,7 @@ ZIP_REASONS = {
 
 
 def test_every_hostile_member_of_a_zip_is_named_with_a_reason_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(containers, "MAX_FILE_BYTES", 2**20)
     hostile_zip(tmp_path / "x.zip")
     before = sorted(tmp_path.rglob("*"))
     entries = entries_of(tmp_path.parent / f"{tmp_path.name}.json", tmp_path / "x.zip")
@@ -439,7 +439,7 @@ def test_of_a_cut_off_tar_the_start_is_predicted_and_the_damage_has_a_place(tmp_
     path.write_bytes(path.read_bytes()[:-60_000])
     listing = list_images(path)
     assert listing.items[len(listing.items) - 1].name == path.name
-    results = predict(listing, Brightness(), PREPROCESSING, Decision(), 4)
+    results = predict(listing, Brightness(), PREPROCESSING, DecisionRule(), 4)
     assert "damaged" in results[-1].outcome.error
     assert "last.png" not in [result.outcome.item.name for result in results]
     if kind in ("tar", "tar.gz"):  # the others come in large blocks
@@ -491,7 +491,7 @@ def test_a_tar_whose_file_has_less_than_no_bytes_is_not_read_for_ever(tmp_path, 
 
 
 def test_an_archive_that_grows_without_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "FREE_BYTES", 2**16)
+    monkeypatch.setattr(containers, "FREE_BYTES", 2**16)
     bomb = {"1.png": png(), "2.bmp": bytes(2**23), "3.png": png()}
     zipped(tmp_path / "x.zip", bomb)
     tarred(tmp_path / "x.tar.bz2", bomb)
@@ -537,7 +537,7 @@ def test_random_damage_to_archives_raises_nothing_else(tmp_path):
                 listing = list_images(path)
             except DataError:
                 continue
-            for result in predict(listing, Brightness(), PREPROCESSING, Decision(), 4):
+            for result in predict(listing, Brightness(), PREPROCESSING, DecisionRule(), 4):
                 assert (result.label is None) == (result.outcome.error is not None)
 
 

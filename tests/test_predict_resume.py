@@ -15,18 +15,19 @@ from PIL import Image
 from test_predict_inputs import png, tarred, write
 
 import predict_and_save_json as door
-from fakereal import files
-from fakereal.cli import run_door
+from fakereal import files as files_module
+from fakereal.cli import run_cli
+from fakereal.decoding import ImageInfo
 from fakereal.errors import DataError
 from fakereal.labels import NAMES
-from fakereal.model.scoring import Decision
+from fakereal.model.calibration import DecisionRule
 from fakereal.predict import journal, pipeline
 from fakereal.predict.inputs import Item, Items, list_images
-from fakereal.predict.pipeline import Outcome
-from fakereal.predict.prediction import PredictConfig, Predictor, complete
-from fakereal.predict.sources import Found
+from fakereal.predict.pipeline import RawPrediction
+from fakereal.predict.run import PredictConfig, Predictor, complete
+from fakereal.predict.sources import FoundImages
 from fakereal.predictions_json import dumps, prediction_for
-from fakereal.preprocessing import ImageInfo, Preprocessing
+from fakereal.preprocessing import Preprocessing
 
 IDENTITY = {"model": "a" * 64, "preprocessing": "p", "engine": "keras"}
 BATCH = 4
@@ -57,7 +58,7 @@ def run(source: Path, folder: Path, network=None, resume=False, explain=None, de
         resume=resume,
         explain=explain,
     )
-    predictor = Predictor(network or Stopping(), Preprocessing(32), decision or Decision(), {**IDENTITY, **changes})
+    predictor = Predictor(network or Stopping(), Preprocessing(32), decision or DecisionRule(), {**IDENTITY, **changes})
     return complete(config, list_images(source, recursive=True), predictor)
 
 
@@ -143,7 +144,7 @@ def test_explanations_go_on_only_into_their_folder_and_with_their_threshold(tmp_
     for explain, decision, named in (
         (tmp_path / "other", None, "explain .*other of this run"),
         (None, None, "explain False of this run"),
-        (why, Decision(0.7), r"threshold 0\.7 of this run, found 0\.5"),
+        (why, DecisionRule(0.7), r"threshold 0\.7 of this run, found 0\.5"),
     ):
         with pytest.raises(DataError, match=named):
             run(pictures, tmp_path / "out", resume=True, explain=explain, decision=decision)
@@ -152,7 +153,7 @@ def test_explanations_go_on_only_into_their_folder_and_with_their_threshold(tmp_
 
 def test_without_explanations_another_threshold_may_go_on(tmp_path, pictures):
     stop(pictures, tmp_path / "out", 2)
-    assert run(pictures, tmp_path / "out", resume=True, decision=Decision(0.7)) == 1
+    assert run(pictures, tmp_path / "out", resume=True, decision=DecisionRule(0.7)) == 1
 
 
 @pytest.mark.parametrize("content", [b'{"a": 1}\n{"b": 2}\n', b"my notes\n", b"my notes", b'{"format": "mine"}\n'])
@@ -210,7 +211,7 @@ def test_a_run_killed_while_it_wrote_its_results_writes_them_without_the_network
     def interrupted(*_):  # no signal: a shell's background job has SIGINT ignored
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fakereal.predict.prediction.save", interrupted)
+    monkeypatch.setattr("fakereal.predict.run.save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "out")
     monkeypatch.undo()
@@ -230,7 +231,7 @@ def test_results_of_an_unfinished_run_are_not_lost_by_starting_anew(tmp_path, pi
     before = path.read_bytes()
     write(tmp_path / "model.h5", b"never opened")
     arguments = ["--input", pictures, "--model", tmp_path / "model.h5", "--output", tmp_path / "out/p.json"]
-    assert run_door(door.main, list(map(str, arguments))) == 2
+    assert run_cli(door.main, list(map(str, arguments))) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "add --resume to go on with it, or delete this file" in said
     assert path.read_bytes() == before
@@ -240,7 +241,7 @@ def test_results_of_an_unfinished_run_are_not_lost_by_starting_anew(tmp_path, pi
 def test_two_runs_never_write_one_journal(tmp_path, pictures):
     items = list_images(pictures).items
     first = journal.start(tmp_path / "j", IDENTITY, items, resume=False)
-    first.add([(0, Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
+    first.add([(0, RawPrediction(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
     for resume in (False, True):
         with pytest.raises(DataError, match="found one at work"):
             journal.start(tmp_path / "j", IDENTITY, items, resume)
@@ -254,16 +255,16 @@ def test_two_runs_never_write_one_journal(tmp_path, pictures):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 def test_a_run_that_waits_at_a_removed_journal_makes_its_own(tmp_path, pictures, monkeypatch):
-    items, path, flock = list_images(pictures).items, tmp_path / "j", files.fcntl.flock
+    items, path, flock = list_images(pictures).items, tmp_path / "j", files_module.fcntl.flock
     first = journal.start(path, IDENTITY, items, resume=False)
 
     def late(file, how):  # between opening and locking, the other run comes to its end
         first.remove()
         flock(file, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
+    monkeypatch.setattr(files_module.fcntl, "flock", late)
     second = journal.start(path, IDENTITY, items, resume=False)
-    second.add([(0, Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
+    second.add([(0, RawPrediction(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
     first.close()  # once more, which must not remove what is another's now
     second.close()
     assert len(path.read_text().splitlines()) == 2
@@ -273,9 +274,9 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from test_predict_resume import run
-from fakereal.cli import run_door
+from fakereal.cli import run_cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-sys.exit(run_door(lambda _: run(Path(sys.argv[1]), Path(sys.argv[2])), []))
+sys.exit(run_cli(lambda _: run(Path(sys.argv[1]), Path(sys.argv[2])), []))
 """
 
 
@@ -304,7 +305,7 @@ def test_what_was_added_is_synced_every_few_seconds(tmp_path, pictures, monkeypa
     monkeypatch.setattr(journal.os, "fsync", synced.append)
     items = list_images(pictures).items
     kept = journal.start(tmp_path / "j", IDENTITY, items, resume=False)
-    outcome = Outcome(items[0], ImageInfo(20, 10, "PNG"), 0.5)
+    outcome = RawPrediction(items[0], ImageInfo(20, 10, "PNG"), 0.5)
     kept.add([(0, outcome)])
     assert synced == []
     monkeypatch.setattr(journal, "_SYNC_S", 0.0)
@@ -327,11 +328,11 @@ def test_a_line_gives_back_the_very_outcome(tmp_path):
     chance = random.Random(0)
     for number in range(300):
         item = Item(tmp_path, os.fsdecode(b"caf\xe9\n.png"), number)
-        outcome = Outcome(
+        outcome = RawPrediction(
             item, ImageInfo(3, 4, "PNG"), round(chance.random(), 6), None, (0.1, 0.000001), (5, 10**18 + 7)
         )
         assert journal.outcome_of(json.loads(journal.as_line(number, outcome)), item) == outcome
-    failed = Outcome(item, error="expected a picture")
+    failed = RawPrediction(item, error="expected a picture")
     assert journal.outcome_of(json.loads(journal.as_line(1, failed)), item) == failed
 
 
@@ -349,7 +350,7 @@ def test_what_is_written_piece_by_piece_is_what_json_dumps_writes():
 def test_a_place_takes_few_bytes():
     names = [f"photo_{number:07}.png" for number in range(20_000)]
     tracemalloc.start()
-    items = Items(Path("/in"), [Found("/in", names=[name.replace("_", "-") for name in names])], [""])
+    items = Items(Path("/in"), [FoundImages("/in", names=[name.replace("_", "-") for name in names])], [""])
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert items[19_999] == Item(Path("/in"), "photo-0019999.png", "photo-0019999.png")

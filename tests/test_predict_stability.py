@@ -7,11 +7,11 @@ import pytest
 import test_predict
 from PIL import Image
 
-from fakereal.model.scoring import Decision
+from fakereal.model.augmentation import STABILITY_VARIANTS, stability_variants
+from fakereal.model.calibration import DecisionRule
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import list_images
-from fakereal.predict.prediction import PredictConfig, Predictor, complete
-from fakereal.predict.stability import VARIANTS, resaved
+from fakereal.predict.run import PredictConfig, Predictor, complete
 from fakereal.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(32)
@@ -55,7 +55,7 @@ def run(source: Path, folder: Path, stability: int, batch_size: int = 16, networ
         stability=stability,
     )
     identity = {"model": "m", "preprocessing": "p", "engine": "keras"}
-    predictor = Predictor(network or Sharpness(), PREPROCESSING, Decision(), identity)
+    predictor = Predictor(network or Sharpness(), PREPROCESSING, DecisionRule(), identity)
     return complete(config, list_images(source), predictor)
 
 
@@ -70,7 +70,7 @@ def test_a_label_that_flips_is_called_unstable_and_says_by_what(tmp_path, pictur
     assert (flat["prediction"], flat["stable"], flat["flips"]) == ("fake", "True", "")
     assert (fine["prediction"], fine["stable"]) == ("real", "False")
     assert "blur1" in fine["flips"].split()
-    assert set(fine["flips"].split()) <= set(VARIANTS)
+    assert set(fine["flips"].split()) <= set(STABILITY_VARIANTS)
     assert (broken["stable"], broken["flips"]) == ("", "")
     assert other["stable"] == "True"
     assert "of these unstable          1  (33.3 %)" in capsys.readouterr().out
@@ -96,9 +96,11 @@ def test_the_batch_size_changes_nothing_and_the_network_sees_whole_batches(tmp_p
 def test_the_outputs_are_those_of_the_resaved_files(pictures):
     items = list_images(pictures).items
     network = Sharpness()
-    found = list(pipeline.outcomes(items, network, PREPROCESSING, 8, VARIANTS[:3]))
+    found = list(pipeline.predict_batches(items, network, PREPROCESSING, 8, STABILITY_VARIANTS[:3]))
     for outcome in (found[0], found[1], found[3]):
-        again = np.stack(list(resaved(outcome.item.open().read_bytes(), PREPROCESSING, VARIANTS[:3])))
+        again = np.stack(
+            list(stability_variants(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_VARIANTS[:3]))
+        )
         assert outcome.resaved == tuple(round(float(p), 6) for p in network.p_real(again))
     assert found[2].resaved == ()
 

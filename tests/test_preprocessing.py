@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakereal import preprocessing
+from fakereal import decoding, preprocessing
+from fakereal.decoding import SUFFIXES, decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
-from fakereal.preprocessing import SUFFIXES, Preprocessing, decode, fit
+from fakereal.preprocessing import Preprocessing, resize
 
 SMALL = Preprocessing(32)
 LOSSLESS = {"lossless": True}
@@ -69,7 +70,7 @@ def test_every_format_gives_the_same_picture(format, options, tolerance):
 def test_the_content_decides_whatever_the_name_says(tmp_path, suffix):
     path = tmp_path / f"picture{suffix}"
     path.write_bytes(encoded(gradient(), "PNG"))
-    assert difference(SMALL.read(path), fit(gradient(), 32)) == 0
+    assert difference(SMALL.read(path), resize(gradient(), 32)) == 0
 
 
 def test_a_path_and_its_bytes_give_the_same_array(tmp_path):
@@ -77,7 +78,7 @@ def test_a_path_and_its_bytes_give_the_same_array(tmp_path):
     path.write_bytes(encoded(gradient(), "JPEG"))
     from_path, info = SMALL.read_with_info(path)
     assert difference(from_path, SMALL.read(path.read_bytes())) == 0
-    assert info == preprocessing.ImageInfo(48, 36, "JPEG")
+    assert info == decoding.ImageInfo(48, 36, "JPEG")
 
 
 def test_the_array_is_uint8_and_of_the_size_that_was_asked_for():
@@ -203,8 +204,8 @@ def test_a_large_jpeg_is_decoded_small_and_stays_close():
     image, info = decode(content, 224)
     assert image.size == (800, 600)
     assert (info.width_px, info.height_px) == (3200, 2400)
-    whole = fit(Image.open(io.BytesIO(content)).convert("RGB"), 224)
-    assert difference(fit(image, 224), whole) <= 4
+    whole = resize(Image.open(io.BytesIO(content)).convert("RGB"), 224)
+    assert difference(resize(image, 224), whole) <= 4
 
 
 def test_drafting_leaves_at_least_twice_the_size_that_is_needed():
@@ -218,7 +219,7 @@ def test_a_rotated_large_jpeg_is_upright_and_close():
     exif[0x112] = 6
     stored = gradient(1600, 1200).transpose(Image.Transpose.ROTATE_90)
     image, _ = decode(encoded(stored, "JPEG", exif=exif, quality=90), 224)
-    assert difference(fit(image, 224), fit(gradient(1600, 1200), 224)) <= 4
+    assert difference(resize(image, 224), resize(gradient(1600, 1200), 224)) <= 4
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -239,7 +240,7 @@ def test_a_folder_a_pipe_and_a_device_are_refused_without_waiting(tmp_path):
 
 def test_a_file_that_is_too_big_is_refused_unread(tmp_path):
     with (tmp_path / "1.tif").open("wb") as file:
-        file.truncate(preprocessing.MAX_FILE_BYTES + 1)
+        file.truncate(decoding.MAX_FILE_BYTES + 1)
     error = refused(tmp_path / "1.tif")
     assert error.reason == "too_large"
     assert "256 MB" in str(error)
@@ -301,7 +302,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
 
 
 def test_the_pixel_limit_itself_is_allowed(monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 48 * 36)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 36)
     decode(encoded(gradient(), "PNG"), 224)
     assert refused(encoded(gradient(49, 36), "PNG")).reason == "too_large"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fakereal.config import DataConfig
-from fakereal.model import row_cache
-from fakereal.model.row_cache import Cache, opened
+from fakereal.training import cache as training_cache
+from fakereal.training.cache import RowCache, open_cache
 
 SHAPE = (8, 8, 3)
 ROW_BYTES = 192
@@ -18,7 +18,7 @@ def row(number):
 
 
 def rows_in(folder, limit_bytes=10**6, meaning="pictures"):
-    return Cache(folder, limit_bytes).rows(meaning, SHAPE, "uint8")
+    return RowCache(folder, limit_bytes).rows(meaning, SHAPE, "uint8")
 
 
 def fill(folder, numbers, **options):
@@ -54,7 +54,7 @@ def test_a_row_can_be_read_before_it_is_written(tmp_path):
 
 def test_rows_of_another_meaning_shape_or_type_are_not_mixed_up(tmp_path):
     fill(tmp_path, [1])
-    cache = Cache(tmp_path, 10**6)
+    cache = RowCache(tmp_path, 10**6)
     assert cache.rows("pictures size=9", SHAPE, "uint8").get("1") is None
     assert cache.rows("pictures", (192,), "uint8").get("1") is None
     assert cache.rows("pictures", SHAPE, "int8").get("1") is None
@@ -101,7 +101,7 @@ def test_the_oldest_files_make_room_and_those_in_use_stay(tmp_path):
 
 def test_rows_that_a_run_cannot_do_without_take_the_room_of_its_pictures(tmp_path, capsys):
     size = 5 * (ROW_BYTES + 20) + 20
-    cache = Cache(tmp_path, 2 * size)
+    cache = RowCache(tmp_path, 2 * size)
     pictures = cache.rows("pictures", SHAPE, "uint8", essential=False)
     features = cache.rows("activations", SHAPE, "uint8")
     for number in range(15):
@@ -133,7 +133,7 @@ def test_where_there_is_no_room_nothing_is_kept_and_it_is_said_once(tmp_path, ca
 
 
 def test_a_full_disk_stops_the_cache_and_not_the_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(row_cache, "FREE_BYTES", 2**80)
+    monkeypatch.setattr(training_cache, "FREE_BYTES", 2**80)
     assert holds(fill(tmp_path, range(5)), range(5)) == []
     assert "nothing more is kept" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_two_runs_share_a_folder_and_keep_one_of_two_equal_files(tmp_path):
 
 
 def test_many_threads_may_write_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_cache, "FILE_BYTES", 10 * ROW_BYTES)
+    monkeypatch.setattr(training_cache, "FILE_BYTES", 10 * ROW_BYTES)
     rows = rows_in(tmp_path)
 
     def work(start):
@@ -174,12 +174,12 @@ def test_what_a_kill_left_behind_goes_after_a_day(tmp_path):
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 90_000,) * 2)
-    Cache(tmp_path, 10**6)
+    RowCache(tmp_path, 10**6)
     assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_none_keeps_nothing_after_the_run():
-    with opened(DataConfig(cache_dir="none")) as cache:
+    with open_cache(DataConfig(cache_dir="none")) as cache:
         folder = cache.folder
         assert cache.rows("activations", SHAPE, "uint8").get("1") is None
         cache.rows("activations", SHAPE, "uint8").put("1", row(1))
@@ -190,14 +190,14 @@ def test_none_keeps_nothing_after_the_run():
 
 def test_the_cache_lies_in_the_users_cache_folder_unless_told_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with opened(DataConfig()) as cache:
+    with open_cache(DataConfig()) as cache:
         assert cache.folder == tmp_path / "fakereal"
-    with opened(DataConfig(cache_dir=str(tmp_path / "mine"))) as cache:
+    with open_cache(DataConfig(cache_dir=str(tmp_path / "mine"))) as cache:
         assert cache.folder == tmp_path / "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_done_without(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    with opened(DataConfig(cache_dir=str(tmp_path / "file" / "cache"))) as cache:
+    with open_cache(DataConfig(cache_dir=str(tmp_path / "file" / "cache"))) as cache:
         assert cache.folder.exists()
     assert "can't be written" in capsys.readouterr().err

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fakereal.cli import start_keras
+from fakereal.decoding import MAX_FILE_BYTES
 from fakereal.errors import ConfigError, DataError, ImageRefused
-from fakereal.model.scoring import Decision
-from fakereal.predict import scale, scale_store
+from fakereal.model.calibration import DecisionRule
+from fakereal.predict import containers, ray
 from fakereal.predict.inputs import list_images
 from fakereal.predict.journal import as_line
-from fakereal.predict.prediction import PredictConfig, Predictor, complete
 from fakereal.predict.results import decide, save
-from fakereal.preprocessing import MAX_FILE_BYTES, Preprocessing
+from fakereal.predict.run import PredictConfig, Predictor, complete
+from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import start_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +34,7 @@ class Brightness:
         return images.mean(axis=(1, 2, 3)) / 255
 
 
-PREDICTOR = Predictor(Brightness(), Preprocessing(32), Decision(), {"engine": "brightness 1"})
+PREDICTOR = Predictor(Brightness(), Preprocessing(32), DecisionRule(), {"engine": "brightness 1"})
 
 
 def predicted(source, output, **options):
@@ -71,10 +72,10 @@ def test_what_a_worker_says_of_other_pictures_is_refused(pictures):
     items = list(list_images((pictures,)).items)[:3]
     outcomes = list(PREDICTOR.outcomes(items, PredictConfig()))
     lines = [as_line(number, outcome) for number, outcome in enumerate(outcomes)]
-    assert scale.outcomes_of(items, "".join(lines)) == outcomes
+    assert ray.predict_on_ray(items, "".join(lines)) == outcomes
     for wrong in (lines[::-1], lines[:2], [*lines, lines[0]]):
         with pytest.raises(DataError, match=r"--ray: expected .* found .*--resume"):
-            scale.outcomes_of(items, "".join(wrong))
+            ray.predict_on_ray(items, "".join(wrong))
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -106,17 +107,17 @@ def test_a_store_and_a_folder_can_be_predicted_together(pictures, memory):
 
 def test_an_object_that_goes_while_pictures_are_read_keeps_its_place_with_the_reason(memory):
     listing = list_images((memory,))
-    system, root = scale_store.connected(memory)
+    system, root = containers.connect_store(memory)
     system.rm(f"{root}/3.png")
     with pytest.raises(ImageRefused, match="nothing there"):
         next(item for item in listing.items if item.key == 3).open()
 
 
 def test_an_object_larger_than_a_picture_may_be_is_refused_before_it_fills_the_memory(memory, monkeypatch):
-    monkeypatch.setattr(scale_store, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(containers, "MAX_FILE_BYTES", 100)
     assert MAX_FILE_BYTES > 100
     with pytest.raises(ImageRefused, match="found more"):
-        scale_store.Store(memory).read("1.png")
+        containers.ObjectStore(memory).read("1.png")
 
 
 def test_a_store_can_be_sent_to_another_process(memory, pictures):
@@ -138,10 +139,10 @@ def test_an_address_without_pictures_or_meaning_is_refused_in_one_line(address, 
 
 @pytest.mark.parametrize(("package", "call"), [
     ("fsspec", lambda: list_images(("s3://bucket/set",))),
-    ("ray", lambda: scale.connected("auto").__enter__()),
+    ("ray", lambda: ray.connect_ray("auto").__enter__()),
 ])  # fmt: skip
 def test_without_the_package_one_line_says_what_to_install(monkeypatch, package, call):
-    scale_store.connected.cache_clear()
+    containers.connect_store.cache_clear()
     for name in (package, f"{package}.data"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install -r requirements-scale\.txt"):
@@ -152,7 +153,7 @@ def test_where_no_cluster_is_one_line_says_so_at_once():
     pytest.importorskip("ray.data", reason="ray[data] is not installed (requirements-scale.txt)")
     started = time.monotonic()
     with pytest.raises(DataError, match=r"expected a Ray cluster at 127\.0\.0\.1:1, found .*refused"):
-        scale.connected("127.0.0.1:1").__enter__()
+        ray.connect_ray("127.0.0.1:1").__enter__()
     assert time.monotonic() - started < 20
 
 
@@ -169,15 +170,15 @@ def bucket():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        scale_store.connected.cache_clear()
-        scale_store.connected("s3://pictures")[0].mkdir("pictures")
+        containers.connect_store.cache_clear()
+        containers.connect_store("s3://pictures")[0].mkdir("pictures")
         yield "s3://pictures"
     server.stop()
 
 
 @pytest.mark.slow
 def test_an_s3_bucket_gives_the_bytes_that_a_folder_gives(bucket, pictures, tmp_path):
-    system, root = scale_store.connected(bucket)
+    system, root = containers.connect_store(bucket)
     system.put(f"{pictures}/", f"{root}/set/", recursive=True)
     for recursive in (False, True):
         local = predicted(pictures, tmp_path / f"local{recursive}.json", recursive=recursive)
@@ -189,11 +190,11 @@ def test_an_s3_bucket_gives_the_bytes_that_a_folder_gives(bucket, pictures, tmp_
 def test_parts_hold_every_row_once_and_leave_none_of_an_earlier_run(pictures, tmp_path, monkeypatch):
     listing = list_images((pictures,))
     outcomes = list(PREDICTOR.outcomes(listing.items, PredictConfig()))
-    results = decide(outcomes, Decision())
+    results = decide(outcomes, DecisionRule())
     folder = tmp_path / "out_parts"
     for rows, files in ((4, 4), (10, 2)):
-        monkeypatch.setattr(scale, "SHARD_ROWS", rows)
-        tally = save(scale.sharded(results, tmp_path / "out.json"), tmp_path / "out.json", tmp_path / "all.jsonl")
+        monkeypatch.setattr(ray, "SHARD_ROWS", rows)
+        tally = save(ray.sharded(results, tmp_path / "out.json"), tmp_path / "out.json", tmp_path / "all.jsonl")
         assert tally.total == len(results)
         parts = sorted(folder.iterdir())
         assert [part.name for part in parts] == [f"part-{number:06d}.jsonl" for number in range(files)]
@@ -212,7 +213,7 @@ def model(tmp_path_factory):
     keras.utils.set_random_seed(5)
     config = Config(image_size=32, network=NetworkConfig(name="cnn", filters=(4, 8)))
     path = tmp_path_factory.mktemp("model") / "small.h5"
-    metadata = model_file.Metadata(config, Preprocessing(32), Decision())
+    metadata = model_file.Metadata(config, Preprocessing(32), DecisionRule())
     model_file.save(path, model_file.Detector(networks.build(config.network, 32), metadata))
     return path
 

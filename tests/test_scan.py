@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakereal.data.scan import THUMBNAIL_PX, scan, skipped_lines
+from fakereal.dataset.scan import THUMBNAIL_PX, scan, skipped_lines
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.preprocessing import Preprocessing

@@ -9,8 +9,8 @@ import pytest
 from separation_sets import folder_of_three, journal_in, names_in, picture, predictions, separate, separated, tree
 
 import image_separate
-from fakereal.data.separation_pairing import names_for
-from fakereal.data.separation_voting import Ballot, Vote, decide
+from fakereal.separation.pairing import names_for
+from fakereal.separation.voting import Ballot, Vote, decide
 
 SCRIPT = Path(image_separate.__file__)
 HACKATHON = SCRIPT.parent.parent / "shared" / "data" / "hackathon.tar.xz"

@@ -21,8 +21,8 @@ from separation_sets import (
 )
 
 import image_separate
-from fakereal.data import journal as journals
-from fakereal.data import separation_guards
+from fakereal import files
+from fakereal.separation import journal as journals
 
 SCRIPT = Path(image_separate.__file__)
 
@@ -295,10 +295,10 @@ def test_a_last_line_that_a_kill_has_torn_does_not_spoil_the_journal(source, out
 
 
 def test_a_second_run_at_the_same_time_is_refused(source, output, capsys):
-    if separation_guards.fcntl is None:
+    if files.fcntl is None:
         pytest.skip("no locks here")
     folder_of_three(source)
-    with separation_guards.alone_in(source):
+    with files.alone_in(source):
         assert separate(source, "--output", output) == 2
     assert "expected no other run at work there" in capsys.readouterr().err
     assert separate(source, "--output", output) == 0

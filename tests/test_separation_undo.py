@@ -16,7 +16,7 @@ from separation_sets import (
 )
 
 import image_separate
-from fakereal.data import journal as journals
+from fakereal.separation import journal as journals
 
 SCRIPT = Path(image_separate.__file__)
 

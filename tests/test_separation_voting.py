@@ -6,7 +6,7 @@ import pytest
 from separation_sets import folder_of_three, journal_in, names_in, picture, predictions, separate, separated, tree
 
 from fakereal import predictions_json
-from fakereal.data.separation_experiments import Agreement
+from fakereal.separation.voting import Agreement
 
 
 def run(source, output, *more):

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from fakereal.data.scan import Dataset, Record, scan
-from fakereal.data.split import SPLITS, read_manifest, split_dataset, summary, write_manifest
+from fakereal.dataset.scan import Dataset, Record, scan
+from fakereal.dataset.split import SPLITS, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError, DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.preprocessing import Preprocessing

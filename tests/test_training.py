@@ -13,15 +13,17 @@ from PIL import Image
 
 import train_model
 from fakereal import config, files
-from fakereal.cli import run_door
+from fakereal.cli import run_cli
 from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
-from fakereal.data.scan import Record, scan
+from fakereal.dataset.scan import Record, scan
 from fakereal.errors import DataError, ImageRefused
-from fakereal.model import geometry, model_file, row_cache, run, training
-from fakereal.model.input_pipeline import Draw, labels_of, plain_batches, training_array, training_batches
+from fakereal.model import augmentation, model_file
 from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
+from fakereal.training import cache as training_cache
+from fakereal.training import run, trainer
+from fakereal.training.input_pipeline import EpochSampler, labels_of, plain_batches, training_array, training_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 STILL = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)
@@ -63,7 +65,7 @@ def refusal(capsys):
     """A function that tries to train in this process, which saves TensorFlow's start; it returns what was said."""
 
     def refuse(data, output, *more):
-        assert run_door(train_model.main, options(data, output, *more)) == 2
+        assert run_cli(train_model.main, options(data, output, *more)) == 2
         return capsys.readouterr().err
 
     return refuse
@@ -157,7 +159,7 @@ def test_an_early_ctrl_c_leaves_the_records_of_the_model_that_is_there(trained, 
 
     folder = trained[0].with_name("model_run")
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    monkeypatch.setattr(training, "_run_epoch", stop)
+    monkeypatch.setattr(trainer, "_run_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
         run_here(make_set(tmp_path / "other"), trained[0], tensorboard=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
@@ -249,7 +251,7 @@ def test_training_and_prediction_see_the_same_array_bit_for_bit(tmp_path, file_f
     rng = np.random.default_rng(0)
     assert np.array_equal(training_array(record, preprocessing, STILL, rng), predicted)
     for batches in (
-        training_batches([record], preprocessing, STILL, Draw(0, 0, 0), 4),
+        training_batches([record], preprocessing, STILL, EpochSampler(0, 0, 0), 4),
         plain_batches([record], preprocessing, 4),
     ):
         ((images, labels),) = list(batches.as_numpy_iterator())
@@ -260,7 +262,7 @@ def test_training_and_prediction_see_the_same_array_bit_for_bit(tmp_path, file_f
 
 def test_an_epoch_ends_with_its_last_batch(pictures):
     records = scan(pictures, Preprocessing(32)).records[:8]
-    batches = training_batches(records, Preprocessing(32), STILL, Draw(0, 0, 0), 1)
+    batches = training_batches(records, Preprocessing(32), STILL, EpochSampler(0, 0, 0), 1)
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     model.fit(batches, verbose=0)
@@ -272,17 +274,17 @@ def test_an_epoch_ends_with_its_last_batch(pictures):
 
 def test_an_epoch_holds_every_picture_once_in_an_order_of_its_own(pictures):
     records = scan(pictures, Preprocessing(32)).records
-    first, second = (Draw(0, 0, epoch).order(records) for epoch in (0, 1))
+    first, second = (EpochSampler(0, 0, epoch).order(records) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(80))
     assert first.tolist() != second.tolist()
-    assert first.tolist() == Draw(0, 0, 0).order(records).tolist()
+    assert first.tolist() == EpochSampler(0, 0, 0).order(records).tolist()
 
 
 def test_a_balanced_draw_gives_small_sources_more_than_their_share():
     records = [Record(Path(str(n)), n % 2, "large" if n < 900 else "small", "", "", None) for n in range(1000)]
     shares = {}
     for balance in (0.0, 0.5, 1.0):
-        drawn = Draw(0, 0, 0, 150, balance).order(records)
+        drawn = EpochSampler(0, 0, 0, 150, balance).order(records)
         assert len(set(drawn.tolist())) == 150
         shares[balance] = np.mean(drawn >= 900)
     assert shares[0.0] < 0.2 < shares[0.5] < shares[1.0]
@@ -295,15 +297,17 @@ def test_changes_depend_on_seed_epoch_and_picture_alone(pictures):
     def changed(draw):
         return training_array(record, Preprocessing(64), strong, draw.rng(record))
 
-    assert np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 0)))
-    assert not np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(1, 0, 1)))
-    assert not np.array_equal(changed(Draw(1, 0, 0)), changed(Draw(2, 0, 0)))
+    assert np.array_equal(changed(EpochSampler(1, 0, 0)), changed(EpochSampler(1, 0, 0)))
+    assert not np.array_equal(changed(EpochSampler(1, 0, 0)), changed(EpochSampler(1, 0, 1)))
+    assert not np.array_equal(changed(EpochSampler(1, 0, 0)), changed(EpochSampler(2, 0, 0)))
 
 
 def test_a_rotation_leaves_no_black_corners():
     white = np.full((64, 64, 3), 255, dtype=np.uint8)
     for seed in range(20):
-        turned = geometry.transform(white, np.random.default_rng(seed), AugmentationConfig(rotation_degrees=180))
+        turned = augmentation.transform_geometry(
+            white, np.random.default_rng(seed), AugmentationConfig(rotation_degrees=180)
+        )
         assert turned.shape == white.shape
         assert turned.min() == 255
 
@@ -313,7 +317,7 @@ def test_a_shift_moves_the_content():
     image[30:34, 30:34] = 255
     seen = set()
     for seed in range(20):
-        moved = geometry.transform(
+        moved = augmentation.transform_geometry(
             image, np.random.default_rng(seed), AugmentationConfig(False, rotation_degrees=0, shift=0.2)
         )
         assert moved.sum() == image.sum()
@@ -323,19 +327,19 @@ def test_a_shift_moves_the_content():
 
 
 def test_a_pretrained_base_is_first_kept_frozen_then_fine_tuned_with_frozen_batch_norm():
-    plan = training.phases(TrainingConfig(fine_tune="last20", epochs=3), Origin("ImageNet", True))
+    plan = trainer.phases(TrainingConfig(fine_tune="last20", epochs=3), Origin("ImageNet", True))
     assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("head", 3, "frozen"), ("last20", 10, "frozen")]
     assert plan[1].learning_rate < plan[0].learning_rate
 
 
 def test_a_base_of_random_weights_learns_at_once_and_with_its_batch_norm():
-    plan = training.phases(TrainingConfig(fine_tune="all", epochs=3), Origin("random weights", False))
+    plan = trainer.phases(TrainingConfig(fine_tune="all", epochs=3), Origin("random weights", False))
     assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("all", 3, "learned")]
 
 
 def test_phases_of_ones_own_are_taken_as_they_are():
     own = TrainingConfig(phases=(PhaseConfig("all", 2, image_size=32), PhaseConfig("head", 1)), batch_size=7)
-    plan = training.phases(own, Origin("ImageNet", True))
+    plan = trainer.phases(own, Origin("ImageNet", True))
     assert [(p.train, p.epochs, p.image_size, p.batch_size) for p in plan] == [("all", 2, 32, 7), ("head", 1, None, 7)]
 
 
@@ -383,7 +387,7 @@ def run_here(data, output, weights="none", **more):
     data = config.DataConfig(str(data), cache_dir="none")
     training = TrainingConfig(**options)
     whole = config.Config(32, weights, data=data, network=network, augmentation=STILL, training=training)
-    return run.run(whole, output)
+    return run.train_and_report(whole, output)
 
 
 @pytest.mark.slow
@@ -427,7 +431,7 @@ def test_a_picture_that_changes_during_training_is_named_and_not_taken_for_the_o
     scanned = record.path.read_bytes()
     Image.open(record.path).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(record.path)
     options = AugmentationConfig(resaving=ResavingConfig(share=resaving))
-    with row_cache.opened(config.DataConfig(cache_dir=str(tmp_path / "cache"))) as cache:
+    with training_cache.open_cache(config.DataConfig(cache_dir=str(tmp_path / "cache"))) as cache:
         kept = cache.pictures(Preprocessing(32))
         with pytest.raises(ImageRefused, match="expected the file that was scanned, found another one of its name"):
             training_array(record, Preprocessing(32), options, np.random.default_rng(0), kept)
@@ -462,10 +466,10 @@ def test_labels_come_in_the_order_of_the_records(pictures):
 
 
 def test_a_loss_that_runs_away_keeps_the_best_epoch_and_is_not_taken_for_ctrl_c(pictures, tmp_path, monkeypatch):
-    from fakereal.model.training import binary_log_loss
+    from fakereal.training.trainer import binary_log_loss
 
     losses = iter([0.5, 0.4, float("nan")])
-    monkeypatch.setattr(training, "binary_log_loss", lambda *arrays: binary_log_loss(*arrays) * 0 + next(losses))
+    monkeypatch.setattr(trainer, "binary_log_loss", lambda *arrays: binary_log_loss(*arrays) * 0 + next(losses))
     outcome = run_here(pictures, tmp_path / "m.h5", epochs=5)
     assert (outcome.diverged, outcome.interrupted) == (True, False)
     assert [row["val_loss"] for row in outcome.detector.metadata.history] == [0.5, 0.4]

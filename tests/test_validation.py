@@ -6,11 +6,11 @@ import pytest
 from test_evaluation import make_pictures
 
 from fakereal.config import Config, DataConfig, NetworkConfig, TrainingConfig
-from fakereal.data.scan import Record
-from fakereal.model import run, validation
+from fakereal.dataset.scan import Record
 from fakereal.model.metadata import read_metadata
 from fakereal.model.metrics import binary_log_loss
-from fakereal.model.tensorboard import TensorBoard
+from fakereal.training import loop, run
+from fakereal.training.checkpoint import TensorBoard
 
 
 def records(fake, real):
@@ -19,22 +19,22 @@ def records(fake, real):
 
 def test_validation_steps_draw_batches_of_both_classes_once():
     training = TrainingConfig(validation_steps=3, batch_size=8)
-    chosen = validation.drawn(records(100, 100), training, seed=5)
+    chosen = loop.sample_validation(records(100, 100), training, seed=5)
     assert len(chosen) == len(set(chosen)) == 24
     assert sum(record.label for record in chosen) == 12
-    assert chosen == validation.drawn(records(100, 100), training, seed=5)
-    assert chosen != validation.drawn(records(100, 100), training, seed=6)
+    assert chosen == loop.sample_validation(records(100, 100), training, seed=5)
+    assert chosen != loop.sample_validation(records(100, 100), training, seed=6)
 
 
 def test_a_small_class_gives_all_that_it_has():
-    chosen = validation.drawn(records(3, 100), TrainingConfig(validation_steps=1, batch_size=10), seed=0)
+    chosen = loop.sample_validation(records(3, 100), TrainingConfig(validation_steps=1, batch_size=10), seed=0)
     assert sum(record.label == 0 for record in chosen) == 3
 
 
 @pytest.mark.parametrize("steps", [None, 25, 1000])
 def test_without_a_limit_all_validation_pictures_count(steps):
     training = TrainingConfig(validation_steps=steps, batch_size=8)
-    assert validation.drawn(records(100, 100), training, 0) == tuple(records(100, 100))
+    assert loop.sample_validation(records(100, 100), training, 0) == tuple(records(100, 100))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_without_a_limit_all_validation_pictures_count(steps):
 )
 def test_the_rate_falls_where_the_validation_loss_stays(losses, factor):
     training = TrainingConfig(schedule="plateau", plateau_patience=2, plateau_factor=0.1)
-    assert validation.rate_after(losses, 0.5, training) == pytest.approx(0.5 * factor)
+    assert loop.rate_after(losses, 0.5, training) == pytest.approx(0.5 * factor)
 
 
 def test_an_epoch_that_is_right_more_often_is_better_though_it_is_too_sure_of_itself():
@@ -61,23 +61,23 @@ def test_an_epoch_that_is_right_more_often_is_better_though_it_is_too_sure_of_it
     timid[:35] = 1 - timid[:35]
     sure = np.where(right == (labels == 1), 0.995, 0.005)
     assert binary_log_loss(labels, sure) > binary_log_loss(labels, timid)
-    assert validation.calibrated_loss(labels, sure) < validation.calibrated_loss(labels, timid)
+    assert loop.calibrated_loss(labels, sure) < loop.calibrated_loss(labels, timid)
 
 
 def test_outputs_that_are_hardly_apart_are_not_praised_for_a_lucky_order():
     labels = np.array([0, 1] * 10)
     order = np.where(labels == 1, 0.501, 0.499)
-    assert validation.calibrated_loss(labels, order) == pytest.approx(binary_log_loss(labels, order))
+    assert loop.calibrated_loss(labels, order) == pytest.approx(binary_log_loss(labels, order))
 
 
 @pytest.mark.parametrize("p_real", [np.full(6, np.nan), np.zeros(6), np.ones(6)])
 def test_a_network_that_ran_away_has_a_calibrated_loss_too_or_none(p_real):
-    loss = validation.calibrated_loss(np.array([0, 0, 0, 1, 1, 1]), p_real)
+    loss = loop.calibrated_loss(np.array([0, 0, 0, 1, 1, 1]), p_real)
     assert np.isnan(loss) if np.isnan(p_real).any() else loss >= 0.6
 
 
 def test_another_schedule_is_no_business_of_validation():
-    assert validation.rate_after([0.5] * 20, 0.5, TrainingConfig()) == 0.5
+    assert loop.rate_after([0.5] * 20, 0.5, TrainingConfig()) == 0.5
 
 
 def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
@@ -107,7 +107,7 @@ def trained(tmp_path_factory):
                               plateau_factor=1e-4, validation_steps=1, tensorboard=True)  # fmt: skip
     network = NetworkConfig("cnn", filters=(4,))
     config = Config(32, "none", data=DataConfig(str(data)), network=network, training=training)
-    return run.run(config, folder / "model.h5")
+    return run.train_and_report(config, folder / "model.h5")
 
 
 def test_a_plateau_calms_a_training_that_jumps_about(trained):
@@ -132,6 +132,6 @@ def test_a_run_leaves_a_report_with_the_figures_of_the_model(trained):
 def test_a_run_that_was_killed_after_its_last_epoch_keeps_its_history(trained):
     for path in (trained.folder / "tensorboard").iterdir():
         path.unlink()
-    again = run.run(trained.detector.metadata.config, trained.output, resume=True)
+    again = run.train_and_report(trained.detector.metadata.config, trained.output, resume=True)
     assert again.detector.metadata.history == trained.detector.metadata.history
     assert len(list((trained.folder / "tensorboard").iterdir())) == 1

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from web_apps import Brightness, client, png, predictor
 
-from fakereal.web.limits import Limits
+from fakereal.web.http import Limits
 
 
 def post(app, *files, url="/api/predict", **fields):

@@ -5,7 +5,7 @@ import sys
 import pytest
 from web_apps import client, light_server, png
 
-from fakereal.web import api
+from fakereal.web import routes
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,12 @@ def test_the_document_names_every_address_for_programs_and_no_other(app):
 
 
 def test_the_document_says_as_many_files_as_are_taken(app):
-    body = api.document()["paths"]["/api/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    body = routes.document()["paths"]["/api/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
     assert body["schema"]["properties"]["image"]["maxItems"] == app.get("/api/model").json["limits"]["files"]
 
 
 def test_answers_have_exactly_the_members_that_the_document_names(app):
-    schemas = api.document()["components"]["schemas"]
+    schemas = routes.document()["components"]["schemas"]
     answer = app.post("/api/predict?explain=1&stability=1", data=png(), content_type="image/png").json
     assert set(answer) == set(schemas["Predictions"]["required"])
     assert set(answer["predictions"][0]) == set(schemas["Prediction"]["required"])

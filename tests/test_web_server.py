@@ -13,8 +13,7 @@ from web_apps import Server, light_server, png
 
 from fakereal.errors import ConfigError
 from fakereal.web import server as web_server
-from fakereal.web.server import listen
-from fakereal.web.starting import WebConfig, run
+from fakereal.web.server import WebConfig, listen, run_server
 
 HEAD = "POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
 
@@ -209,10 +208,10 @@ def test_a_port_that_is_taken_is_told_in_one_line():
 
 def test_a_short_token_is_refused_and_an_open_door_is_warned_of(tmp_path, capsys):
     with pytest.raises(ConfigError, match="at least 16"):
-        run(WebConfig(token="short"))
+        run_server(WebConfig(token="short"))
     for host, warned in (("0.0.0.0", True), ("::", True), ("127.0.0.1", False), ("localhost", False), ("::1", False)):
         with pytest.raises(Exception, match="nothing there"):
-            run(WebConfig(model=tmp_path / "no.h5", host=host))
+            run_server(WebConfig(model=tmp_path / "no.h5", host=host))
         assert ("warning: everybody" in capsys.readouterr().err) is warned
 
 

@@ -9,9 +9,9 @@ import pytest
 from web_apps import SIZE_PX, Brightness
 
 import predict_and_save_json as door
-from fakereal.cli import start_keras
-from fakereal.web.limits import MAX_BATCH, BusyError
-from fakereal.web.worker import Worker
+from fakereal.runtime import start_keras
+from fakereal.web.http import MAX_BATCH, BusyError
+from fakereal.web.service import Worker
 
 
 def image(grey: int) -> np.ndarray:
@@ -181,12 +181,12 @@ def model(tmp_path_factory) -> Path:
 
     from fakereal.config import Config, NetworkConfig
     from fakereal.model import model_file, networks
-    from fakereal.model.scoring import Decision
+    from fakereal.model.calibration import DecisionRule
     from fakereal.preprocessing import Preprocessing
 
     keras.utils.set_random_seed(5)
     config = Config(image_size=64, network=NetworkConfig(name="cnn", filters=(4, 8)))
-    metadata = model_file.Metadata(config, Preprocessing(64), Decision(temperature=1.5, band=(0.49, 0.51)))
+    metadata = model_file.Metadata(config, Preprocessing(64), DecisionRule(temperature=1.5, band=(0.49, 0.51)))
     path = tmp_path_factory.mktemp("model") / "small.h5"
     model_file.save(path, model_file.Detector(networks.build(config.network, 64), metadata))
     return path
@@ -195,9 +195,9 @@ def model(tmp_path_factory) -> Path:
 def same_as_the_script(model: Path, folder: Path, together: int) -> None:
     import io
 
-    from fakereal.model.engines import open_network
+    from fakereal.engines.engine import open_network
     from fakereal.web.app import create_app
-    from fakereal.web.loading import from_opened
+    from fakereal.web.service import from_opened
 
     details = folder.parent / "details.json"
     command = ["--input", str(folder), "--model", str(model), "--details", str(details)]
@@ -228,8 +228,8 @@ def test_a_file_has_the_p_fake_that_the_script_gives_it_to_the_last_digit(model,
 def test_where_keras_runs_on_another_backend_there_are_verdicts_without_heatmaps(model, monkeypatch, capsys):
     import keras
 
-    from fakereal.model.engines import open_network
-    from fakereal.web.loading import from_opened
+    from fakereal.engines.engine import open_network
+    from fakereal.web.service import from_opened
 
     opened = open_network(model)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")

@@ -20,14 +20,14 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.heatmap import Explanation
-from fakereal.model.scoring import Decision
 from fakereal.preprocessing import Preprocessing
-from fakereal.web import predictor as predictors
+from fakereal.web import service as predictors
 from fakereal.web.app import create_app
-from fakereal.web.limits import Limits
-from fakereal.web.predictor import Predictor
+from fakereal.web.http import Limits
 from fakereal.web.server import listen, serve
+from fakereal.web.service import Predictor
 
 SIZE_PX = 32
 MODEL = {
@@ -60,8 +60,8 @@ class Brightness:
 
 @contextmanager
 def predictor(network: object | None = None, limits: Limits | None = None) -> Iterator[Predictor]:
-    decision = Decision(band=(0.4, 0.6))
-    found = predictors.start(
+    decision = DecisionRule(band=(0.4, 0.6))
+    found = predictors.start_predictor(
         network or Brightness(), Preprocessing(SIZE_PX), decision, MODEL, limits, "# A *card*\n<b>"
     )
     try:

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from fakereal.cli import progress_bar
-from fakereal.files import write_whole
+from fakereal.files import write_atomic
 from fakereal.labels import NAMES, label_of_folder
+from fakereal.runtime import progress_bar
 
 SIDE_PX = {"humanfaces": 133, "shoes": 180, "lfw_faceswap": 187, "ciplab": 448, "ziad": 168}
 """Sets with a leak: the side, three quarters of the smaller class's, to which both classes are reduced."""
@@ -76,7 +76,7 @@ def place(name: str, path: Path, output: Path, learnt: set[str]) -> None:
         os.link(path, target)
     else:
         quality = _QUALITIES[0] + digest[8] % (_QUALITIES[1] - _QUALITIES[0] + 1)
-        write_whole(target, neutral(data, SIDE_PX.get(name), quality))
+        write_atomic(target, neutral(data, SIDE_PX.get(name), quality))
 
 
 def neutral(data: bytes, side_px: int | None, quality: int) -> bytes:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL, say
+from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.runtime import log
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -28,8 +29,8 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Audits, prints what was found, writes the report and what else was asked for."""
-    from fakereal.data import audit, audit_page, audit_report, findings
-    from fakereal.data.scan import scan
+    from fakereal.audit import audit, report
+    from fakereal.dataset.scan import scan
     from fakereal.errors import ConfigError
     from fakereal.preprocessing import Preprocessing
 
@@ -40,11 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     judged, commands = (
         _label_errors(dataset, audited.clusters, arguments.report) if arguments.label_errors else (None, [])
     )
-    found = findings.findings(audited, findings.of_label_errors(judged, commands) if judged else ())
-    print("\n".join(audit_report.lines(audited, found)))
+    found = audit.findings(audited, audit.of_label_errors(judged, commands) if judged else ())
+    print("\n".join(report.lines(audited, found)))
     if arguments.report:
-        audit_page.write(arguments.report, audited, found, judged)
-        say(f"\nreport: {arguments.report / 'report.html'}")
+        report.write_page(arguments.report, audited, found, judged)
+        log(f"\nreport: {arguments.report / 'report.html'}")
     incomplete = _neutralize(dataset, arguments.neutralize) if arguments.neutralize else False
     grave = arguments.strict and any(finding.grave for finding in found)
     return EXIT_PARTIAL if grave or incomplete or audited.counts["skipped"] else EXIT_OK
@@ -52,21 +53,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _label_errors(dataset, clusters, folder: Path) -> tuple[dict, list[str]]:
     """Returns the suspects as JSON, and the commands that would apply them."""
-    from fakereal.cli import start_keras
+    from fakereal.runtime import start_keras
 
     start_keras()
-    from fakereal.model import label_errors
+    from fakereal.audit import label_errors
 
     found = label_errors.find(dataset, clusters)
     written = label_errors.write_predictions(found, dataset, folder / "label_errors")
     for line in label_errors.summary(found):
-        say(line)
+        log(line)
     return label_errors.as_json(found, dataset.root), label_errors.commands(written, dataset, folder / "label_errors")
 
 
 def _neutralize(dataset, folder: Path) -> bool:
     """Writes the neutral copy; returns whether pictures are missing in it."""
-    from fakereal.data import neutralize
+    from fakereal.dataset import neutralize
 
     copied = neutralize.write_copy(dataset, folder, neutralize.settings_for(dataset))
     print("\n" + "\n".join(neutralize.summary(dataset, copied)))

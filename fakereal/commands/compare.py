@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL, say
+from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.runtime import log
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -48,25 +49,25 @@ def setting(text: str) -> tuple[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the experiments, or trains, compares and prints the table."""
     if arguments.write_configs:
-        from fakereal.model import recipes
+        from fakereal.training import compare
 
-        print("\n".join(map(str, recipes.write(arguments.write_configs))))
+        print("\n".join(map(str, compare.write_experiments(arguments.write_configs))))
     if not arguments.configs:
         if not arguments.write_configs:
             raise _nothing()
         return EXIT_OK
     from fakereal.files import locked
-    from fakereal.model import compare, comparison
+    from fakereal.training import compare
 
     flags = {"data.path": arguments.path, "data.split_file": arguments.split}
     overrides = {key: value for key, value in flags.items() if value is not None} | dict(arguments.settings)
     with locked(arguments.output / ".lock"):
         runs = compare.plan(arguments.configs, arguments.output, overrides)
         failed = compare.train_all(runs)
-    table = comparison.rows([run for run in runs if run.name not in failed])
-    comparison.write(arguments.output, table, failed, shlex.join(["python", "-m", "fakereal", *sys.argv[1:]]))
-    print("\n".join(comparison.markdown(table, failed)))
-    say(f"\ncomparison: {arguments.output / 'comparison.html'}")
+    table = compare.comparison_rows([run for run in runs if run.name not in failed])
+    compare.write_comparison(arguments.output, table, failed, shlex.join(["python", "-m", "fakereal", *sys.argv[1:]]))
+    print("\n".join(compare.comparison_markdown(table, failed)))
+    log(f"\ncomparison: {arguments.output / 'comparison.html'}")
     partial = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
     return EXIT_PARTIAL if partial else EXIT_OK
 

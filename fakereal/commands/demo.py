@@ -22,10 +22,10 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes the set; with --run goes through the three scripts."""
-    from fakereal.data import demo, demo_tour
+    from fakereal.dataset import demo
 
     if arguments.tour:
-        return demo_tour.run(arguments.folder, arguments.seed)
+        return demo.run_tour(arguments.folder, arguments.seed)
     made = demo.make(arguments.folder, arguments.seed)
     print(f"{made.raw}: {made.labelled} labelled images, {made.swapped} of them in the wrong folder")
     print(f"{made.test}: {made.unlabelled} unlabelled images; what they are: {made.truth}")

@@ -16,7 +16,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from fakereal.cli import ENGINES, EXIT_OK, EXIT_PARTIAL, parse_count, parse_whole, say, start_keras
+from fakereal.cli import ENGINES, EXIT_OK, EXIT_PARTIAL, parse_count, parse_whole
+from fakereal.runtime import log, start_keras
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -38,11 +39,11 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Judges, writes the report, prints the main figures."""
     start_keras()
-    from fakereal.model import evaluation
+    from fakereal.evaluation import evaluate
 
     options = {key: value for key, value in vars(arguments).items() if key != "run"}
     command = shlex.join(["python", "-m", "fakereal", *sys.argv[1:]])
-    outcome = evaluation.run(evaluation.EvaluateConfig(**options, command=command))
-    print("\n".join(evaluation.lines(outcome.tree)))
-    say(f"\nreport: {outcome.folder / 'report.html'}")
+    outcome = evaluate.evaluate(evaluate.EvaluateConfig(**options, command=command))
+    print("\n".join(evaluate.lines(outcome.tree)))
+    log(f"\nreport: {outcome.folder / 'report.html'}")
     return EXIT_PARTIAL if outcome.skipped else EXIT_OK

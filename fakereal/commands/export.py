@@ -30,6 +30,6 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts, judges and writes."""
-    from fakereal.predict.export import ExportConfig, run
+    from fakereal.engines.export import ExportConfig, run
 
     return run(ExportConfig(**{key: value for key, value in vars(arguments).items() if key != "run"}))

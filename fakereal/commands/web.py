@@ -43,10 +43,10 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
     add("--queue", type=parse_count, default=64, metavar="N", help="images accepted at once; more get a 503")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_server(arguments: argparse.Namespace) -> int:
     """Serves until Ctrl-C or SIGTERM."""
-    from fakereal.web.limits import Limits
-    from fakereal.web.starting import WebConfig, run
+    from fakereal.web.http import Limits
+    from fakereal.web.server import WebConfig, run_server
 
     limits = Limits(
         request_bytes=arguments.max_upload_mb * 2**20,
@@ -55,4 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
     )
     token = arguments.token or os.environ.get("FAKEREAL_TOKEN") or None
     where = arguments.host, arguments.port
-    return run(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))
+    return run_server(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))

@@ -1,1 +1,1 @@
-"""Networks: how they are built, trained, measured, kept in a file."""
+"""Networks, weights and the model file; calibration, metrics and heatmaps."""

@@ -9,13 +9,16 @@ JPEG, blur, scaling, crops and colour in random order and number, for both class
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from fakereal.config import ResavingConfig
+from fakereal.config import AugmentationConfig, ResavingConfig
+from fakereal.decoding import decode
+from fakereal.preprocessing import Preprocessing
 
 QUALITIES = (30, 100)
 """JPEG and WebP quality, both ends included: from a messenger's worst to a camera's best."""
@@ -138,3 +141,86 @@ RESAVES: dict[str, Callable[[Image.Image], Image.Image]] = {
 JPEG with Pillow's tables and 4:2:0; scaling bicubic, down and up again; blur with a sigma of 1 pixel of the picture's
 own. Give them pictures of full resolution: `preprocessing.decode` reduces large JPEGs unless its target is large too.
 """
+
+
+# ---- Flips, rotations, shifts and brightness for training pictures, on the array that the network is about to see.
+
+
+def transform_geometry(image: np.ndarray, rng: np.random.Generator, options: AugmentationConfig) -> np.ndarray:
+    """Returns a randomly changed copy; the same generator state gives the same copy.
+
+    Args:
+        image: uint8 (S, S, 3).
+        rng: where the randomness comes from.
+        options: how much of what.
+
+    Returns:
+        uint8 (S, S, 3).
+    """
+    # Every number is drawn whatever the options, so that switching one step off leaves the others as they were.
+    flip_x, flip_y = rng.random(2) < 0.5
+    angle, shift_x, shift_y, brightness = rng.uniform(-1.0, 1.0, 4)
+    if options.horizontal_flip and flip_x:
+        image = image[:, ::-1]
+    if options.vertical_flip and flip_y:
+        image = image[::-1]
+    if options.shift:
+        image = _shifted(image, shift_x * options.shift, shift_y * options.shift)
+    if options.rotation_degrees:
+        image = _rotated(image, angle * options.rotation_degrees)
+    if options.brightness:
+        image = np.clip(image * (1.0 + brightness * options.brightness), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def _rotated(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotates about the centre; the corners are filled by reflection, as black ones would tell of the rotation."""
+    size = image.shape[0]
+    radians = math.radians(degrees)
+    reach = abs(math.sin(radians)) + abs(math.cos(radians))  # of a corner, in half sides
+    margin = min(size - 1, math.ceil(size / 2 * (reach - 1)) + 1)
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    rotated = Image.fromarray(padded).rotate(degrees, Image.Resampling.BILINEAR)
+    return np.asarray(rotated)[margin : margin + size, margin : margin + size]
+
+
+def _shifted(image: np.ndarray, x_share: float, y_share: float) -> np.ndarray:
+    """Moves the picture by whole pixels; what comes in is a reflection."""
+    size = image.shape[0]
+    x, y = round(x_share * size), round(y_share * size)
+    margin = max(abs(x), abs(y))
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    return padded[margin - y : margin - y + size, margin - x : margin - x + size]
+
+
+# ---- Does a verdict hold when the picture is saved again, scaled or blurred, as the internet does to pictures?
+
+STABILITY_VARIANTS = ("jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
+"""The ways of `augmentation.RESAVES` that a verdict is held against."""
+
+_FULL_PX = 2048  # large JPEGs are decoded at a reduced scale of at least twice that many pixels each way
+
+
+def stability_variants(
+    source: bytes, preprocessing: Preprocessing, variants: Sequence[str] = STABILITY_VARIANTS
+) -> Iterator[np.ndarray]:
+    """Yields the array of each variant, as if the re-saved file had been read.
+
+    Args:
+        source: the file's content.
+        preprocessing: the model's.
+        variants: names of `augmentation.RESAVES`.
+
+    Raises:
+        ImageRefused: the file can't be read.
+    """
+    image, _ = decode(source, max(_FULL_PX, preprocessing.decode_px))
+    for name in variants:
+        yield preprocessing.read(_saved(RESAVES[name](image)))
+
+
+def _saved(image: Image.Image) -> bytes:
+    """Returns a picture as a file that loses nothing and costs little."""
+    content = io.BytesIO()
+    image.save(content, "BMP")
+    return content.getvalue()

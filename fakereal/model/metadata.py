@@ -15,8 +15,9 @@ import h5py
 from fakereal import config as configuration
 from fakereal.config import Config
 from fakereal.errors import ConfigError, FakeRealError, ModelFileError
+from fakereal.files import sha256_of
 from fakereal.labels import NAMES
-from fakereal.model.scoring import Decision
+from fakereal.model.calibration import DecisionRule
 from fakereal.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -45,7 +46,7 @@ class Metadata:
 
     config: Config  # the effective configuration of the training run
     preprocessing: Preprocessing  # how a file becomes the array that the network was trained on
-    decision: Decision = field(default_factory=Decision)  # temperature, threshold and band, from validation
+    decision: DecisionRule = field(default_factory=DecisionRule)  # temperature, threshold and band, from validation
     base_weights: str = "unknown"  # where the base's weights came from, in words
     data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the pictures
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
@@ -145,7 +146,7 @@ def _from_json(text: str, path: Path) -> Metadata:
         return Metadata(
             config=configuration.from_dict(tree["config"], str(path)),
             preprocessing=Preprocessing.from_fingerprint(tree["preprocessing"]),
-            decision=Decision(decision["threshold"], decision["temperature"], tuple(decision["band"])),
+            decision=DecisionRule(decision["threshold"], decision["temperature"], tuple(decision["band"])),
             history=tuple(tree["history"]),
             **{key: tree[key] for key in ("base_weights", "data", "metrics", "versions")},
         )
@@ -158,3 +159,18 @@ def _from_json(text: str, path: Path) -> Metadata:
         raise ModelFileError(f"{path}: expected our metadata, found damaged ones ({error})") from error
     except FakeRealError as error:
         raise ModelFileError(f"{path}: {error}") from error
+
+
+# ---- The files that weights come from, without Keras: its import takes seconds.
+
+PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
+"""The shipped detector, whose base is the offline start for transfer learning."""
+
+
+def weights_sha256(choice: str) -> str:
+    """Returns the SHA-256 of the file that a choice of weights (`Config.weights`) may take; empty where there is none.
+
+    A path says too little about a training: another one may have written other weights there.
+    """
+    path = PRETRAINED if choice in ("auto", "pretrained") else Path(choice)
+    return sha256_of(path) if path.is_file() else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fakereal.cli import say
+from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import ModelFileError
 from fakereal.model import networks
 from fakereal.model.metadata import (
@@ -28,7 +28,7 @@ from fakereal.model.metadata import (
     to_text,
     write_metadata,
 )
-from fakereal.model.runtimes import RUNTIMES
+from fakereal.runtime import log
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def load(path: Path, foreign: bool = False, told: bool = False) -> Detector:
     metadata = read_own(path, foreign)
     if metadata is None:
         if not told:
-            say(FOREIGN_NOTE)
+            log(FOREIGN_NOTE)
         return _load_foreign(path)
     name = metadata.config.network.name
     try:

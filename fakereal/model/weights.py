@@ -11,12 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fakereal.cli import one_line, say
 from fakereal.config import NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks
-from fakereal.model.metadata import read_metadata
-from fakereal.model.weights_file import PRETRAINED
+from fakereal.model.metadata import PRETRAINED, read_metadata
+from fakereal.runtime import log, one_line
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
                 f"weights: expected ImageNet's from the Keras cache or by download, or else a {network.name} in"
                 f" {PRETRAINED}, found none of them: go online, or --weights none --fine-tune all"
             ) from error
-    say("weights: ImageNet's can't be had offline, so the base of models/pretrained.h5 is taken")
+    log("weights: ImageNet's can't be had offline, so the base of models/pretrained.h5 is taken")
     return _pretrained(base, network)
 
 

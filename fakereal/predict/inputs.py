@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
+from fakereal.decoding import SUFFIXES
 from fakereal.errors import DataError
 from fakereal.predict import sources
-from fakereal.predict.sources import Found
-from fakereal.preprocessing import SUFFIXES
+from fakereal.predict.sources import FoundImages
 
 _LONGEST_NUMBER = 255  # digits, which is more than a file system allows; archives have no such limit
 _FILES = -1  # where items lie that lie in no archive
@@ -89,7 +89,7 @@ class Names(Sequence[str]):
 class Items(Sequence[Item]):
     """All places in the order of the result; made when asked for, since a million of them would fill the memory."""
 
-    def __init__(self, root: Path, found: Sequence[Found], prefixes: Sequence[str]) -> None:
+    def __init__(self, root: Path, found: Sequence[FoundImages], prefixes: Sequence[str]) -> None:
         self._root, self._found, self._prefixes = root, found, prefixes
         self._problems = {
             prefix + name: problem
@@ -157,7 +157,7 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
         DataError: nothing is there, or no picture.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    found = sources.find([str(each) for each in inputs], list_file, recursive)
+    found = sources.find_images([str(each) for each in inputs], list_file, recursive)
     root = sources.common_folder([each.base for each in found])
     prefixes = ["" if each.base == root else _relative(each.base, root) + "/" for each in found]
     bases = {prefix for prefix in prefixes if prefix}

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fakereal.cli import say
+from fakereal.decoding import ImageInfo
 from fakereal.errors import DataError
 from fakereal.files import lock
 from fakereal.predict.inputs import Item, Items
-from fakereal.predict.pipeline import Outcome
-from fakereal.preprocessing import ImageInfo
+from fakereal.predict.pipeline import RawPrediction
+from fakereal.runtime import log
 
 FORMAT = "fakereal-prediction/1"
 _START = b'{"format": "fakereal-prediction/'  # of every journal
@@ -57,7 +57,7 @@ def refuse_unfinished(path: Path) -> None:
         )
 
 
-def as_line(number: int, outcome: Outcome) -> str:
+def as_line(number: int, outcome: RawPrediction) -> str:
     """Returns an outcome as a line of JSON; `outcome_of` reads it back, digit for digit."""
     info = outcome.info
     entry = {
@@ -72,10 +72,10 @@ def as_line(number: int, outcome: Outcome) -> str:
     return json.dumps(entry, allow_nan=False) + "\n"
 
 
-def outcome_of(entry: dict[str, Any], item: Item) -> Outcome:
+def outcome_of(entry: dict[str, Any], item: Item) -> RawPrediction:
     """Returns the outcome that a line holds; `item` is the one of its number."""
     info, stamp = entry["info"], entry["stamp"]
-    return Outcome(
+    return RawPrediction(
         item,
         info and ImageInfo(*info),
         entry["p_real"],
@@ -121,7 +121,7 @@ class Journal:
     def __len__(self) -> int:
         return sum(place != _NOWHERE for place in self._places)
 
-    def add(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
+    def add(self, outcomes: Iterable[tuple[int, RawPrediction]]) -> None:
         """Appends outcomes with their numbers; once it returns, a kill of this process doesn't lose them."""
         lines, places, end = [], [], self._end
         for number, outcome in outcomes:
@@ -132,7 +132,7 @@ class Journal:
         for number, place in places:
             self._places[number] = place
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[RawPrediction]:
         """Yields the outcome of every item, in the order of the items; all must be there."""
         for number, place in enumerate(self._places):
             if self._file.tell() != place:
@@ -220,10 +220,10 @@ def start(path: Path, header: Header, items: Items, resume: bool) -> Journal:
         DataError: see `Journal`.
     """
     if resume and not path.exists():
-        say(f"nothing to resume, no {path}: this run starts at the beginning")
+        log(f"nothing to resume, no {path}: this run starts at the beginning")
     journal = Journal(path, header, items, resume)
     if resume and len(journal):
-        say(f"resumed: {len(journal):,} of {len(items):,} images are done")
+        log(f"resumed: {len(journal):,} of {len(items):,} images are done")
     return journal
 
 

@@ -6,25 +6,34 @@ ready unless decoding is what takes longer.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import queue
 import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from fakereal.cli import one_line
+from fakereal.decoding import ImageInfo, decode, read_bytes
+from fakereal.engines import formats
+from fakereal.engines.formats import Network
 from fakereal.errors import ImageRefused, ModelFileError
-from fakereal.model import runtimes
-from fakereal.model.runtimes import Network
-from fakereal.model.scoring import DECIMALS
+from fakereal.files import write_atomic
+from fakereal.labels import NAMES
+from fakereal.model import calibration
+from fakereal.model.augmentation import stability_variants
+from fakereal.model.calibration import DECIMALS, DecisionRule
+from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
 from fakereal.predict.inputs import Item, Stamp
-from fakereal.predict.stability import resaved
-from fakereal.preprocessing import ImageInfo, Preprocessing, bytes_of
+from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import one_line
 
 _MAX_WORKERS = 16
 _MAX_GROUP = 8  # batches: a folder of a million unreadable files must neither fill the memory nor keep the bar still
@@ -34,14 +43,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RawPrediction:
     """What became of one item: `p_real` or, with the reason in `error`, nothing."""
 
     item: Item
     info: ImageInfo | None = None  # None where the file could not be read
     p_real: float | None = None  # the network's own output, rounded to DECIMALS
     error: str | None = None
-    resaved: tuple[float, ...] = ()  # the same for each variant that was asked for, see `stability`
+    resaved: tuple[float, ...] = ()  # the same for each re-saved variant that was asked for, see `model.augmentation`
     stamp: Stamp | None = None  # of the file just before it was read
 
 
@@ -49,17 +58,17 @@ class Outcome:
 class Decoded:
     """An item that was read, or could not be."""
 
-    outcome: Outcome  # still without the network's output
+    outcome: RawPrediction  # still without the network's output
     images: tuple[np.ndarray, ...] = ()  # uint8 (size, size, 3), the picture and its variants; empty: unreadable
 
 
-def outcomes(
+def predict_batches(
     items: Iterable[Item],
     network: Network,
     preprocessing: Preprocessing,
     batch_size: int,
     variants: Sequence[str] = (),
-) -> Iterator[Outcome]:
+) -> Iterator[RawPrediction]:
     """Predicts every item, in their order; close the generator to stop early.
 
     The network always sees `batch_size` pictures (the last batch is filled up with black ones): it is compiled for one
@@ -75,7 +84,7 @@ def outcomes(
     """
     with closing(batches(items, preprocessing, batch_size, variants)) as ready:
         for batch, rows in ready:
-            yield from answered(batch, [p for images in rows for p in network.p_real(images)])
+            yield from with_answers(batch, [p for images in rows for p in network.p_real(images)])
 
 
 def batches(
@@ -94,7 +103,7 @@ def batches(
 
 def workers() -> int:
     """Returns how many threads decode pictures: one for each processor core that this process may use."""
-    return min(runtimes.cores(), _MAX_WORKERS)
+    return min(formats.core_count(), _MAX_WORKERS)
 
 
 def _grouped(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
@@ -187,32 +196,33 @@ def _decode(
     item: Item, content: bytes | ImageRefused | None, preprocessing: Preprocessing, variants: Sequence[str]
 ) -> Decoded:
     if item.problem:
-        return Decoded(Outcome(item, error=item.problem))
+        return Decoded(RawPrediction(item, error=item.problem))
     try:
         if isinstance(content, ImageRefused):
             raise content
         stamp = item.stamp()  # first: a file that changes while it is read then counts as changed
         source = item.open() if content is None else content
         if variants and not isinstance(source, bytes):
-            source = bytes_of(source)
+            source = read_bytes(source)
         image, info = preprocessing.read_with_info(source)
-        others = resaved(source, preprocessing, variants) if variants else ()
-        return Decoded(Outcome(item, info, stamp=stamp), (image, *others))
+        others = stability_variants(source, preprocessing, variants) if variants else ()
+        return Decoded(RawPrediction(item, info, stamp=stamp), (image, *others))
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder, the others are still to be done
         reason = f"expected a sound image, found one that can't be decoded ({type(error).__name__})"
-    return Decoded(Outcome(item, error=reason))
+    return Decoded(RawPrediction(item, error=reason))
 
 
 def _rows(batch: Sequence[Decoded], batch_size: int) -> list[np.ndarray]:
     images = [image for decoded in batch for image in decoded.images]
     return [
-        runtimes.filled(images[start : start + batch_size], batch_size) for start in range(0, len(images), batch_size)
+        formats.fill_batch(images[start : start + batch_size], batch_size)
+        for start in range(0, len(images), batch_size)
     ]
 
 
-def answered(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[Outcome]:
+def with_answers(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[RawPrediction]:
     """Yields the outcome of each decoded item; `p_real` are the outputs for all pictures, in their order."""
     outputs = iter(p_real)
     for decoded in batch:
@@ -220,7 +230,7 @@ def answered(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[Outc
         yield with_output(decoded.outcome, *own) if own else decoded.outcome
 
 
-def with_output(outcome: Outcome, p_real: float, *resaved_p_real: float) -> Outcome:
+def with_output(outcome: RawPrediction, p_real: float, *resaved_p_real: float) -> RawPrediction:
     """Returns the outcome with the network's outputs, or with an error where one is no number.
 
     Raises:
@@ -236,3 +246,75 @@ def with_output(outcome: Outcome, p_real: float, *resaved_p_real: float) -> Outc
         )
     first, *others = (round(float(p), DECIMALS) for p in outputs)
     return replace(outcome, p_real=first, resaved=tuple(others))
+
+
+# ---- `--explain DIR`: for every predicted picture an overlay that shows which regions speak for its label (Grad-CAM).
+
+_CAPTION_PX = 26
+_LONGEST_NAME_BYTES = 200  # of a file system's usual 255
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """Where overlays go, and what they need beside the pictures."""
+
+    folder: Path
+    explainer: Explains
+    preprocessing: Preprocessing
+    decision: DecisionRule
+    names: Mapping[str, str]  # of each picture's overlay, see `overlay_names`
+
+    def outcomes(self, items: Iterable[Item], batch_size: int, variants: Sequence[str] = ()) -> Iterator[RawPrediction]:
+        """Like `pipeline.outcomes`, with the same outputs from the same pass, and writes each batch's overlays."""
+        with (
+            ThreadPoolExecutor(workers(), thread_name_prefix="overlay") as pool,
+            closing(batches(items, self.preprocessing, batch_size, variants)) as ready,
+        ):
+            for batch, rows in ready:
+                found = [self.explainer.explain(images) for images in rows]
+                outcomes = list(with_answers(batch, [p for each in found for p in each.p_real]))
+                readable = [outcome for outcome, each in zip(outcomes, batch, strict=True) if each.images]
+                evidence = [each for explanation in found for each in explanation.evidence][:: 1 + len(variants)]
+                # A disk that is full must stop the run: `list` lets the error through.
+                list(pool.map(self._write, readable, evidence))
+                yield from outcomes
+
+    def _write(self, outcome: RawPrediction, evidence: np.ndarray) -> None:
+        if outcome.p_real is None:
+            return
+        try:
+            image, _ = decode(outcome.item.open(), self.preprocessing.decode_px)
+        except ImageRefused:  # gone or changed since it was predicted
+            return
+        content = io.BytesIO()
+        self._picture(image, outcome.p_real, evidence).save(content, "JPEG", quality=90)
+        write_atomic(self.folder / self.names[outcome.item.name], content.getvalue())
+
+    def _picture(self, image: Image.Image, p_real: float, evidence: np.ndarray) -> Image.Image:
+        """Returns the picture, the same with its heatmap beside it, and above them what is shown."""
+        label = int(calibration.labels(np.float64(p_real), self.decision))
+        sure = float(calibration.confidence(np.float64(p_real), self.decision))
+        shown = seen_part(image, self.preprocessing)
+        sheet = Image.new("RGB", (max(2 * shown.width, 330), shown.height + _CAPTION_PX), "white")
+        sheet.paste(shown, (0, _CAPTION_PX))
+        sheet.paste(overlay(shown, heatmap(evidence, label)), (shown.width, _CAPTION_PX))
+        caption = f"{NAMES[label]} ({100 * sure:.0f} %); coloured: what speaks for {NAMES[label]}"
+        ImageDraw.Draw(sheet).text((6, 5), caption, "black", ImageFont.load_default(14))
+        return sheet
+
+
+def overlay_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns a file name for each picture's relative path, all different, also where upper and lower case are one."""
+    plain = {name: name.replace("/", "__") + "_gradcam.jpg" for name in names}
+    count = Counter(name.casefold() for name in plain.values())
+    return {
+        name: wanted
+        if count[wanted.casefold()] == 1 and len(wanted.encode(errors="surrogateescape")) <= _LONGEST_NAME_BYTES
+        else _with_hash(name, wanted)
+        for name, wanted in plain.items()
+    }
+
+
+def _with_hash(name: str, wanted: str) -> str:
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{wanted[:40]}__{digest}_gradcam.jpg"

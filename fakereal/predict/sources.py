@@ -1,6 +1,6 @@
 """Where pictures come from: folders, single files, patterns, lists of paths and archives. Finds; opens nothing."""
 
-# Paths are strings here, since a million Path objects would take a minute and a gigabyte:
+# Strings, not Path: a million of them.
 # ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH116, PTH118, PTH119, PTH120
 
 from __future__ import annotations
@@ -13,19 +13,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from fakereal.cli import say
-from fakereal.errors import DataError
-from fakereal.predict import archives
-from fakereal.predict.archives import Archive, is_archive_name, is_unsafe, open_archive
-from fakereal.preprocessing import SUFFIXES
+from fakereal.decoding import SUFFIXES, is_image_name
+from fakereal.errors import DataError, FakeRealError
+from fakereal.predict import containers
+from fakereal.predict.containers import (
+    Archive,
+    ObjectStore,
+    connect_store,
+    is_archive_name,
+    is_unsafe,
+    open_archive,
+    store_reason,
+)
+from fakereal.runtime import log
 
 _CHUNK_BYTES = 2**16
 
 
 @dataclass
-class Found:
+class FoundImages:
     """What one source holds; every entry of it is in exactly one of the lists."""
 
     base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
@@ -43,7 +51,7 @@ class Found:
             self.problems[name] = problem
 
 
-def find(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list[Found]:
+def find_images(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list[FoundImages]:
     """Looks into every input, and into every path that the list names.
 
     Args:
@@ -54,13 +62,11 @@ def find(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list
     Raises:
         DataError: an input is not there or nothing that holds pictures. A path in a list keeps its place instead.
     """
-    found: list[Found] = []
+    found: list[FoundImages] = []
     named: list[str] = []  # single files, absolute
     for value in inputs:
         if "://" in value:
-            from fakereal.predict import scale_store  # which builds on this module
-
-            found.append(scale_store.of_url(value, recursive))
+            found.append(of_url(value, recursive))
         elif glob.has_magic(value) and not os.path.lexists(value):
             found += _of_pattern(value, recursive)
         else:
@@ -72,7 +78,7 @@ def find(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list
     return found
 
 
-def _of_path(value: str, recursive: bool, named: list[str]) -> list[Found]:
+def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]:
     try:
         is_folder = stat.S_ISDIR(os.stat(value).st_mode)
     except (OSError, ValueError) as error:
@@ -85,17 +91,17 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[Found]:
         return [of_folder(value, recursive)]
     if is_archive_name(value):
         return [of_archive(value)]
-    if not is_picture(os.path.basename(value)):
+    if not is_image(os.path.basename(value)):
         raise DataError(
             f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
-            f" ({' '.join(archives.SUFFIXES)}), found another file: name the images with --input, or list them"
+            f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), found another file: name the images with --input, or list them"
             " with --list FILE"
         )
     named.append(_absolute_file(value))
     return []
 
 
-def _of_pattern(pattern: str, recursive: bool) -> list[Found]:
+def _of_pattern(pattern: str, recursive: bool) -> list[FoundImages]:
     """Returns the files that match, with names from the part of the pattern that is fixed, and what else matches."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -111,13 +117,13 @@ def _of_pattern(pattern: str, recursive: bool) -> list[Found]:
     return _of_many(matches, recursive, str(base))
 
 
-def _of_list(list_file: Path, recursive: bool) -> list[Found]:
+def _of_list(list_file: Path, recursive: bool) -> list[FoundImages]:
     """Returns what a list names."""
     name = "standard input" if str(list_file) == "-" else str(list_file)
     try:
         if str(list_file) == "-":
             if sys.stdin.isatty():
-                say("paths, one a line; Ctrl-D ends them:")
+                log("paths, one a line; Ctrl-D ends them:")
             paths = list(_paths_in(sys.stdin.buffer))
         else:
             with open(list_file, "rb") as file:
@@ -149,12 +155,12 @@ def _decoded(paths: Sequence[bytes], end: bytes) -> Iterator[str]:
             yield os.fsdecode(name)
 
 
-def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[Found]:
+def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[FoundImages]:
     """Returns what each path is; one that is not there, or no sound archive, keeps its place with the reason."""
     found, names = [], []
     others: list[str] = []
     for path in paths:
-        if is_picture(os.path.basename(path)):
+        if is_image(os.path.basename(path)):
             names.append(_absolute_file(path))
         elif os.path.isdir(path):
             found.append(of_folder(path, recursive, strict=False))
@@ -170,9 +176,9 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
     return [*found, _of_files(names, folders, others)] if files else found
 
 
-def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> Found:
+def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> FoundImages:
     """Returns single files, named from the deepest folder that holds all of `folders`."""
-    found = Found(common_folder(folders))
+    found = FoundImages(common_folder(folders))
     skip = len(os.path.join(found.base, ""))
     for path in paths:
         found.add(path[skip:].replace(os.sep, "/"), problem_of(path))
@@ -190,9 +196,9 @@ def common_folder(folders: Sequence[str]) -> str:
         ) from error
 
 
-def of_folder(folder: str, recursive: bool, strict: bool = True) -> Found:
+def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
     """Walks through a folder; `strict`: one that can't be read is an error, else it keeps its place."""
-    found, waiting = Found(_absolute(folder)), [""]
+    found, waiting = FoundImages(_absolute(folder)), [""]
     while waiting:
         below = waiting.pop()
         try:
@@ -207,19 +213,19 @@ def of_folder(folder: str, recursive: bool, strict: bool = True) -> Found:
     return found
 
 
-def _sort_in(entry: os.DirEntry[str], below: str, found: Found, waiting: list[str] | None) -> None:
+def _sort_in(entry: os.DirEntry[str], below: str, found: FoundImages, waiting: list[str] | None) -> None:
     name, is_folder = below + entry.name, _leads_to_folder(entry)
-    if is_picture(entry.name):
+    if is_image(entry.name):
         found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
     elif not is_folder:
         found.others.append(name)
     if is_folder and waiting is not None and not entry.is_symlink():
         waiting.append(name + "/")
-    elif is_folder and not is_picture(entry.name):
+    elif is_folder and not is_image(entry.name):
         found.folders.append(name + "/")
 
 
-def of_archive(path: str, strict: bool = True) -> Found:
+def of_archive(path: str, strict: bool = True) -> FoundImages:
     """Lists an archive; `strict`: one that can't be opened is an error, else it keeps its place."""
     own = _absolute_file(path)
     try:
@@ -228,9 +234,9 @@ def of_archive(path: str, strict: bool = True) -> Found:
         if strict:
             raise
         return _of_files_with(own, str(error).removeprefix(f"{own}: "))
-    found = Found(own, archive=archive)
+    found = FoundImages(own, archive=archive)
     for member in archive.members():
-        if is_picture(member.name.replace("\\", "/").rpartition("/")[2]):
+        if is_image(member.name.replace("\\", "/").rpartition("/")[2]):
             found.add(member.name, member.problem)
         else:
             found.others.append(member.name)
@@ -243,7 +249,7 @@ def of_archive(path: str, strict: bool = True) -> Found:
     return found
 
 
-def _start_below(found: Found) -> None:
+def _start_below(found: FoundImages) -> None:
     """Names an archive's pictures from the deepest folder in it that holds them all."""
     safe = [name for name in found.names if not is_unsafe(name)]
     folder = posixpath.commonpath({posixpath.dirname(name) for name in safe}) if safe else ""
@@ -254,13 +260,13 @@ def _start_below(found: Found) -> None:
     found.problems = {name.removeprefix(found.inner): problem for name, problem in found.problems.items()}
 
 
-def _of_files_with(path: str, problem: str) -> Found:
-    found = Found(os.path.dirname(path))
+def _of_files_with(path: str, problem: str) -> FoundImages:
+    found = FoundImages(os.path.dirname(path))
     found.add(os.path.basename(path), problem)
     return found
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Like `preprocessing.is_picture_name`, for the last part of a path; a million names take no time."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
@@ -294,3 +300,62 @@ def _absolute_file(path: str) -> str:
     """Like `_absolute`, but a file that is a link keeps its own name."""
     folder, name = os.path.split(path)
     return _absolute(path) if name in ("", ".", "..") else os.path.join(_absolute(folder), name)
+
+
+# ---- Pictures in an object store, or wherever else fsspec reaches: `s3://bucket/prefix`, `gs://...`, `https://...`.
+
+
+def of_url(url: str, recursive: bool) -> FoundImages:
+    """Lists what lies below an address, one folder after the other; nothing is opened.
+
+    Raises:
+        ConfigError: fsspec, or its part for such addresses, is not installed.
+        DataError: the store can't be reached, or there is nothing.
+    """
+    url = url.rstrip("/")
+    system, root = connect_store(url)
+    try:
+        if system.isfile(root):
+            return _single(url)
+        found = _found(url)
+        for name, is_folder in _walk(system, root, recursive):
+            if is_folder:
+                found.folders.append(f"{name}/")
+            elif is_image_name(Path(name)):
+                found.add(name, None)
+            else:
+                found.others.append(name)
+    except FakeRealError:
+        raise
+    except FileNotFoundError:
+        found = FoundImages(url)
+    except Exception as error:
+        raise DataError(f"{url}: expected a store that can be listed, found {store_reason(error)}") from error
+    if not (found.names or found.others or found.folders):
+        raise DataError(f"{url}: expected images, found nothing there: look for a slip in the address")
+    return found
+
+
+def _single(url: str) -> FoundImages:
+    folder, _, name = url.rpartition("/")
+    if not is_image_name(Path(name)):
+        raise DataError(f"{url}: expected a folder or an image ({' '.join(SUFFIXES)}), found another object")
+    found = _found(folder)
+    found.add(name, None)
+    return found
+
+
+def _found(url: str) -> FoundImages:
+    """Returns an empty list of what lies at an address, which stands among paths as /s3:/bucket/prefix."""
+    return FoundImages("/" + posixpath.normpath(url), archive=ObjectStore(url))
+
+
+def _walk(system: Any, root: str, recursive: bool) -> Iterator[tuple[str, bool]]:
+    """Yields names below the root, and whether they are folders that are not looked into."""
+    for folder, below, files in system.walk(root, maxdepth=None if recursive else 1, detail=False, on_error="raise"):
+        start = folder.rstrip("/")[len(root.rstrip("/")) :].lstrip("/")
+        for name in files:
+            if name:  # some stores have an empty object that stands for the folder
+                yield posixpath.join(start, name), False
+        if not recursive:
+            yield from ((name, True) for name in below)

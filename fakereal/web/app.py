@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
+from collections.abc import Callable
 
 from flask import Flask, Response, g, make_response, request
 
-from fakereal.web import api, pages, presenting, problems, security
-from fakereal.web.predictor import Predictor
-from fakereal.web.uploads import MemoryRequest
+from fakereal.web import http, routes
+from fakereal.web.http import MemoryRequest
+from fakereal.web.service import Predictor
 
 
 def create_app(predictor: Predictor, token: str | None = None) -> Flask:
@@ -25,28 +27,28 @@ def create_app(predictor: Predictor, token: str | None = None) -> Flask:
     app.json.sort_keys = False
     app.extensions["fakereal"] = predictor
     app.jinja_env.filters.update(tojson_line=_json_line)
-    app.jinja_env.globals.update(show=presenting)
+    app.jinja_env.globals.update(show=routes)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.register_blueprint(api.routes)
-    app.register_blueprint(pages.routes)
+    app.register_blueprint(routes.api_routes)
+    app.register_blueprint(routes.page_routes)
     app.register_error_handler(Exception, _answer_error)
     _measure(app, predictor)
-    security.protect(app, token)
+    protect(app, token)
     return app
 
 
 def _answer_error(error: Exception) -> Response:
     """Answers with a page where a person sent a form, else with problem details."""
-    status, title, detail = problems.from_exception(error)
+    status, title, detail = http.from_exception(error)
     if request.path == "/" and request.method == "POST":
-        answer = make_response(pages.page([], detail), status)
+        answer = make_response(routes.page([], detail), status)
     else:
-        answer = problems.response(status, title, detail)
+        answer = http.response(status, title, detail)
     for name, value in getattr(error, "get_headers", list)():  # Allow, of a wrong method
         if name not in ("Content-Type", "Content-Length"):
             answer.headers.setdefault(name, value)
     if status == 503:
-        answer.headers.setdefault("Retry-After", str(problems.RETRY_AFTER_S))
+        answer.headers.setdefault("Retry-After", str(http.RETRY_AFTER_S))
     return answer
 
 
@@ -66,3 +68,57 @@ def _measure(app: Flask, predictor: Predictor) -> None:
 def _json_line(text: str) -> str:
     """Returns the first entry of a predictions.json on one line."""
     return json.dumps(json.loads(text)[0])
+
+
+# ---- Headers on every answer, and the token that strangers lack.
+
+OPEN_PATHS = ("/healthz", "/readyz", "/static/")
+"""Asked by load balancers, or no secret."""
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def protect(app: Flask, token: str | None) -> None:
+    """Adds the headers, and asks for the token where there is one."""
+
+    @app.after_request
+    def add_headers(answer: Response) -> Response:
+        for name, value in _HEADERS.items():
+            answer.headers.setdefault(name, value)
+        if not request.path.startswith("/static/"):
+            answer.headers.setdefault("Cache-Control", "no-store")  # answers hold people's pictures
+        return answer
+
+    if token is not None:
+        app.before_request(_guard(token))
+
+
+def _guard(token: str) -> Callable[[], Response | None]:
+    def refuse_strangers() -> Response | None:
+        if request.path.startswith(OPEN_PATHS) or hmac.compare_digest(_given().encode(), token.encode()):
+            return None
+        answer = http.response(401, "Unauthorized", "expected the token as Bearer, or as Basic password, found none")
+        # Browsers ask for Basic by themselves: no log-in page, no cookie, and it works without scripts.
+        answer.headers["WWW-Authenticate"] = 'Basic realm="fakereal: any name, the token as password", charset="UTF-8"'
+        return answer
+
+    return refuse_strangers
+
+
+def _given() -> str:
+    """Returns the token that the request brings, "" where it brings none."""
+    authorization = request.authorization
+    if authorization is None:
+        return ""
+    return (authorization.password if authorization.type == "basic" else authorization.token) or ""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-
-from fakereal.web.analysis import Analysis
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -48,7 +47,7 @@ class Metrics:
         """Tells where the queue's length is to be had."""
         self._queue.set_function(length)
 
-    def count(self, analyses: Sequence[Analysis]) -> None:
+    def count(self, analyses: Sequence[Any]) -> None:
         """Counts verdicts."""
         for analysis in analyses:
             self._pictures.labels(analysis.result.verdict or "refused").inc()

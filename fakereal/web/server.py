@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import ipaddress
 import json
 import os
 import select
@@ -12,6 +13,8 @@ import socket
 import struct
 import sys
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import Any
@@ -20,10 +23,12 @@ from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask, WSGITask
 
-from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, say
+from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK
 from fakereal.errors import ConfigError
-from fakereal.web import problems
-from fakereal.web.limits import Limits
+from fakereal.predict.run import choose_model
+from fakereal.runtime import log
+from fakereal.web import http
+from fakereal.web.http import Limits
 
 _IDLE_GRACE_S = 1.0  # how long open connections may still bring requests after SIGTERM
 _LINGER_S = 5.0  # how long what a refused client still sends is read and thrown away
@@ -39,9 +44,9 @@ class _Problem(ErrorTask):
     def execute(self) -> None:
         found = self.request.error
         detail = f"expected a proper HTTP request of at most {self.channel.limits.request_bytes // 2**20} MB, found: "
-        body = json.dumps(problems.body(found.code, found.reason, detail + found.body)).encode()
+        body = json.dumps(http.body(found.code, found.reason, detail + found.body)).encode()
         self.status = f"{found.code} {found.reason}"
-        self.response_headers += [("Content-Type", problems.MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
+        self.response_headers += [("Content-Type", http.MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
         self.content_length = len(body)
         self.set_close_on_finish()
         self.write(body)
@@ -184,7 +189,7 @@ def _drain(server: Any, limits: Limits, stops: _Stops) -> None:
     while select.select([server.socket], [], [], _HANDSHAKE_S)[0]:
         server.handle_accept()
     wasyncore.dispatcher.close(server)
-    say("shutting down: answering what was accepted")
+    log("shutting down: answering what was accepted")
     started = time.monotonic()
     while server.active_channels and time.monotonic() - started < limits.drain_s and stops.count < 2:
         if time.monotonic() - started > _IDLE_GRACE_S:
@@ -192,7 +197,7 @@ def _drain(server: Any, limits: Limits, stops: _Stops) -> None:
                 channel.will_close |= not channel.busy
         _turn(server, 0.05)
     if left := sum(channel.busy for channel in server.active_channels.values()):
-        say(f"{left} requests were not answered in {limits.drain_s:.0f} s")
+        log(f"{left} requests were not answered in {limits.drain_s:.0f} s")
 
 
 def _take_no_more(listening: socket.socket) -> bool:
@@ -234,3 +239,68 @@ class _Stops:
         """Puts back what stood before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+# ---- `python -m fakereal web`: from a model file to a running server.
+
+_SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """What the user asked for."""
+
+    model: Path | None = None  # None: the first default one that is there
+    foreign_model: bool = False  # the model may be a plain Keras file of another program
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free one
+    token: str | None = None  # None: everybody who reaches the port is let in
+    limits: Limits = field(default_factory=Limits)
+    engine: str = "auto"  # one of cli.ENGINES: what gives the outputs; heatmaps are always Keras'
+
+
+def run_server(config: WebConfig) -> int:
+    """Loads the model, then serves until SIGTERM or Ctrl-C.
+
+    Raises:
+        FakeRealError: something the user can put right.
+    """
+    _check_token(config)
+    path = choose_model(config.model)
+
+    listening = listen(config.host, config.port)  # a port that is taken is told before the model is loaded
+    log(f"model: {path}")
+    from fakereal.engines.engine import open_network
+    from fakereal.web.app import create_app
+    from fakereal.web.service import from_opened
+
+    opened = open_network(path, config.engine, config.foreign_model)
+    log(opened.words)
+    predictor = from_opened(opened, path, config.limits)
+    predictor.worker.wait_until_warm()
+    host, port = listening.getsockname()[:2]
+    log(f"fakereal is at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C ends it)")
+    try:
+        return serve(create_app(predictor, config.token), listening, config.limits, predictor.draining)
+    finally:
+        predictor.stop()
+
+
+def _check_token(config: WebConfig) -> None:
+    if config.token is not None and (len(config.token) < _SHORTEST_TOKEN or not config.token.isascii()):
+        raise ConfigError(
+            f"--token: expected at least {_SHORTEST_TOKEN} ASCII characters, found {len(config.token)}:"
+            " make one with `python -c 'import secrets; print(secrets.token_urlsafe())'`"
+        )
+    if config.token is None and not _is_loopback(config.host):
+        log(
+            f"warning: everybody who reaches {config.host}:{config.port} can send pictures: set --token, and put a"
+            " server with TLS in front"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

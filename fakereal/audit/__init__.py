@@ -1,0 +1,1 @@
+"""Audit a labelled image set: shortcuts, label errors, findings and their report."""

@@ -1,1 +1,0 @@
-"""Folders of images: scan, split, separation, the demo set."""

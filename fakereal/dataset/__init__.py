@@ -1,0 +1,1 @@
+"""Labelled image sets: scan, split, near-duplicates, image metadata, demo set."""

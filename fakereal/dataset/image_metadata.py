@@ -1,0 +1,377 @@
+"""What a picture's file says about itself, apart from what the picture shows: read from its header alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, JpegImagePlugin
+
+from fakereal.decoding import FORMATS, MAX_SIDE_PX, decode
+from fakereal.errors import ImageRefused
+from fakereal.labels import FAKE, REAL
+from fakereal.runtime import progress_bar
+
+_BATCH = 1024  # files handed to the threads at a time: Ctrl-C waits for no more than these
+_BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 16, "F": 32}  # by Pillow's mode; 8 in all others
+_SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0", -1: "other"}
+_NO_TAGS = (
+    *("exif", "icc_profile", "jfif_version", "jfif_unit", "jfif_density"),
+    *("progressive", "progression", "interlace", "transparency", "background", "duration", "loop"),
+)
+"""What Pillow lists beside a picture that has a feature of its own, or says no more than its neighbour does."""
+
+# The luminance table of the JPEG standard (ITU-T T.81, table K.1), in natural order; the common encoders scale it.
+_STANDARD_TABLE = np.array(
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 18 22 37 56 68"
+    " 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99".split(),
+    dtype=float,
+)
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What one file says; `None` or "" where its format has no such thing."""
+
+    format: str  # Pillow's name: JPEG, PNG, ...
+    extension: str  # lower case, with the dot
+    width_px: int  # as stored
+    height_px: int
+    file_bytes: int
+    jpeg_table: str  # names the quantization tables; equal tables, equal names
+    jpeg_quality: float | None  # 1..100, of the standard table that comes nearest to its luminance table
+    subsampling: str  # of a JPEG's colours: 4:4:4, 4:2:2, 4:2:0
+    progressive: bool  # a progressive JPEG, an interlaced PNG
+    exif: bool
+    icc: bool  # has a colour profile
+    tags: str  # names of whatever else stands beside the picture: dpi, comment, xmp, ...
+    mode: str  # Pillow's name: RGB, L, P, ...
+    bits: int  # a channel
+    frames: int
+    name_pattern: str  # the name without its extension: runs of digits as their count, runs of letters as a
+    name_length: int  # characters, without the extension
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """The file's size by the picture's."""
+        return self.file_bytes / (self.width_px * self.height_px)
+
+    @property
+    def aspect(self) -> float:
+        """Width by height."""
+        return self.width_px / self.height_px
+
+
+def read_file_facts(path: Path) -> FileFacts | None:
+    """Returns what a file says, or None where its header can't be read (any more)."""
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            return _facts(path, os.fstat(file.fileno()).st_size, image)
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything on damaged headers
+        return None
+
+
+def read_all_file_facts(paths: Sequence[Path]) -> list[FileFacts | None]:
+    """Reads files' headers in threads, in the order given; they must be regular files, as a scan's records are."""
+    found: list[FileFacts | None] = []
+    with progress_bar("reading headers", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _BATCH):
+            found += pool.map(read_file_facts, paths[start : start + _BATCH])
+            advance(min(_BATCH, len(paths) - start))
+    return found
+
+
+def _facts(path: Path, file_bytes: int, image: Image.Image) -> FileFacts:
+    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)  # and MPO, a JPEG with more pictures behind it
+    table_name, quality = _tables(_as_tuples(getattr(image, "quantization", None) or {}))
+    info = image.info
+    return FileFacts(
+        format="JPEG" if image.format == "MPO" else str(image.format),
+        extension=path.suffix.lower(),
+        width_px=image.width,
+        height_px=image.height,
+        file_bytes=file_bytes,
+        jpeg_table=table_name,
+        jpeg_quality=quality,
+        subsampling=_SUBSAMPLING[JpegImagePlugin.get_sampling(image)] if jpeg else "",
+        progressive=bool(info.get("progressive") or info.get("interlace")),
+        exif=bool(info.get("exif")),
+        icc=bool(info.get("icc_profile")),
+        tags=" ".join(sorted(str(key)[:30] for key in info if key not in _NO_TAGS)),
+        mode=image.mode,
+        bits=_BITS.get(image.mode, 8),
+        frames=1 if jpeg else getattr(image, "n_frames", 1),
+        name_pattern=_pattern(path.stem),
+        name_length=len(path.stem),
+    )
+
+
+def _as_tuples(tables: dict[int, Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tables[key]) for key in sorted(tables))
+
+
+@lru_cache(maxsize=4096)  # most sets have a handful of them
+def _tables(tables: tuple[tuple[int, ...], ...]) -> tuple[str, float | None]:
+    """Returns a name for quantization tables, and the quality whose scaled standard table comes nearest to the first.
+
+    The first is the luminance table, by the habit of all encoders.
+    """
+    if not tables:
+        return "", None
+    distance = np.abs(_STANDARD_TABLES - np.array(tables[0], dtype=float)).sum(axis=1)
+    return hashlib.sha256(repr(tables).encode()).hexdigest()[:6], float(1 + np.argmin(distance))
+
+
+def _standard_tables() -> np.ndarray:
+    """Returns the standard table at the qualities 1 to 100, as libjpeg scales it: float (100, 64)."""
+    qualities = np.arange(1, 101)[:, None]
+    percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+    return np.clip((_STANDARD_TABLE * percent + 50) // 100, 1, 255)
+
+
+_STANDARD_TABLES = _standard_tables()
+
+
+def _pattern(stem: str) -> str:
+    """Returns a name's make-up: `IMG_0012 (3)` is `a_4 (1)`."""
+    digits = re.sub(r"\d+", lambda run: str(min(len(run[0]), 9)), stem)
+    return re.sub(r"[^\W\d_]+", "a", digits)[:60]
+
+
+# ---- What a file says about itself: facts and hints for people, never a proof, since anyone can write or remove them.
+
+_LONGEST_TEXT = 120  # of a camera's or a program's name, on the page
+_SEARCHED = 65_536  # characters of each text in which generators are looked for
+
+_GENERATORS = {
+    "Midjourney": r"midjourney",
+    "DALL-E or ChatGPT": r"dall[·\-\s]?e\b|openai|chatgpt|gpt-4o",
+    "Stable Diffusion": r"stable[\s_-]?diffusion|sampler:|negative prompt:|cfg scale:|a1111|invokeai",
+    "ComfyUI": r"comfyui|\"class_type\"",
+    "NovelAI": r"novelai",
+    "Adobe Firefly": r"firefly",
+    "Google AI": r"made with google ai|google generative|imagen\b",
+    "Flux": r"black forest labs|\bflux[\s._-]?(?:1|dev|pro|schnell)",
+    "Bing Image Creator": r"bing image creator|microsoft designer|image creator from",
+    "Grok": r"\bxai\b|grok image|aurora by xai",
+    "Leonardo": r"leonardo\.ai",
+    "Ideogram": r"ideogram",
+}
+"""Image generators by what they leave in metadata."""
+
+_EDITORS = r"photoshop|lightroom|gimp|affinity|pixelmator|snapseed|picsart|facetune|canva|faceapp|remini"
+_AI_SOURCE, _PARTLY = b"rainedAlgorithmicMedia", b"compositeWith"  # IPTC digital source type
+_XMP = re.compile(rb"<x:xmpmeta.{0,65536}?</x:xmpmeta>", re.DOTALL)
+_C2PA = re.compile(rb"jumb.{0,64}c2pa", re.DOTALL)  # a JUMBF box that holds a C2PA manifest store
+
+
+@dataclass(frozen=True)
+class OriginFacts:
+    """What stands in a file beside its pixels."""
+
+    file_bytes: int
+    camera: str | None = None  # EXIF make and model
+    taken: str | None = None  # EXIF date and time, as it stands there
+    software: str | None = None  # the program that wrote the file
+    hints: tuple[str, ...] = ()  # sentences
+
+
+def pixels_of(content: bytes) -> int:
+    """Returns how many pixels a file's header announces, 0 where it can't be read."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001 - decoding will say what is wrong with it
+        return 0
+
+
+def read_origin(content: bytes) -> OriginFacts:
+    """Reads a file's metadata; whatever can't be read counts as not there."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            exif = image.getexif()
+            texts = list(_texts(image, content))
+    except Exception:  # noqa: BLE001 - nearly anything is raised on corrupt metadata
+        return OriginFacts(len(content))
+    make, model = _text(exif.get(ExifTags.Base.Make)), _text(exif.get(ExifTags.Base.Model))
+    software = _text(exif.get(ExifTags.Base.Software)) or _text(image.info.get("Software"))
+    return OriginFacts(
+        len(content),
+        camera=_text(model if model.startswith(make) else f"{make} {model}") or None,
+        taken=_taken(exif) or None,
+        software=software or None,
+        hints=tuple(_hints(" ".join(texts), content, bool(make or model))),
+    )
+
+
+def _taken(exif: Image.Exif) -> str:
+    try:
+        return _text(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+
+
+def _texts(image: Image.Image, content: bytes) -> Iterator[str]:
+    for value in (*image.getexif().values(), *image.info.values(), *getattr(image, "text", {}).values()):
+        if isinstance(value, (str, bytes)):
+            yield (value if isinstance(value, str) else value.decode("latin-1"))[:_SEARCHED]
+    yield from (str(key) for key in image.info)
+    if packet := _XMP.search(content):
+        yield packet[0].decode("utf-8", "replace")
+
+
+def _hints(text: str, content: bytes, camera: bool) -> Iterator[str]:
+    for name, pattern in _GENERATORS.items():
+        if re.search(pattern, text, re.IGNORECASE):
+            yield f"Its metadata mentions {name}, which makes pictures."
+    if (place := content.find(_AI_SOURCE)) >= 0:  # a plain search: uploads can be large
+        part = "partly " if _PARTLY in content[max(0, place - 14) : place] else ""
+        yield f"Its metadata declares it as {part}made by AI (IPTC digital source type)."
+    if _C2PA.search(content):
+        yield "It carries Content Credentials (C2PA); their signature is not checked here."
+    if editor := re.search(_EDITORS, text, re.IGNORECASE):
+        yield f"Its metadata mentions the editor {editor[0].title()}."
+    if camera:
+        yield "It names a camera, as photographs do."
+
+
+def _text(value: object) -> str:
+    """Returns a metadata value as one line of printable text."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:_LONGEST_TEXT]
+
+
+# ---- Trivial measures of a picture's pixels: how bright, how sharp, resampled, with traces of JPEG's 8x8 blocks.
+#
+# Where they tell fake from real, that is a hint and no proof of a leak: it may be what the pictures show. They are
+# taken from the picture at its own resolution, since resizing destroys most of them.
+
+MOST_OF_A_CLASS = 500
+"""Pictures of a class that are measured; fewer where they are large, see `PIXEL_BUDGET`."""
+
+PIXEL_BUDGET = 250_000_000
+"""Pixels decoded for each class: some seconds."""
+
+_LEAST_OF_A_CLASS = 30
+_CROP_PX = 512  # the centre that is measured; a multiple of 8, cut along the grid of blocks
+_BLOCK_PX = 8
+_EPSILON = 1e-3  # grey levels
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Measures of one picture's centre."""
+
+    brightness: float  # mean grey, 0..255
+    contrast: float  # standard deviation of grey
+    saturation: float  # mean of (largest - smallest channel) / largest, 0..1
+    sharpness: float  # log10 of the mean absolute Laplacian of grey
+    block_grid: float  # log2 of the mean step across the borders of 8x8 blocks, by that within them; 0: no trace
+    resampling: float  # log10 of the strongest peak in the spectrum of second differences, by their median
+    resampling_period_px: float  # of that peak, 2 or more: enlarging by 2 leaves a period of 2
+
+
+PIXEL_FEATURES = ("brightness", "contrast", "saturation", "sharpness", "8x8 blocks", "resampling")
+"""Of the measures for people; the last two of `PixelStatistics` are one."""
+
+
+def sample_for_pixels(facts: Sequence[FileFacts], labels: np.ndarray, order: Sequence[int]) -> list[int]:
+    """Returns the numbers of the pictures to measure, from both classes in turn.
+
+    Args:
+        facts: (n,), for the pictures' sizes.
+        labels: int (n,).
+        order: the pictures' numbers in the order in which they are drawn.
+    """
+    per_class = []
+    for label in (FAKE, REAL):
+        numbers = np.array([number for number in order if labels[number] == label][:MOST_OF_A_CLASS], dtype=int)
+        pixels = np.cumsum([facts[number].width_px * facts[number].height_px for number in numbers])
+        affordable = int(np.searchsorted(pixels, PIXEL_BUDGET))
+        per_class.append(numbers[: max(affordable, _LEAST_OF_A_CLASS)].tolist())
+    return [number for number in chain(*zip_longest(*per_class)) if number is not None]
+
+
+def measure_all(paths: Sequence[Path]) -> list[PixelStatistics | None]:
+    """Measures pictures in threads, in the order given; None where one can't be read any more."""
+    with progress_bar("measuring pixels", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = []
+        for statistics in pool.map(_measure_file, paths):
+            found.append(statistics)
+            advance(1)
+        return found
+
+
+def _measure_file(path: Path) -> PixelStatistics | None:
+    try:
+        return measure_pixels(decode(path, MAX_SIDE_PX)[0])  # MAX_SIDE_PX: at full scale
+    except ImageRefused:
+        return None
+
+
+def measure_pixels(image: Image.Image) -> PixelStatistics:
+    """Measures the centre of an RGB picture; both sides should have 16 pixels at least."""
+    left, top = (max(0, (side - _CROP_PX) // 2) // _BLOCK_PX * _BLOCK_PX for side in image.size)
+    image = image.crop((left, top, min(left + _CROP_PX, image.width), min(top + _CROP_PX, image.height)))
+    rgb, grey = np.asarray(image, np.float32), np.asarray(image.convert("L"), np.float32)
+    largest = rgb.max(axis=2)
+    laplacian = np.abs(_second_differences(grey)[1:-1]) + np.abs(_second_differences(grey.T)[1:-1].T)
+    strength, period = _resampling(grey)
+    return PixelStatistics(
+        brightness=float(grey.mean()),
+        contrast=float(grey.std()),
+        saturation=float(np.mean((largest - rgb.min(axis=2)) / np.maximum(largest, 1.0))),
+        sharpness=float(np.log10(np.mean(laplacian) + _EPSILON)) if laplacian.size else 0.0,
+        block_grid=_block_grid(grey),
+        resampling=strength,
+        resampling_period_px=period,
+    )
+
+
+def _second_differences(grey: np.ndarray) -> np.ndarray:
+    """Along rows: float (h, w - 2)."""
+    return grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2]
+
+
+def _block_grid(grey: np.ndarray) -> float:
+    across, within = [], []
+    for plane in (grey, grey.T):
+        steps = np.abs(np.diff(plane, axis=1)).mean(axis=0) if min(plane.shape) > 1 else np.zeros(0)
+        border = np.arange(len(steps)) % _BLOCK_PX == _BLOCK_PX - 1
+        across += steps[border].tolist()
+        within += steps[~border].tolist()
+    if not across or not within:
+        return 0.0
+    return float(np.log2((np.mean(across) + _EPSILON) / (np.mean(within) + _EPSILON)))
+
+
+def _resampling(grey: np.ndarray) -> tuple[float, float]:
+    """Returns how periodic second differences are, and the period in pixels.
+
+    Interpolated pixels have smaller ones, at regular distances (Gallagher, "Detection of linear and cubic
+    interpolation in JPEG compressed images", CRV 2005).
+    """
+    best = (0.0, 0.0)
+    for plane in (grey, grey.T):
+        profile = np.abs(_second_differences(plane)).mean(axis=0) if plane.shape[1] > 2 else np.zeros(0)
+        if len(profile) < 16:
+            continue
+        spectrum = np.abs(np.fft.rfft((profile - profile.mean()) * np.hanning(len(profile))))
+        frequencies = np.fft.rfftfreq(len(profile))
+        # Slow changes are the picture's own; the harmonics of 1/8 are JPEG's blocks, which are measured already.
+        of_blocks = np.abs(frequencies * _BLOCK_PX - np.rint(frequencies * _BLOCK_PX)) < 16 / len(profile)
+        of_blocks &= frequencies < 0.45
+        spectrum[(frequencies < 0.15) | of_blocks] = 0.0
+        peak, median = int(np.argmax(spectrum)), float(np.median(spectrum[spectrum > 0])) if spectrum.any() else 0.0
+        strength = float(np.log10((spectrum[peak] + _EPSILON) / (median + _EPSILON)))
+        best = max(best, (strength, 1 / frequencies[peak] if peak else 0.0))
+    return best

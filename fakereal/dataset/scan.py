@@ -1,0 +1,227 @@
+"""Finds the labelled pictures under a folder; names every file that it can't use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
+from fakereal.errors import DataError, ImageRefused
+from fakereal.labels import FAKE, NAMES, REAL, is_plain_class_folder, known_folder_names, label_of_folder
+from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import progress_bar
+
+_SPLIT_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+THUMBNAIL_PX = 16
+"""Width and height of the grey thumbnail by which near-copies are found: 256 bytes a picture."""
+
+_BATCH = 1024  # pictures handed to the threads at a time: Ctrl-C waits for no more than these
+_NAMED = 3  # skipped files named for each reason in a listing
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled picture."""
+
+    path: Path  # as reachable from the current folder (root / relative)
+    label: int  # 0 fake, 1 real
+    source: str  # "" where the layout names none
+    sha256: str  # of the file's bytes
+    content: str  # hash of the preprocessed array: pictures identical to the network share it
+    split: str | None  # the given split "train" | "val" | "test", or None
+    shorter_px: int = 0  # the shorter side of the picture as stored
+    thumbnail: bytes = field(default=b"", repr=False)  # grey, 16 rows of 16 pixels; b"": no picture to look at
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is no labelled picture."""
+
+    path: Path
+    reason: str  # one line why
+    failed: bool = True  # False: no picture by its name, so nothing is missed
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All that a folder holds."""
+
+    root: Path
+    records: tuple[Record, ...]  # sorted by relative posix path
+    skipped: tuple[Skipped, ...]  # likewise
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a file's folders say about it."""
+
+    label: int
+    source: str
+    split: str | None
+
+
+def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
+    """Reads every picture under `root` once and says what it is.
+
+    The layouts are `<class>/`, `train|val|test/<class>/` and `<source>/<class>/`, at any depth and mixed: of a file's
+    folders the one with a class name gives the label, and those above it the split and the source.
+
+    Raises:
+        DataError: the folder is missing, or doesn't hold pictures of both classes.
+    """
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing there"
+        raise DataError(f"{root}: expected a folder with {known_folder_names()}, found {found}: check the path")
+    wanted: list[tuple[Path, _Place]] = []
+    skipped: list[Skipped] = []
+    for path in _files(root, skipped):
+        folders = path.relative_to(root).parts[:-1]
+        place = _place(folders)
+        reason = _why_not(path, folders, place)
+        if place is None or reason:
+            skipped.append(Skipped(path, reason, is_image_name(path)))
+        else:
+            wanted.append((path, place))
+    records: list[Record] = []
+    for item in _read_all(wanted, preprocessing):
+        (records if isinstance(item, Record) else skipped).append(item)
+    dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
+    _check(dataset)
+    return dataset
+
+
+def skipped_lines(dataset: Dataset) -> list[str]:
+    """Returns lines for people: each reason once, with how many files it met and the first few of them."""
+    by_reason: dict[str, list[str]] = {}
+    for item in dataset.skipped:
+        by_reason.setdefault(item.reason, []).append(item.path.relative_to(dataset.root).as_posix())
+    return [f"skipped {len(paths)}: {reason} ({sample(paths)})" for reason, paths in by_reason.items()]
+
+
+def sample(names: list[str]) -> str:
+    """Returns the first few names, and how many more there are."""
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _sorted(items: list, root: Path) -> tuple:
+    return tuple(sorted(items, key=lambda item: item.path.relative_to(root).as_posix()))
+
+
+def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
+    """Yields every file; follows links to folders, but enters no folder twice, so that a loop of links ends."""
+
+    def refuse(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), f"a folder that can't be read: {error.strerror}"))
+
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(root, followlinks=True, onerror=refuse):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            skipped.append(Skipped(Path(folder), "a folder that was already read under another name", failed=False))
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names.sort()  # which of two names for one folder counts must not depend on the disk's order
+        yield from (Path(folder, name) for name in files)
+
+
+def _place(folders: tuple[str, ...]) -> _Place | None:
+    """Returns what the folders from the root down to a file say, or None where they don't say one class."""
+    depths = [depth for depth, name in enumerate(folders) if label_of_folder(name) is not None]
+    # The plain words win: fake/nature/ is a folder of fakes, photos/fake/ too.
+    depths = [depth for depth in depths if is_plain_class_folder(folders[depth])] or depths
+    labels = {label_of_folder(folders[depth]) for depth in depths}
+    if len(labels) == 1:
+        above = folders[: depths[-1]]
+        splits = [_SPLIT_OF_FOLDER[name.lower()] for name in above if name.lower() in _SPLIT_OF_FOLDER]
+        source = "/".join(name for name in above if name.lower() not in _SPLIT_OF_FOLDER)
+        return _Place(labels.pop(), source, splits[-1] if splits else None)
+    return None
+
+
+def _why_not(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
+    if path.name.startswith("."):
+        return "a hidden file"
+    if path.suffix.lower() not in SUFFIXES:
+        return f"not named like a picture ({path.suffix.lower() or 'no suffix'})"
+    if place is None and any(label_of_folder(name) is not None for name in folders):
+        return "in folders of both classes, so its label is in doubt"
+    return "" if place else "not in a folder of fake or of real pictures"
+
+
+def _read_all(wanted: list[tuple[Path, _Place]], preprocessing: Preprocessing) -> Iterator[Record | Skipped]:
+    """Reads the pictures in threads; Pillow and hashlib let them run side by side."""
+
+    def read(item: tuple[Path, _Place]) -> Record | Skipped:
+        return _read(*item, preprocessing)
+
+    with progress_bar("reading images", len(wanted)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(wanted), _BATCH):
+            for item in pool.map(read, wanted[start : start + _BATCH]):
+                yield item
+                advance(1)
+
+
+def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | Skipped:
+    try:
+        data = read_bytes(path)
+        image, info = preprocessing.read_with_info(data)
+    except ImageRefused as error:
+        return Skipped(path, str(error))
+    return Record(
+        path=path,
+        label=place.label,
+        source=place.source,
+        sha256=hashlib.sha256(data).hexdigest(),
+        content=hashlib.sha256(image).hexdigest(),
+        split=place.split,
+        shorter_px=min(info.width_px, info.height_px),
+        thumbnail=thumbnail_of(image),
+    )
+
+
+def scanned_bytes(record: Record) -> bytes:
+    """Returns the bytes of a picture's file, which must be those that were scanned: results are kept under their hash.
+
+    Raises:
+        ImageRefused: the file has gone, or another one has its name.
+    """
+    data = read_bytes(record.path)
+    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ImageRefused("missing", "expected the file that was scanned, found another one of its name")
+    return data
+
+
+def thumbnail_of(image: np.ndarray) -> bytes:
+    """Returns a preprocessed picture in grey, each of THUMBNAIL_PX x THUMBNAIL_PX pixels the mean of its area."""
+    grey = Image.fromarray(image).convert("L")
+    return grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes()
+
+
+def _check(dataset: Dataset) -> None:
+    counts = [sum(record.label == label for record in dataset.records) for label in (FAKE, REAL)]
+    if all(counts):
+        return
+    if any(counts):
+        missing = NAMES[counts.index(0)]
+        found = f"{counts[FAKE]} fake and {counts[REAL]} real: add a folder of {missing} ones"
+    elif dataset.skipped:
+        reason = dataset.skipped[0].reason
+        found = f"none among {len(dataset.skipped)} files (the first: {reason}): name the class folders so"
+    else:
+        found = "no files: put the pictures there, or check the path"
+    raise DataError(
+        f"{dataset.root}: expected readable pictures in class folders ({known_folder_names()}), found {found}"
+    )

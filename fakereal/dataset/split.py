@@ -1,0 +1,294 @@
+"""Divides a data set into train, val and test by what the pictures are, and keeps that in a manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakereal.dataset.near_duplicates import Cluster, find_duplicates
+from fakereal.dataset.scan import Dataset, Record, sample
+from fakereal.errors import ConfigError, DataError
+from fakereal.files import write_atomic
+from fakereal.labels import FAKE, NAMES, REAL, label_of_name
+
+SPLITS = ("train", "val", "test")
+"""In the order of precedence: a picture that stands in two of them counts in the first."""
+
+COLUMNS = ("path", "sha256", "label", "source", "split", "reason")
+"""Of the manifest, a CSV."""
+
+_LEFT_OUT = "left_out"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that takes no part."""
+
+    record: Record
+    reason: str  # one line why
+
+
+@dataclass(frozen=True)
+class Split:
+    """What learns, what chooses and what judges."""
+
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...]
+    left_out: tuple[LeftOut, ...]
+    near: tuple[Cluster, ...] = ()  # near-copies among all these, left out ones too
+
+
+def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Split:
+    """Divides a data set; the splits that its folders give are kept, and those missing are carved out of the rest.
+
+    A picture's content and the seed alone decide where it goes. So identical pictures stay together, adding a file
+    moves no other, and a training that is repeated with more pictures never learns from what judged it before. The
+    price: the shares hold for each class and source in expectation, not to the picture, since exact shares would
+    have to move one picture whenever another comes.
+
+    Near-copies stay together too: they all go where the one with the smallest content hash goes, so that adding a
+    file can move its own near-copies only. Those that the folders put into different splits stay where they are.
+
+    Raises:
+        ConfigError: the shares are no shares.
+        DataError: a split would be without pictures of a class.
+    """
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(f"shares: expected three numbers above 0 that add up to 1, found {shares}")
+    given = {record.split for record in dataset.records}
+    # Only what is not given yet competes for the pictures that the folders leave to us.
+    open_shares = {
+        name: share for name, share in zip(SPLITS, shares, strict=True) if name == "train" or name not in given
+    }
+    near = _near(dataset)
+    drawn_by = _sample_by(dataset.records, near)
+    placed = [
+        (record, record.split if _is_judge(record) else _sample(drawn_by[record.content], seed, open_shares))
+        for record in dataset.records
+    ]
+    return _drop_leaks(placed, [], near, "add pictures, try another --seed, or divide them yourself with --split FILE")
+
+
+def _near(dataset: Dataset) -> tuple[Cluster, ...]:
+    return tuple(cluster for cluster in find_duplicates(dataset.records) if cluster.kind == "near")
+
+
+def _is_judge(record: Record) -> bool:
+    return record.split in ("val", "test")
+
+
+def _sample_by(records: Iterable[Record], near: Iterable[Cluster]) -> dict[str, str]:
+    """Returns for each content the one that is drawn for it: its own, or that of its first near-copy."""
+    found = {record.content: record.content for record in records}
+    for cluster in near:
+        contents = {record.content for record in cluster.records if not _is_judge(record)}
+        found.update(dict.fromkeys(contents, min(contents, default="")))
+    return found
+
+
+def _sample(content: str, seed: int, shares: dict[str, float]) -> str:
+    """Returns the split on which a number in [0, 1) falls that depends on the picture and the seed only."""
+    digest = hashlib.sha256(f"{seed}:{content}".encode()).digest()
+    rest = int.from_bytes(digest[:8]) / 2**64 * sum(shares.values())
+    for name, share in reversed(shares.items()):
+        rest -= share
+        if rest < 0:
+            return name
+    return "train"
+
+
+def _drop_leaks(
+    placed: list[tuple[Record, str]], left_out: list[LeftOut], near: tuple[Cluster, ...], advice: str
+) -> Split:
+    """Leaves out what would make the figures a lie, and checks that something remains everywhere."""
+    labels, splits = defaultdict(set), defaultdict(set)
+    for record, name in placed:
+        labels[record.content].add(record.label)
+        splits[record.content].add(name)
+    kept: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for record, name in placed:
+        first = min(splits[record.content], key=SPLITS.index)
+        if len(labels[record.content]) > 1:
+            left_out.append(LeftOut(record, "the same picture is labelled fake and real"))
+        elif name != first:
+            left_out.append(LeftOut(record, f"in {name}, but the same picture is in {first}"))
+        else:
+            kept[name].append(record)
+    left_out.sort(key=lambda item: item.record.path)
+    split = Split(*(tuple(kept[name]) for name in SPLITS), tuple(left_out), near)
+    _check(split, advice)
+    return split
+
+
+def _check(split: Split, advice: str) -> None:
+    counts = {name: _per_class(getattr(split, name)) for name in SPLITS}
+    if all(all(pair) for pair in counts.values()):
+        return
+    found = ", ".join(f"{name} {fake} fake and {real} real" for name, (fake, real) in counts.items())
+    left = f" ({len(split.left_out)} left out)" if split.left_out else ""
+    raise DataError(f"expected fake and real pictures in train, val and test, found {found}{left}: {advice}")
+
+
+def _per_class(records: Iterable[Record]) -> tuple[int, int]:
+    counts = Counter(record.label for record in records)
+    return counts[FAKE], counts[REAL]
+
+
+def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Names pictures with their labels and splits, whatever their file names.
+
+    Args:
+        rows: SHA-256, label's name and split of each picture that takes part.
+    """
+    lines = sorted(f"{sha256} {NAMES.index(label)} {split}" for sha256, label, split in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def write_manifest(path: Path, split: Split, root: Path) -> None:
+    """Writes the split as CSV: path (relative to root), sha256, label, source, split, and why a picture is left out.
+
+    Raises:
+        DataError: the file can't be written.
+    """
+    rows = [(record, name, "") for name in SPLITS for record in getattr(split, name)]
+    rows += [(item.record, _LEFT_OUT, item.reason) for item in split.left_out]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record, name, reason in sorted(rows, key=lambda row: row[0].path.relative_to(root).as_posix()):
+        where = record.path.relative_to(root).as_posix()
+        writer.writerow((where, record.sha256, NAMES[record.label], record.source, name, reason))
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def read_manifest(path: Path, dataset: Dataset) -> Split:
+    """Returns the split that a manifest describes, for the pictures of a data set.
+
+    A picture is found by its content (SHA-256 of the file), by its path where several rows share the content; so it
+    may have been moved or renamed since. Pictures that the manifest doesn't name, has under another label or with
+    another content, and rows whose picture isn't there, are left out, each with the reason.
+
+    Raises:
+        DataError: the file is no manifest, or a split would be without pictures of a class.
+    """
+    rows = manifest_rows(path)
+    paths = {row["path"] for row in rows}
+    by_sha256: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+    for row in rows:
+        by_sha256[row["sha256"].lower()][row["path"]] = row
+    placed: list[tuple[Record, str]] = []
+    left_out: list[LeftOut] = []
+    met: set[str] = set()  # paths of the rows whose picture, or its successor under that path, is there
+    for record in dataset.records:
+        where = record.path.relative_to(dataset.root).as_posix()
+        row = _row_for(where, by_sha256.get(record.sha256, {}), met)
+        met.add(row["path"] if row else where)
+        reason = _why_not(row, record, where in paths)
+        if row is None or reason:
+            left_out.append(LeftOut(record, reason))
+        else:
+            placed.append((record, row["split"]))
+    left_out += [_absent(row, dataset.root) for row in rows if row["path"] not in met]
+    return _drop_leaks(placed, left_out, _near(dataset), f"check that {path} belongs to {dataset.root}")
+
+
+def _row_for(where: str, same: dict[str, dict[str, str]], met: set[str]) -> dict[str, str] | None:
+    """Returns, of the rows with a picture's content, the one with its path, else one not met yet, else any."""
+    if where in same:
+        return same[where]
+    return next((row for path, row in same.items() if path not in met), next(iter(same.values()), None))
+
+
+def _why_not(row: dict[str, str] | None, record: Record, path_is_known: bool) -> str:
+    if row is None:
+        return "its content changed since the split file was written" if path_is_known else "not in the split file"
+    if row["split"] == _LEFT_OUT:
+        return row["reason"] or "left out by the split file"
+    if label_of_name(row["label"]) != record.label:
+        return f"{row['label']} in the split file, but in a folder of {NAMES[record.label]} pictures"
+    return ""
+
+
+def _absent(row: dict[str, str], root: Path) -> LeftOut:
+    label = label_of_name(row["label"])
+    record = Record(root / row["path"], label, row["source"], row["sha256"], "", None)
+    return LeftOut(record, "in the split file, but not among the readable pictures")
+
+
+def manifest_rows(path: Path) -> list[dict[str, str]]:
+    """Returns a manifest's rows by `COLUMNS`; raises DataError where it is none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        rows = list(reader)
+    except OSError as error:
+        raise DataError(f"{path}: expected a split file, found {error.strerror or error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}, found {error}") from error
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}, found none named {', '.join(missing)}")
+    for number, row in enumerate(rows, start=1):
+        if Path(row["path"]).is_absolute():
+            raise DataError(f"{path}: row {number}: expected a path relative to the data folder, found {row['path']!r}")
+        if row["split"] not in (*SPLITS, _LEFT_OUT) or label_of_name(row["label"]) is None:
+            raise DataError(
+                f"{path}: row {number}: expected a label (fake, real) and a split (train, val, test, {_LEFT_OUT}),"
+                f" found {row['label']!r} and {row['split']!r}"
+            )
+    return rows
+
+
+def summary(split: Split) -> list[str]:
+    """Returns lines for people: pictures of each split, class and source, and what is left out, with the reasons."""
+    total = sum(len(getattr(split, name)) for name in SPLITS)
+    lines = [_counts_line(name, getattr(split, name), total) for name in SPLITS]
+    sources = sorted({record.source for name in SPLITS for record in getattr(split, name)})
+    if sources != [""]:
+        for source in sources:
+            lines.append(f"  {source or '(no source)'}: " + ", ".join(_source_part(split, source)))
+    reasons = defaultdict(list)
+    for item in split.left_out:
+        reasons[item.reason].append(str(item.record.path))
+    lines += [f"left out {len(paths)}: {reason} ({sample(paths)})" for reason, paths in reasons.items()]
+    return lines + _near_lines(split)
+
+
+def _near_lines(split: Split) -> list[str]:
+    """Returns what became of near-copies; a warning where one split judges what another has learnt."""
+    where = {record.path: name for name in SPLITS for record in getattr(split, name)}
+    together: list[str] = []
+    parted: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cluster in split.near:
+        placed = {str(record.path): where[record.path] for record in cluster.records if record.path in where}
+        first = min(placed.values(), key=SPLITS.index, default="")
+        if len(placed) > 1 and len(set(placed.values())) == 1:
+            together += placed
+        for path, name in placed.items():
+            if name != first:
+                parted[name, first].append(path)
+    lines = [f"near-copies kept together: {len(together)} ({sample(together)})"] if together else []
+    for (name, first), paths in parted.items():
+        found = f"warning: {len(paths)} of {name} are near-copies of pictures in {first}"
+        lines.append(f"{found}, which flatters its figures ({sample(paths)})")
+    return lines
+
+
+def _counts_line(name: str, records: tuple[Record, ...], total: int) -> str:
+    fake, real = _per_class(records)
+    count = len(records)
+    return (
+        f"{name:5} {count:7,} images ({count / total:6.1%}): "
+        f"{fake:,} fake ({fake / count:.1%}), {real:,} real ({real / count:.1%})"
+    )
+
+
+def _source_part(split: Split, source: str) -> list[str]:
+    counts = {name: _per_class(r for r in getattr(split, name) if r.source == source) for name in SPLITS}
+    return [f"{name} {fake:,} fake {real:,} real" for name, (fake, real) in counts.items()]

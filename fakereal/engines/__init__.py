@@ -1,0 +1,1 @@
+"""Inference engines: Keras, LiteRT, OpenVINO; conversion, parity checks and export."""

@@ -1,0 +1,1 @@
+"""Evaluate a detector on labelled images: predictions, metrics, plots, report."""

@@ -1,0 +1,215 @@
+"""Figures of a report as SVG that takes its colours from the page, so that it suits light and dark ones alike."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.training.loop import losses_of
+
+_COLOURS = {
+    "#111111": "currentColor",
+    "#222222": "var(--line)",
+    "#333333": "var(--soft)",
+    "#444444": "var(--fake)",
+    "#555555": "var(--real)",
+    "#666666": "var(--accent)",
+}
+"""What matplotlib is told, and what the page makes of it."""
+_INK, _LINE, _SOFT, FAKE_COLOUR, REAL_COLOUR, _ACCENT = _COLOURS
+
+_PALETTE = ("#d9603b", "#3b82c4", "#7c5fd3", "#2f9e6e", "#c49a1a", "#c2509b", "#3fa7b5", "#8c6d46", "#7f8590")
+"""Of several runs in one figure: told apart on light and on dark pages."""
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small files that can be searched
+    "svg.hashsalt": "fakereal",  # the same figure gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.grid": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "axes.titlesize": 10,
+}
+_SIZE_IN = (5.0, 3.6)
+
+
+def svg(draw: Callable[[Axes], None], title: str) -> str:
+    """Returns what `draw` puts on the axes as an `<svg>` element for a page that extends `page.html`."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(_SIZE_IN, layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _adapted(buffer.getvalue(), title)
+
+
+def _adapted(text: str, title: str) -> str:
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', text, count=1)
+    text = text.replace("'DejaVu Sans', ", "")
+    for told, made in _COLOURS.items():
+        text = text.replace(told, made)
+    return text
+
+
+def png(draw: Callable[[Axes], None]) -> bytes:
+    """Returns what `draw` puts on the axes as a PNG on white, with the page's light colours."""
+    light = dict(zip(_COLOURS, ("#1c2128", "#dfe3e8", "#5c6673", "#c2410c", "#1d6fb8", "#6d4bc3"), strict=True))
+    with mpl.rc_context({key: light.get(value, value) for key, value in _STYLE.items()}):
+        figure = Figure((7.0, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        for line in figure.findobj(mpl.lines.Line2D):
+            line.set_color(light.get(line.get_color(), line.get_color()))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def roc(axes: Axes, points: Sequence[Sequence[float]], auc: float | None, here: tuple[float, float]) -> None:
+    """Draws the ROC curve of fake and the point of the threshold in use."""
+    x, y = np.array(points).T
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=":", label="chance")
+    axes.plot(x, y, color=_ACCENT, label="" if auc is None else f"area {auc:.4f}")
+    axes.plot(*here, "o", color=FAKE_COLOUR, label="threshold in use")
+    _unit(axes, "share of reals called fake", "share of fakes called fake")
+    axes.legend(loc="lower right")
+
+
+def precision_recall(axes: Axes, points: Sequence[Sequence[float]], area: float | None, share_fake: float) -> None:
+    """Draws precision over recall of fake."""
+    x, y = np.array(points).T
+    axes.axhline(share_fake, color=_SOFT, linewidth=1, linestyle=":", label="calling all fake")
+    axes.step(
+        np.r_[0.0, x],
+        np.r_[y[0], y],
+        where="pre",
+        color=_ACCENT,
+        label="" if area is None else f"average precision {area:.4f}",
+    )
+    _unit(axes, "recall of fake", "precision of fake")
+    axes.legend(loc="lower left")
+
+
+def reliability(axes: Axes, calibration: dict[str, Any]) -> None:
+    """Draws, for each bin of p_fake, the share that is fake, before and after temperature scaling."""
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=":", label="perfect")
+    for name, colour, marker in (("before", REAL_COLOUR, "s"), ("after", FAKE_COLOUR, "o")):
+        part = calibration[name]
+        x, y, sizes = (
+            np.array([each[key] for each in part["bins"]]) for key in ("mean_p_fake", "share_fake", "images")
+        )
+        error = part["expected_calibration_error"]
+        axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7)
+        label = f"{name}: error {error:.3f}"
+        axes.scatter(x, y, s=16 + 90 * sizes / sizes.max(), color=colour, marker=marker, alpha=0.75, label=label)
+    _unit(axes, "p_fake", "share that is fake")
+    axes.legend(loc="upper left", markerscale=0.6)
+
+
+def histogram(axes: Axes, labels: np.ndarray, p_fake: np.ndarray, decision: dict[str, Any]) -> None:
+    """Draws how many fakes and reals have which p_fake, the threshold and the band."""
+    edges = np.linspace(0, 1, 26)
+    for label, colour in ((FAKE, FAKE_COLOUR), (REAL, REAL_COLOUR)):
+        axes.hist(p_fake[labels == label], edges, color=colour, alpha=0.65, label=NAMES[label])
+    low, high = decision["band"]
+    if high > low:
+        axes.axvspan(low, high, color=_SOFT, alpha=0.18, linewidth=0, label="uncertain")
+    axes.axvline(decision["threshold"], color=_INK, linewidth=1.2, linestyle="--", label="threshold")
+    axes.set(xlim=(0, 1), xlabel="calibrated p_fake", ylabel="pictures")
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(0, 4 * axes.get_ylim()[1])  # room for the legend
+    axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.legend(loc="upper center", ncols=2)
+
+
+def intervals(axes: Axes, names: Sequence[str], tables: Sequence[dict[str, Any]], key: str = "accuracy") -> None:
+    """Draws a figure of several tables with its intervals, one below the other; a line marks that of the first."""
+    values = np.array([row[key] for row in tables])
+    low, high = np.array([row["intervals"][key] for row in tables]).T
+    places = np.arange(len(names))[::-1]
+    axes.axvline(values[0], color=_SOFT, linewidth=1, linestyle=":")
+    axes.errorbar(values, places, xerr=(values - low, high - values), fmt="o", color=_ACCENT, capsize=3, linewidth=1.4)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="95 % interval", xlim=(max(0.0, min(0.5, low.min() - 0.03)), 1.0))
+    axes.grid(axis="y", visible=False)
+
+
+def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Draws loss and validation loss over the epochs; a line stands between two phases."""
+    epochs = np.arange(1, len(rows) + 1)
+    axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOUR, label="training loss")
+    axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
+    calibrated = losses_of(rows)
+    axes.plot(epochs, calibrated, color=FAKE_COLOUR, label="validation loss, calibrated")
+    for number in range(1, len(rows)):
+        if rows[number]["phase"] != rows[number - 1]["phase"]:
+            axes.axvline(number + 0.5, color=_SOFT, linewidth=1, linestyle=":")
+    best = int(np.argmin(calibrated))
+    axes.plot(best + 1, calibrated[best], "o", color=FAKE_COLOUR, label=f"lowest: epoch {best + 1}")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    axes.legend(loc="best")
+
+
+def roc_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
+    """Draws the ROC curves of several runs."""
+    _overlaid(axes, curves)
+    _unit(axes, "share of reals called fake", "share of fakes called fake")
+    axes.legend(loc="lower right")
+
+
+def precision_recall_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
+    """Draws precision over recall of fake of several runs."""
+    _overlaid(axes, curves)
+    _unit(axes, "recall of fake", "precision of fake")
+    axes.legend(loc="best")
+
+
+def loss_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
+    """Draws the calibrated validation losses of several runs."""
+    _overlaid(axes, curves)
+    axes.set(xlabel="epoch", ylabel="validation loss, calibrated")
+    axes.set_ylim(0, min(1.5, 1.15 * axes.get_ylim()[1]))  # one that runs away must not flatten the others
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    axes.legend(loc="best", ncols=2)
+
+
+def _overlaid(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
+    for number, (name, points) in enumerate(curves.items()):
+        x, y = np.array(points).T
+        style = "-" if number < len(_PALETTE) else "--"
+        marker = "o" if len(points) == 1 else ""  # a line of one point is not seen
+        axes.plot(x, y, style, marker=marker, color=_PALETTE[number % len(_PALETTE)], linewidth=1.4, label=name)
+
+
+def _unit(axes: Axes, x: str, y: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y)
+    axes.set_box_aspect(0.75)

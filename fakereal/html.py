@@ -1,0 +1,74 @@
+"""Reports as HTML: one file that stands alone, for light and dark screens, from a desk's width to a phone's."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from fakereal.files import write_atomic
+
+NOT_KNOWN = "-"
+"""Stands where a figure can't be had."""
+
+_THUMBNAIL_PX = 160
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Renders a template of `fakereal/templates` and writes the page whole.
+
+    Args:
+        path: the HTML file.
+        template: its file name; it extends `page.html`, which brings the style.
+        context: what the template shows; text is escaped.
+    """
+    text = _environment().get_template(template).render(**context)
+    write_atomic(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def thumbnail(image: Image.Image, size_px: int = _THUMBNAIL_PX) -> str:
+    """Returns a picture as a data URI: smaller where it is larger, as a PNG of its own pixels where it is not."""
+    small = max(image.size) <= size_px
+    if not small:
+        image = image.copy()
+        image.thumbnail((size_px, size_px))
+    kind, options = ("PNG", {}) if small else ("JPEG", {"quality": 85})
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Returns a share as a percentage."""
+    return NOT_KNOWN if share is None else f"{100 * share:.{digits}f} %"
+
+
+def percents(pair: list[float | None] | None) -> str:
+    """Returns an interval of shares as percentages."""
+    known = pair is not None and None not in pair
+    return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if known else NOT_KNOWN
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Returns a number with thousands separated, and digits behind the point where it is no whole one."""
+    if value is None:
+        return NOT_KNOWN
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fakereal"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, percents=percents, number=number)
+    return environment

@@ -1,0 +1,1 @@
+"""Clean labelled folders by prediction JSONs: plan, votes, journal, transfer."""

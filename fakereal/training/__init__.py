@@ -1,0 +1,1 @@
+"""Train a detector: input pipeline, phases, checkpoints, comparison of experiments."""
