@@ -1,4 +1,4 @@
-"""Files written whole, and what identifies a file's content."""
+"""Files and paths: atomic writes, locks between runs, content hashes, names relative to a folder, the cache folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from typing import BinaryIO
 
 from fakereal.errors import DataError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are then not told apart
-    fcntl = None
+_LONGEST_STEM = 100  # characters of a name that its temporary file repeats: file systems allow 255 bytes
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new one, never a part.
+    """Write a file so that readers, and a kill, find the old content or the new one, never a part.
 
     Raises:
         DataError: the folder or the file can't be written.
@@ -31,33 +28,57 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Like `write_whole`, for a content that comes in pieces: yields a file that counts once it is complete."""
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    """Yield a binary file that replaces `path` once the block ends without an error, for content that comes in pieces.
+
+    Raises:
+        DataError: the folder or the file can't be written.
+    """
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, for libraries that write files by name; see `open_atomic`.
+
+    Args:
+        path: what the file is called in the end.
+        suffix: what the temporary path ends with, where the library chooses the format by it.
+
+    Raises:
+        DataError: the folder or the file can't be written.
+    """
+    temporary = path.with_name(f".{path.name[:_LONGEST_STEM]}.{secrets.token_hex(4)}.part{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:  # Ctrl-C too must leave no part behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
+            raise DataError(f"{path}: can't be written: {error.strerror or error}") from error
         raise
 
 
-def remove_partial_files(path: Path) -> None:
-    """Removes what killed processes left of a file that they were writing; only for the one that writes it now."""
-    for part in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.part"):
+def remove_partial_files(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed runs left in a folder and in those below it.
+
+    Args:
+        folder: held by this run alone, or parts that another run is writing would go too.
+        name: of the file whose parts are meant, directly in `folder`; None: of every file.
+    """
+    own = glob.escape(name[:_LONGEST_STEM]) if name else "*"
+    for part in folder.glob(f"{'' if name else '**/'}.{own}.????????.part*"):
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock file, which stays, while something is made that two runs must not make at once.
+    """Hold a lock file against other runs until the block, or the process, ends; the file itself stays.
 
     Raises:
         DataError: another run holds it, or it can't be written.
@@ -66,76 +87,72 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise DataError(f"{path}: expected to write the file, found {error.strerror or error}") from error
+        raise DataError(f"{path}: can't be written: {error.strerror or error}") from error
     with file:
-        lock(path, file)
+        lock(path, file.fileno())
         yield
 
 
-def lock(path: Path, file: BinaryIO) -> None:
-    """Locks an open file until it is closed: alone where it can be written, else with other readers.
+@contextlib.contextmanager
+def locked_folders(*folders: Path) -> Iterator[None]:
+    """Hold folders against other runs without writing to them: a folder of images may be read-only.
+
+    Folders that are missing or can't be opened are passed over. So are all of them on Windows, which opens no folder.
+
+    Raises:
+        DataError: another run holds one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(folders):
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                lock(folder, handle)
+        yield
+
+
+def lock(path: Path, handle: int) -> None:
+    """Lock an open file or folder until its handle is closed; without effect on file systems that have no locks.
+
+    Args:
+        path: what the error names.
+        handle: the file descriptor.
 
     Raises:
         DataError: another run holds it.
     """
-    if fcntl is None:
-        return
+    from filelock import lock_descriptor  # here, as it takes a tenth of the start-up of a script
+
     try:
-        fcntl.flock(file, (fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(
-            f"{path}: expected no other run with this --output, found one at work: wait for it, or take another"
-            " --output"
-        ) from error
+        is_free = lock_descriptor(handle, blocking=False)
     except OSError:
-        return  # a file system without locks
+        return
+    if not is_free:
+        raise DataError(f"{display_path(path)}: in use by another run: wait until that run ends")
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits; reads it in pieces, so any size is fine."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; read in pieces, so any size is fine."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- What keeps a separation from being disturbed by another one.
-
-try:
-    import fcntl
-except ImportError:  # Windows; two runs at once are not told apart there
-    fcntl = None
-
-
-@contextlib.contextmanager
-def alone_in(*folders: Path) -> Iterator[None]:
-    """Keeps a second run out of the folders; the lock dies with its process, however that ends.
-
-    Raises:
-        DataError: another run is at work there.
-    """
-    with contextlib.ExitStack() as stack:
-        for folder in dict.fromkeys(folders):
-            if fcntl is not None and folder.is_dir():
-                with contextlib.suppress(PermissionError):  # what can't be read, the scan will name
-                    handle = os.open(folder, os.O_RDONLY)
-                    stack.callback(os.close, handle)
-                    _lock_folder(handle, folder)
-        yield
-
-
-def _lock_folder(handle: int, folder: Path) -> None:
+def relative_name(path: Path, folder: Path) -> str:
+    """Return the path relative to `folder`, with "/"; the path as it is where it lies elsewhere."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(
-            f"{display_path(folder)}: expected no other run at work there, found one: wait until it ends"
-        ) from error
-    except OSError:
-        return  # some network file systems have no locks
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return path.as_posix()
 
 
 def display_path(path: Path | str) -> str:
-    """Returns a path on one line: newlines, control characters and bytes that are no UTF-8 are written as escapes."""
+    """Return a path on one line: newlines, control characters and bytes that are no UTF-8 become escapes."""
     text = os.fspath(path)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be rebuilt: `$XDG_CACHE_HOME/fakereal`, by default `~/.cache/fakereal`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakereal"

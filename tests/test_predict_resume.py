@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import test_predict
@@ -15,7 +16,6 @@ from PIL import Image
 from test_predict_inputs import png, tarred, write
 
 import predict_and_save_json as door
-from fakereal import files as files_module
 from fakereal.cli import run_cli
 from fakereal.decoding import ImageInfo
 from fakereal.errors import DataError
@@ -243,9 +243,9 @@ def test_two_runs_never_write_one_journal(tmp_path, pictures):
     first = journal.start(tmp_path / "j", IDENTITY, items, resume=False)
     first.add([(0, RawPrediction(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
     for resume in (False, True):
-        with pytest.raises(DataError, match="found one at work"):
+        with pytest.raises(DataError, match="in use by another run"):
             journal.start(tmp_path / "j", IDENTITY, items, resume)
-    with pytest.raises(DataError, match="found one at work: wait for it"):
+    with pytest.raises(DataError, match="in use by another run: wait"):
         journal.refuse_unfinished(tmp_path / "j")
     first.close()
     with pytest.raises(DataError, match="found one with 1 images done: add --resume"):
@@ -255,14 +255,14 @@ def test_two_runs_never_write_one_journal(tmp_path, pictures):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 def test_a_run_that_waits_at_a_removed_journal_makes_its_own(tmp_path, pictures, monkeypatch):
-    items, path, flock = list_images(pictures).items, tmp_path / "j", files_module.fcntl.flock
+    items, path, flock = list_images(pictures).items, tmp_path / "j", filelock.lock_descriptor
     first = journal.start(path, IDENTITY, items, resume=False)
 
-    def late(file, how):  # between opening and locking, the other run comes to its end
+    def late(handle, **how):  # between opening and locking, the other run comes to its end
         first.remove()
-        flock(file, how)
+        return flock(handle, **how)
 
-    monkeypatch.setattr(files_module.fcntl, "flock", late)
+    monkeypatch.setattr(filelock, "lock_descriptor", late)
     second = journal.start(path, IDENTITY, items, resume=False)
     second.add([(0, RawPrediction(items[0], ImageInfo(20, 10, "PNG"), 0.5))])
     first.close()  # once more, which must not remove what is another's now

@@ -179,7 +179,7 @@ def test_weights_that_another_training_renewed_make_another_run(tmp_path, pictur
 def test_two_runs_with_one_output_are_told_apart(trained, pictures, refusal):
     output, _ = trained
     with files.locked(output.with_name("model_run") / ".lock"):
-        assert "expected no other run with this --output, found one at work" in refusal(pictures, output)
+        assert "in use by another run: wait until that run ends" in refusal(pictures, output)
 
 
 def test_ctrl_c_keeps_the_best_model_so_far_and_says_so(pictures, tmp_path):

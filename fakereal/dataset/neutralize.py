@@ -22,7 +22,7 @@ from fakereal.dataset import image_metadata
 from fakereal.dataset.scan import Dataset, Record, Skipped, skipped_lines
 from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
-from fakereal.files import alone_in, write_atomic
+from fakereal.files import locked_folders, remove_partial_files, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.preprocessing import Neutral, Preprocessing
 from fakereal.runtime import log, progress_bar
@@ -140,10 +140,9 @@ def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> Copied:
     note = _note(dataset, settings)
     _check_place(dataset.root, out, note)
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
+    with locked_folders(out):
         _keep_note(out, {**note, "complete": False})
-        for torn in out.rglob(".*.????????.part"):  # of a killed run
-            torn.unlink()
+        remove_partial_files(out)
         outcomes = list(_write_all(dataset, out, settings))
         new = [each for each in outcomes if isinstance(each, Skipped)]
         skipped = tuple(sorted((*dataset.skipped, *new), key=lambda item: item.path))

@@ -24,11 +24,10 @@ from fakereal.cli import ENGINES
 from fakereal.engines import parity
 from fakereal.engines.formats import RUNTIMES, RowByRow, Runtime
 from fakereal.errors import EngineRefused
-from fakereal.files import sha256_of
+from fakereal.files import cache_folder, sha256_of
 from fakereal.model.heatmap import Explains, Explanation
 from fakereal.model.metadata import FOREIGN_NOTE, Metadata, of_foreign, read_own
 from fakereal.runtime import capture_output, log, one_line, start_keras
-from fakereal.training.cache import default_folder
 
 if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
@@ -329,7 +328,7 @@ def store_converted(model_sha256: str, engine: str, version: str, entry: CacheEn
 
 
 def _folder(model_sha256: str, engine: str, version: str, cache: Path | None) -> Path:
-    return (cache or default_folder()) / "engines" / f"{model_sha256[:32]}-{engine}-{version}-{_FORMAT}"
+    return (cache or cache_folder()) / "engines" / f"{model_sha256[:32]}-{engine}-{version}-{_FORMAT}"
 
 
 def _make_room(folder: Path) -> None:

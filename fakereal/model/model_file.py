@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import platform
 import tempfile
 import zipfile
@@ -16,7 +15,8 @@ import keras
 import numpy as np
 
 from fakereal.engines.formats import RUNTIMES
-from fakereal.errors import ModelFileError
+from fakereal.errors import DataError, ModelFileError
+from fakereal.files import replacing
 from fakereal.model import networks
 from fakereal.model.metadata import (
     DAMAGE,
@@ -51,19 +51,14 @@ def save(path: Path, detector: Detector) -> None:
         ModelFileError: another suffix, or the file can't be written.
     """
     check_suffix(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     text = to_text(detector.metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _nothing_frozen(detector.model):
-            detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
-        write_metadata(temporary, text)
-        temporary.replace(path)
-    except BaseException as error:  # Ctrl-C too must leave no part behind
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ModelFileError(f"{path}: expected to write the model, found {error.strerror or error}") from error
-        raise
+        with replacing(path, path.suffix) as temporary:
+            with _nothing_frozen(detector.model):
+                detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
+            write_metadata(temporary, text)
+    except DataError as error:
+        raise ModelFileError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def refuse_unfinished(path: Path) -> None:
     except FileNotFoundError:
         return
     with file:
-        lock(path, file)
+        lock(path, file.fileno())
         _check_start(path, file.readline())
         count = sum(line.endswith(b"\n") for line in file)
     if count > 0:
@@ -246,7 +246,7 @@ def _opened(path: Path) -> BinaryIO:
             path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
         )
         try:
-            lock(path, file)
+            lock(path, file.fileno())
             if os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:

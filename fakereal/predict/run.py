@@ -135,7 +135,7 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
     with closing(journal.start(path, header, listing.items, config.resume)) as kept:
         for written in (config.output, config.details):
             if written is not None:
-                remove_partial_files(written)
+                remove_partial_files(written.parent, written.name)
         try:
             fill_predictions(kept, listing.items, predictor, config)
             results = predictor.results(kept.outcomes(), config)

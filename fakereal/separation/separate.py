@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fakereal.decoding import decode
 from fakereal.errors import ConfigError, DataError, ImageRefused
-from fakereal.files import alone_in, display_path, sha256_of
+from fakereal.files import display_path, locked_folders, sha256_of
 from fakereal.labels import NAMES
 from fakereal.predictions_json import read
 from fakereal.preprocessing import IMAGE_SIZE_PX
@@ -73,7 +73,7 @@ def separate(options: Options) -> SeparationResult:
         DataError: no folder with predictions, an output that can't be written, another run at work.
     """
     options = _resolve_paths(options)
-    with _folder(options.output), alone_in(options.source, options.output):
+    with _folder(options.output), locked_folders(options.source, options.output):
         journals.clear_torn(options.output)
         found = journals.find(options.output)
         resumed = _unfinished(found, options)
@@ -102,7 +102,7 @@ def undo(path: Path) -> tuple[Journal, TransferResult]:
         DataError: no such journal, or another run is at work.
     """
     journal = journals.read(path)
-    with alone_in(journal.source, journal.path.parent):
+    with locked_folders(journal.source, journal.path.parent):
         journals.clear_torn(journal.path.parent)
         journal = journals.read(path)  # again: a run that has just ended may have added to it
         return journal, _work(journals.undo, journal, "putting back")

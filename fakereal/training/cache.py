@@ -26,7 +26,7 @@ import numpy as np
 
 from fakereal.config import DataConfig
 from fakereal.errors import DataError
-from fakereal.files import write_atomic
+from fakereal.files import cache_folder, write_atomic
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, one_line
 
@@ -237,16 +237,11 @@ def open_cache(data: DataConfig) -> Iterator[RowCache]:
             yield RowCache(Path(temporary), limit, pictures=False)
 
 
-def default_folder() -> Path:
-    """Returns where a user's programs keep what they can make anew."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakereal"
-
-
 def folder_of(data: DataConfig) -> Path | None:
     """Returns the folder that a configuration names for its caches, None for `none`."""
     if data.cache_dir == "none":
         return None
-    return default_folder() if data.cache_dir == "auto" else Path(data.cache_dir).expanduser()
+    return cache_folder() if data.cache_dir == "auto" else Path(data.cache_dir).expanduser()
 
 
 def _is_usable(folder: Path) -> bool:
