@@ -6,6 +6,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,10 @@ _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG segment; restarts (d0-d7) stand within a scan's data
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]", re.DOTALL)
 """First bytes of the formats that have some of their own."""
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
+# Pillow warns of odd metadata; the pixels are what counts. Set once, since warning filters belong to no thread.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 @dataclass(frozen=True)

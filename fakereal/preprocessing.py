@@ -1,14 +1,14 @@
-"""The ONE way an image file becomes the array that a network sees, in training, prediction and everything later.
+"""The preprocessing that training and prediction share: from a decoded image to the arrays that a network sees.
 
-file or bytes -> `decode` (guards, upright, RGB) -> perhaps `Neutral` (one crop, size and JPEG encoding for all)
--> `fit` (224x224 uint8) -> `normalize` (each network's own)
+`decoding.decode` (guards, upright, RGB) -> `Neutral.encode` (optional) -> the whole image resized to 224x224 and, where
+the model asks for them, native-resolution crops -> the network's own normalization, its first layer (`model.networks`).
+A model file carries the `fingerprint`, from which prediction rebuilds the same preprocessing.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +20,24 @@ from fakereal.errors import ConfigError, ModelFileError
 
 IMAGE_SIZE_PX = 224
 """Width and height that EfficientNetB0 was designed for."""
+
+MAX_CROPS = 5
+LONGEST_PX = 1024
+"""Crops are cut from images of at most this length: longer ones are reduced first, as most websites do."""
+
+_CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
+"""Where a crop lies between the left (0) and right (1), top (0) and bottom (1) edge; the first N are taken."""
+
 _VERSION = 1  # raise it whenever a change here moves a single pixel
 _FINGERPRINT = re.compile(
-    r"fakereal-preprocessing/(\d+) size=(\d+) resize=bicubic fit=stretch alpha=white exif=upright"
-    r"(?: neutral=(\d+)px,jpeg(\d+))?"
+    r"fakereal-preprocessing/(\d+) size=(\d+) resize=bicubic fit=(stretch|square) alpha=white exif=upright"
+    r"(?: neutral=(\d+)px,jpeg(\d+))?(?: crops=(\d+))?"
 )
-
-Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
-# Pillow warns of odd metadata; the pixels are what counts. Once for all, since filters are no thread's own.
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 @dataclass(frozen=True)
 class Neutral:
-    """One crop, size and JPEG encoding for every picture, so that neither tells fake from real."""
+    """One crop, size and JPEG encoding for every image, so that none of them tells fake from real."""
 
     side_px: int  # of the square that remains
     quality: int  # of its JPEG encoding, on libjpeg's scale
@@ -43,7 +47,7 @@ class Neutral:
             raise ConfigError(f"expected a side of 8 to 4096 pixels and a quality of 1 to 100, found {self}")
 
     def encode(self, image: Image.Image) -> bytes:
-        """Returns the centre square of an RGB picture as a JPEG of side_px x side_px, 4:2:0, that holds pixels only."""
+        """Return the center square of an RGB image as a JPEG of side_px x side_px, 4:2:0, without metadata."""
         square = ImageOps.fit(image, (self.side_px, self.side_px), Image.Resampling.BICUBIC)
         square.info.clear()  # Pillow would write a comment from there
         content = io.BytesIO()
@@ -53,27 +57,32 @@ class Neutral:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The options that decide the array; equal options give equal arrays, bit for bit."""
+    """The options that decide the arrays; equal options give equal arrays, bit for bit."""
 
     image_size_px: int = IMAGE_SIZE_PX
-    neutral: Neutral | None = None  # None: the whole picture, encoded as it came
+    neutral: Neutral | None = None  # None: keep the image's own size and encoding
+    square: bool = False  # resize the center square, which keeps the aspect ratio; False: stretch the whole image
+    crops: int = 0  # native-resolution crops beside the whole image
 
     def __post_init__(self) -> None:
         if not 32 <= self.image_size_px <= 1024:
             raise ConfigError(f"image size: expected 32 to 1024 pixels, found {self.image_size_px}")
+        if not 0 <= self.crops <= MAX_CROPS:
+            raise ConfigError(f"crops: expected 0 to {MAX_CROPS}, found {self.crops}")
 
     @property
     def fingerprint(self) -> str:
-        """Names the version and every option; a model file carries it."""
+        """The version and every option in one line."""
         neutral = f" neutral={self.neutral.side_px}px,jpeg{self.neutral.quality}" if self.neutral else ""
+        crops = f" crops={self.crops}" if self.crops else ""
         return (
-            f"fakereal-preprocessing/{_VERSION} size={self.image_size_px}"
-            f" resize=bicubic fit=stretch alpha=white exif=upright{neutral}"
+            f"fakereal-preprocessing/{_VERSION} size={self.image_size_px} resize=bicubic"
+            f" fit={'square' if self.square else 'stretch'} alpha=white exif=upright{neutral}{crops}"
         )
 
     @classmethod
     def from_fingerprint(cls, fingerprint: str) -> Preprocessing:
-        """Returns the preprocessing that a model was trained with.
+        """Return the preprocessing that a model was trained with.
 
         Raises:
             ModelFileError: this version can't reproduce it.
@@ -82,42 +91,60 @@ class Preprocessing:
         if not match or int(match[1]) != _VERSION:
             raise ModelFileError(
                 f"expected a model made with {cls().fingerprint.split()[0]!r}, found {fingerprint!r}:"
-                " train it anew, or predict with the version that trained it"
+                " train it again, or predict with the version that trained it"
             )
-        neutral = Neutral(int(match[3]), int(match[4])) if match[3] else None
-        return cls(int(match[2]), neutral)
+        neutral = Neutral(int(match[4]), int(match[5])) if match[4] else None
+        return cls(int(match[2]), neutral, match[3] == "square", int(match[6] or 0))
 
     @property
     def decode_px(self) -> int:
-        """The size that `decode` has to serve."""
-        return self.neutral.side_px if self.neutral else self.image_size_px
+        """The `target_px` that `decode` needs, so that no view lacks detail."""
+        if self.neutral:
+            return self.neutral.side_px
+        return max(self.image_size_px, LONGEST_PX // 2) if self.crops else self.image_size_px
 
     def read(self, source: Path | bytes) -> np.ndarray:
-        """Returns the picture as uint8 of shape (image_size_px, image_size_px, 3), RGB, 0..255.
-
-        Raises:
-            ImageRefused: with the reason.
-        """
+        """Return the whole image, uint8 (image_size_px, image_size_px, 3), RGB, 0..255; may raise ImageRefused."""
         return self.read_with_info(source)[0]
 
     def read_with_info(self, source: Path | bytes) -> tuple[np.ndarray, ImageInfo]:
-        """Like `read`, and what the file itself says about its size and format."""
+        """Like `read`, and the size and format that the file's header states."""
         image, info = decode(source, self.decode_px)
         return self.array(image), info
 
     def array(self, image: Image.Image) -> np.ndarray:
-        """Turns what `decode` returned for `decode_px` into the array; `read` is both."""
+        """Return the whole image, decoded for `decode_px`, as the array that `read` gives."""
+        return self._whole(self._prepared(image))
+
+    def views(self, image: Image.Image) -> list[np.ndarray]:
+        """Return the whole image, as `array` does, then its crops (none where a side is below image_size_px)."""
+        image = self._prepared(image)
+        return [self._whole(image), *self._crops(image)]
+
+    def _prepared(self, image: Image.Image) -> Image.Image:
         if self.neutral:
             image, _ = decode(self.neutral.encode(image), self.image_size_px)
+        if self.crops and max(image.size) > LONGEST_PX:
+            image = ImageOps.contain(image, (LONGEST_PX, LONGEST_PX), Image.Resampling.BICUBIC)
+        return image
+
+    def _whole(self, image: Image.Image) -> np.ndarray:
+        if self.square:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
         return resize(image, self.image_size_px)
+
+    def _crops(self, image: Image.Image) -> list[np.ndarray]:
+        side, spare = self.image_size_px, [length - self.image_size_px for length in image.size]
+        if min(spare) < 0 or max(spare) == 0:
+            return []
+        corners = [(round(x * spare[0]), round(y * spare[1])) for x, y in _CROP_CENTERS[: self.crops]]
+        return [np.array(image.crop((left, top, left + side, top + side))) for left, top in corners]
 
 
 def resize(image: Image.Image, size_px: int) -> np.ndarray:
-    """Resizes an RGB picture to a square with an antialiased bicubic filter, aspect ratio not kept.
-
-    Returns:
-        uint8 of shape (size_px, size_px, 3).
-    """
+    """Resize an RGB image to a square with an antialiased bicubic filter; return uint8 (size_px, size_px, 3)."""
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.array(image)

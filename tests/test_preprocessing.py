@@ -350,7 +350,7 @@ def test_a_fingerprint_brings_the_preprocessing_back():
     "fingerprint", ["", "fakereal-preprocessing/2 size=224", Preprocessing().fingerprint.replace("/1", "/99")]
 )
 def test_a_fingerprint_of_another_preprocessing_is_refused(fingerprint):
-    with pytest.raises(ModelFileError, match="train it anew"):
+    with pytest.raises(ModelFileError, match="train it again"):
         Preprocessing.from_fingerprint(fingerprint)
 
 
@@ -362,3 +362,44 @@ def test_the_arrays_are_those_of_the_fingerprints_version():
         1566979,
         19195181,
     ]
+
+
+# views
+
+
+def test_the_center_square_keeps_the_aspect_ratio():
+    wide = gradient(96, 48)
+    squared = Preprocessing(32, square=True).array(wide)
+    assert difference(squared, resize(wide.crop((24, 0, 72, 48)), 32)) == 0
+    assert difference(squared, Preprocessing(32).array(wide)) > 10
+
+
+def test_crops_are_native_pixels_beside_the_whole_image():
+    image = gradient(100, 80)
+    whole, center, top_left = Preprocessing(32, square=True, crops=2).views(image)
+    assert difference(whole, Preprocessing(32, square=True).array(image)) == 0
+    assert difference(center, np.array(image.crop((34, 24, 66, 56)))) == 0
+    assert difference(top_left, np.array(image.crop((14, 10, 46, 42)))) == 0
+
+
+@pytest.mark.parametrize("size", [(31, 200), (32, 32), (20, 20)])
+def test_an_image_without_room_for_crops_has_the_whole_view_only(size):
+    assert len(Preprocessing(32, crops=3).views(gradient(*size))) == 1
+
+
+def test_crops_of_large_images_are_cut_after_reducing_them():
+    reduced = Preprocessing(224, square=True, crops=1).views(gradient(2048, 1024))[1]
+    assert difference(reduced, Preprocessing(224, square=True, crops=1).views(gradient(1024, 512))[1]) <= 2
+
+
+@pytest.mark.parametrize("options", [{"square": True}, {"crops": 3}, {"square": True, "crops": 5}])
+def test_the_fingerprint_holds_the_views(options):
+    preprocessing = Preprocessing(64, **options)
+    assert Preprocessing.from_fingerprint(preprocessing.fingerprint) == preprocessing
+    assert preprocessing.fingerprint != Preprocessing(64).fingerprint
+
+
+@pytest.mark.parametrize("crops", [-1, 6])
+def test_an_impossible_number_of_crops_is_refused(crops):
+    with pytest.raises(ConfigError, match="crops: expected 0 to 5"):
+        Preprocessing(64, crops=crops)
