@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 
 from fakereal import cli, runtime
 from fakereal.dataset.near_duplicates import find_duplicates
-from fakereal.dataset.scan import Dataset, Record, scan
+from fakereal.dataset.scan import Dataset, Record, labels_of, scan
 from fakereal.errors import FakeRealError
 from fakereal.labels import NAMES, label_of_folder
 from fakereal.preprocessing import Preprocessing
@@ -174,7 +174,7 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
         dataset = scan(scratch / each.name, Preprocessing())
         groups = label_errors.groups_of(dataset.records, find_duplicates(dataset.records))
         features = looks.of(dataset.records)
-        labels = label_errors.labels_of(dataset.records)
+        labels = labels_of(dataset.records)
         for share in SHARES:
             rows = []
             for draw in range(DRAWS if share else 1):

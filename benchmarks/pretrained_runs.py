@@ -145,10 +145,10 @@ def train(
 def _evaluated(model: Path, data: Path) -> dict[str, Any]:
     """Returns a model's figures on a folder of test pictures."""
     runtime.start_keras()
-    from fakereal.dataset.scan import scan
+    from fakereal.dataset.scan import labels_of, scan
     from fakereal.model.metrics import measure
     from fakereal.model.model_file import load
-    from fakereal.training.input_pipeline import labels_of, plain_batches
+    from fakereal.training.input_pipeline import plain_batches
     from fakereal.training.loop import predict
 
     detector = load(model)

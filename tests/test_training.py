@@ -15,7 +15,7 @@ import train_model
 from fakereal import config, files
 from fakereal.cli import run_cli
 from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
-from fakereal.dataset.scan import Record, scan
+from fakereal.dataset.scan import Record, labels_of, scan
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import augmentation, model_file
 from fakereal.model.metadata import read_metadata
@@ -23,7 +23,7 @@ from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
 from fakereal.training import cache as training_cache
 from fakereal.training import run, trainer
-from fakereal.training.input_pipeline import EpochSampler, labels_of, plain_batches, training_array, training_batches
+from fakereal.training.input_pipeline import EpochSampler, plain_batches, training_array, training_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 STILL = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)

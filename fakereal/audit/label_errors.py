@@ -27,14 +27,14 @@ from threadpoolctl import threadpool_limits
 
 from fakereal import predictions_json
 from fakereal.dataset.near_duplicates import Cluster
-from fakereal.dataset.scan import Dataset, Record
+from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
 from fakereal.model import model_file, networks
 from fakereal.model.metrics import binary_log_loss, roc_auc
 from fakereal.model.weights import PRETRAINED
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, progress_bar
-from fakereal.training.input_pipeline import labels_of, named_images, plain_batches
+from fakereal.training.input_pipeline import named_images, plain_batches
 
 MIN_IMAGES = 10
 """Of each class, near-copies counted once: with fewer there is nothing to learn from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,11 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
     _check(dataset)
     return dataset
+
+
+def labels_of(records: Sequence[Record]) -> np.ndarray:
+    """Return the labels of records, int64 (n,)."""
+    return np.array([record.label for record in records], dtype=np.int64)
 
 
 def skipped_lines(dataset: Dataset) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fakereal.dataset.scan import Record, scanned_bytes
+from fakereal.dataset.scan import Record, labels_of, scanned_bytes
 from fakereal.decoding import decode
 from fakereal.engines.formats import Network, fill_batch
 from fakereal.errors import DataError, ImageRefused
@@ -18,7 +18,7 @@ from fakereal.model.augmentation import RESAVES
 from fakereal.model.calibration import DECIMALS
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, progress_bar
-from fakereal.training.input_pipeline import labels_of, named_images, plain_batches
+from fakereal.training.input_pipeline import named_images, plain_batches
 
 RESAVED = ("png", "jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
 """The rows of the re-save table, names of `augmentation.RESAVES`."""

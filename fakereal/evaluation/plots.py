@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fakereal.labels import FAKE, NAMES, REAL
-from fakereal.training.loop import losses_of
+from fakereal.model.metrics import epoch_losses
 
 _COLOURS = {
     "#111111": "currentColor",
@@ -166,7 +166,7 @@ def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     epochs = np.arange(1, len(rows) + 1)
     axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOUR, label="training loss")
     axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
-    calibrated = losses_of(rows)
+    calibrated = epoch_losses(rows)
     axes.plot(epochs, calibrated, color=FAKE_COLOUR, label="validation loss, calibrated")
     for number in range(1, len(rows)):
         if rows[number]["phase"] != rows[number - 1]["phase"]:

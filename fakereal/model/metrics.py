@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,11 @@ def binary_log_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
 def _log_losses(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
     p = np.clip(p_real, _EPSILON, 1 - _EPSILON)
     return -np.where(labels == REAL, np.log(p), np.log1p(-p))
+
+
+def epoch_losses(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the validation loss of each epoch, after calibration where the model file has it (older ones do not)."""
+    return [row.get("val_calibrated_loss", row["val_loss"]) for row in history]
 
 
 def measure(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule, seed: int = 0) -> dict[str, Any]:

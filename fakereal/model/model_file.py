@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import platform
 import tempfile
 import zipfile
@@ -14,7 +15,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import DataError, ModelFileError
 from fakereal.files import replacing
 from fakereal.model import networks
@@ -139,7 +139,7 @@ def versions() -> dict[str, str]:
 
     from fakereal import __version__
 
-    backend, litert = keras.backend.backend(), RUNTIMES["litert"].version
+    backend, litert = keras.backend.backend(), _installed_version("ai-edge-litert")
     return {
         "fakereal": __version__,
         "python": platform.python_version(),
@@ -150,3 +150,10 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

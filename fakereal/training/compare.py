@@ -33,8 +33,8 @@ from fakereal.evaluation import plots
 from fakereal.files import write_atomic
 from fakereal.html import NOT_KNOWN, number, percent, percents
 from fakereal.model.metadata import weights_sha256
+from fakereal.model.metrics import epoch_losses
 from fakereal.runtime import log, one_line, start_keras
-from fakereal.training.loop import losses_of
 
 _TIMED_BATCHES = 5
 _BATCH_SIZE = 32
@@ -440,7 +440,7 @@ def _plots(table: Sequence[Row]) -> dict[str, Markup]:
         return {}
     roc = {row.name: row.tree["curves"]["roc"] for row in table}
     recall = {row.name: row.tree["curves"]["precision_recall"] for row in table}
-    losses = {row.name: list(enumerate(losses_of(row.tree["training"]["history"]), start=1)) for row in table}
+    losses = {row.name: list(enumerate(epoch_losses(row.tree["training"]["history"]), start=1)) for row in table}
     return {
         "roc": Markup(plots.svg(partial(plots.roc_curves, curves=roc), "ROC curves")),
         "precision_recall": Markup(plots.svg(partial(plots.precision_recall_curves, curves=recall), "precision")),

@@ -24,12 +24,12 @@ import numpy as np
 
 from fakereal import runtime
 from fakereal.config import Config
-from fakereal.dataset.scan import Record
+from fakereal.dataset.scan import Record, labels_of
 from fakereal.errors import ConfigError
 from fakereal.runtime import capture_output
 from fakereal.training import input_pipeline
 from fakereal.training.features import BatchSource
-from fakereal.training.input_pipeline import EpochSampler, labels_of
+from fakereal.training.input_pipeline import EpochSampler
 from fakereal.training.loop import predict
 from fakereal.training.peers import Peers
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from fakereal.config import AugmentationConfig
-from fakereal.dataset.scan import Record, scanned_bytes
+from fakereal.dataset.scan import Record, labels_of, scanned_bytes
 from fakereal.decoding import decode
 from fakereal.engines.formats import core_count
 from fakereal.errors import DataError, ImageRefused
@@ -138,11 +138,6 @@ def weighted(batches: tf.data.Dataset, weights: np.ndarray, batch_size: int) -> 
     """Returns the batches with a weight for each picture: (pictures, labels, float32 (n,))."""
     together = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(weights).batch(batch_size))
     return resolve_augmentation(together.map(lambda batch, weight: (*batch, weight)).prefetch(2))
-
-
-def labels_of(records: Sequence[Record]) -> np.ndarray:
-    """Returns the labels, int64 (n,)."""
-    return np.array([record.label for record in records], dtype=np.int64)
 
 
 @contextmanager

@@ -122,11 +122,6 @@ def calibrated_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
     return binary_log_loss(labels, calibrate(p_real, max(1.0, fit_temperature(labels, p_real))))
 
 
-def losses_of(history: Sequence[dict[str, Any]]) -> list[float]:
-    """Returns the loss of each epoch that epochs are compared by; older models kept the plain one only."""
-    return [row.get("val_calibrated_loss", row["val_loss"]) for row in history]
-
-
 def rate_after(losses: Sequence[float], peak: float, training: TrainingConfig) -> float:
     """Returns the learning rate of the next epoch.
 

@@ -17,7 +17,7 @@ from fakereal.audit import report as audit_report
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
 from fakereal.config import ClusterConfig, Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
-from fakereal.dataset.scan import Dataset, Record, scan, skipped_lines
+from fakereal.dataset.scan import Dataset, Record, labels_of, scan, skipped_lines
 from fakereal.dataset.split import SPLITS, Split, fingerprint, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError
 from fakereal.evaluation import evaluate
@@ -36,7 +36,7 @@ from fakereal.training import cache as training_cache
 from fakereal.training import distributed, trainer
 from fakereal.training.checkpoint import TensorBoard, load_state
 from fakereal.training.distributed import DistributedContext
-from fakereal.training.input_pipeline import labels_of, named_images
+from fakereal.training.input_pipeline import named_images
 from fakereal.training.loop import predict
 
 MAX_TRAIN_MEASURED = 5_000

@@ -14,11 +14,12 @@ import numpy as np
 from fakereal import runtime
 from fakereal.config import Config, PhaseConfig, TrainingConfig
 from fakereal.dataset.neutralize import preprocessing_of
+from fakereal.dataset.scan import labels_of
 from fakereal.dataset.split import Split
 from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import networks
-from fakereal.model.metrics import binary_log_loss
+from fakereal.model.metrics import binary_log_loss, epoch_losses
 from fakereal.model.weights import Origin
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, one_line, progress_bar
@@ -28,7 +29,7 @@ from fakereal.training.cache import RowCache
 from fakereal.training.checkpoint import TrainingState, check_views, save_checkpoint
 from fakereal.training.distributed import ALONE, DistributedContext
 from fakereal.training.features import BatchSource
-from fakereal.training.input_pipeline import EpochSampler, labels_of
+from fakereal.training.input_pipeline import EpochSampler
 from fakereal.training.loop import fit
 
 
@@ -284,7 +285,7 @@ def _is_over(state: TrainingState, number: int, phase: PhaseConfig, patience: in
 
 def _losses(state: TrainingState, number: int) -> list[float]:
     """Returns the calibrated validation losses of a phase's epochs so far."""
-    return loop.losses_of([row for row in state.history if row["phase"] == number + 1])
+    return epoch_losses([row for row in state.history if row["phase"] == number + 1])
 
 
 def _variables(model: keras.Model) -> list[Any]:
