@@ -14,10 +14,16 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from fakereal.errors import ConfigError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+_IN_FLIGHT = 256  # items given to the threads of `parallel_map` before the first result is taken: bounds the memory
 
 _STEP_NOTE = "stopping at the next step (Ctrl-C once more: at once)"
 
@@ -195,3 +201,28 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
             progress.update(task, advance=count, rate=f"{speed:.0f}/s" if speed else "")
 
         yield advance
+
+
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, from one thread per CPU core; for work that releases the GIL.
+
+    Where the caller stops early, as by Ctrl-C, only the calls that have begun are waited for.
+
+    Args:
+        function: called from the threads; what it raises is raised here, at the item's turn.
+        items: any number of them, since results are not computed far ahead of the caller.
+        description: of the progress bar.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with progress_bar(description, len(items)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending = deque(pool.submit(function, item) for item in items[:_IN_FLIGHT])
+        try:
+            for number in range(len(items)):
+                result = pending.popleft().result()
+                if number + _IN_FLIGHT < len(items):
+                    pending.append(pool.submit(function, items[number + _IN_FLIGHT]))
+                advance(1)
+                yield result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -19,14 +19,13 @@ import hashlib
 import io
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES, label_of_folder
-from fakereal.runtime import progress_bar
+from fakereal.runtime import parallel_map
 
 SIDE_PX = {"humanfaces": 133, "shoes": 180, "lfw_faceswap": 187, "ciplab": 448, "ziad": 168}
 """Sets with a leak: the side, three quarters of the smaller class's, to which both classes are reduced."""
@@ -47,9 +46,8 @@ def main() -> int:
     with open(options.cifake_split, newline="", encoding="utf-8") as file:
         learnt = {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
     jobs = [(name, path) for name in ("cifake", *KEPT_SIZE, *SIDE_PX) for path in pictures(options.sets, name)]
-    with progress_bar("assembling", len(jobs)) as advance, ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda job: place(*job, options.output, learnt), jobs):
-            advance(1)
+    for _ in parallel_map(lambda job: place(*job, options.output, learnt), jobs, "assembling"):
+        pass
     print(options.output)
     return 0
 

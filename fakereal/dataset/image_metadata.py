@@ -7,7 +7,6 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
@@ -19,9 +18,8 @@ from PIL import ExifTags, Image, JpegImagePlugin
 from fakereal.decoding import FORMATS, MAX_SIDE_PX, decode
 from fakereal.errors import ImageRefused
 from fakereal.labels import FAKE, REAL
-from fakereal.runtime import progress_bar
+from fakereal.runtime import parallel_map
 
-_BATCH = 1024  # files handed to the threads at a time: Ctrl-C waits for no more than these
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 16, "F": 32}  # by Pillow's mode; 8 in all others
 _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0", -1: "other"}
 _NO_TAGS = (
@@ -82,12 +80,7 @@ def read_file_facts(path: Path) -> FileFacts | None:
 
 def read_all_file_facts(paths: Sequence[Path]) -> list[FileFacts | None]:
     """Reads files' headers in threads, in the order given; they must be regular files, as a scan's records are."""
-    found: list[FileFacts | None] = []
-    with progress_bar("reading headers", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _BATCH):
-            found += pool.map(read_file_facts, paths[start : start + _BATCH])
-            advance(min(_BATCH, len(paths) - start))
-    return found
+    return list(parallel_map(read_file_facts, paths, "reading headers"))
 
 
 def _facts(path: Path, file_bytes: int, image: Image.Image) -> FileFacts:
@@ -303,12 +296,7 @@ def sample_for_pixels(facts: Sequence[FileFacts], labels: np.ndarray, order: Seq
 
 def measure_all(paths: Sequence[Path]) -> list[PixelStatistics | None]:
     """Measures pictures in threads, in the order given; None where one can't be read any more."""
-    with progress_bar("measuring pixels", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = []
-        for statistics in pool.map(_measure_file, paths):
-            found.append(statistics)
-            advance(1)
-        return found
+    return list(parallel_map(_measure_file, paths, "measuring pixels"))
 
 
 def _measure_file(path: Path) -> PixelStatistics | None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -25,7 +23,7 @@ from fakereal.errors import DataError, ImageRefused
 from fakereal.files import locked_folders, remove_partial_files, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.preprocessing import Neutral, Preprocessing
-from fakereal.runtime import log, progress_bar
+from fakereal.runtime import log, parallel_map
 
 SHARE = 0.75
 """Of the smaller class's short side. Both classes lose their finest detail then, and with it most of what an earlier
@@ -42,7 +40,6 @@ NOTE = "neutralize.json"
 
 _LOW = 0.1  # the size and quality that count for a class: a tenth of its pictures have less
 _SAMPLE = 2000  # pictures of a class that are looked at
-_BATCH = 1024  # pictures handed to the threads at a time: Ctrl-C waits for no more than these
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> Copied:
     with locked_folders(out):
         _keep_note(out, {**note, "complete": False})
         remove_partial_files(out)
-        outcomes = list(_write_all(dataset, out, settings))
+        outcomes = list(parallel_map(lambda each: _write(*each, settings), _places(dataset, out), "neutralizing"))
         new = [each for each in outcomes if isinstance(each, Skipped)]
         skipped = tuple(sorted((*dataset.skipped, *new), key=lambda item: item.path))
         left = [{"path": _name(item.path, dataset), "reason": item.reason} for item in skipped]
@@ -198,20 +195,8 @@ def _earlier_note(out: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_all(dataset: Dataset, out: Path, settings: Neutral) -> Iterator[str | Skipped]:
-    def write(item: tuple[Record, Path]) -> str | Skipped:
-        return _write(item[0], out / item[1], settings)
-
-    wanted = _names(dataset)
-    with progress_bar("neutralizing", len(wanted)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(wanted), _BATCH):
-            for outcome in pool.map(write, wanted[start : start + _BATCH]):
-                yield outcome
-                advance(1)
-
-
-def _names(dataset: Dataset) -> list[tuple[Record, Path]]:
-    """Returns each picture's place in the copy: `name.jpg`, or `name.png.jpg` where that is taken, and so on.
+def _places(dataset: Dataset, out: Path) -> list[tuple[Record, Path]]:
+    """Return each image's place in the copy: `name.jpg`, or `name.png.jpg` where that is taken, and so on.
 
     Names that differ in case only count as the same, for the disks that think so.
     """
@@ -227,7 +212,7 @@ def _names(dataset: Dataset) -> list[tuple[Record, Path]]:
         )
         place = next(free)
         taken.add(str(place).casefold())
-        places.append((record, place))
+        places.append((record, out / place))
     return places
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.labels import FAKE, NAMES, REAL, is_plain_class_folder, known_folder_names, label_of_folder
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import progress_bar
+from fakereal.runtime import parallel_map
 
 _SPLIT_OF_FOLDER = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -26,7 +25,6 @@ _SPLIT_OF_FOLDER = {
 THUMBNAIL_PX = 16
 """Width and height of the grey thumbnail by which near-copies are found: 256 bytes a picture."""
 
-_BATCH = 1024  # pictures handed to the threads at a time: Ctrl-C waits for no more than these
 _NAMED = 3  # skipped files named for each reason in a listing
 
 
@@ -94,7 +92,7 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
         else:
             wanted.append((path, place))
     records: list[Record] = []
-    for item in _read_all(wanted, preprocessing):
+    for item in parallel_map(lambda each: _read(*each, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
     _check(dataset)
@@ -164,19 +162,6 @@ def _why_not(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
     if place is None and any(label_of_folder(name) is not None for name in folders):
         return "in folders of both classes, so its label is in doubt"
     return "" if place else "not in a folder of fake or of real pictures"
-
-
-def _read_all(wanted: list[tuple[Path, _Place]], preprocessing: Preprocessing) -> Iterator[Record | Skipped]:
-    """Reads the pictures in threads; Pillow and hashlib let them run side by side."""
-
-    def read(item: tuple[Path, _Place]) -> Record | Skipped:
-        return _read(*item, preprocessing)
-
-    with progress_bar("reading images", len(wanted)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(wanted), _BATCH):
-            for item in pool.map(read, wanted[start : start + _BATCH]):
-                yield item
-                advance(1)
 
 
 def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | Skipped:

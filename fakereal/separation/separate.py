@@ -11,7 +11,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ from fakereal.files import display_path, locked_folders, sha256_of
 from fakereal.labels import NAMES
 from fakereal.predictions_json import read
 from fakereal.preprocessing import IMAGE_SIZE_PX
-from fakereal.runtime import deferred_interrupts, interrupt_requested, log, progress_bar
+from fakereal.runtime import deferred_interrupts, interrupt_requested, log, parallel_map, progress_bar
 from fakereal.separation import journal as journals
 from fakereal.separation.journal import CLASS_FOLDERS, NOTHING, Entry, Journal, TransferResult
 from fakereal.separation.pairing import Folder, contents_of, find_folders
@@ -334,23 +333,12 @@ def _sound(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> li
     """Returns the candidates that can be read, with what identifies their content."""
     inspect = _inspect_image if options.check_images else _identify
     sound = []
-    for result in _in_threads(inspect, candidates):
+    for result in parallel_map(inspect, candidates, "reading images"):
         if isinstance(result, SkippedFile):
             plan.stays.append(result)
         else:
             sound.append(result)
     return sound
-
-
-def _in_threads(inspect: Callable, candidates: Sequence[_Candidate]) -> Iterator[_Candidate | SkippedFile]:
-    with progress_bar("reading pictures", len(candidates)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for result in pool.map(inspect, candidates):
-                yield result
-                advance(1)
-        except BaseException:  # Ctrl-C must not wait for the rest
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _inspect_image(candidate: _Candidate) -> _Candidate | SkippedFile:
