@@ -33,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from fakereal import cli, runtime
-from fakereal.dataset.near_duplicates import find_duplicates
+from fakereal.dataset.near_duplicates import duplicate_groups, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, labels_of, scan
 from fakereal.errors import FakeRealError
 from fakereal.labels import NAMES, label_of_folder
@@ -74,11 +74,11 @@ class Looks:
 
     def of(self, records: Sequence[Record]) -> np.ndarray:
         """Returns the features: float32 (n, d)."""
-        from fakereal.audit.label_errors import features_of
+        from fakereal.audit.label_errors import extract_features
 
         new = [record for record in records if record.sha256 not in self.rows]
         if new:
-            self.rows |= zip((record.sha256 for record in new), features_of(new, self.base), strict=True)
+            self.rows |= zip((record.sha256 for record in new), extract_features(new, self.base), strict=True)
         return np.stack([self.rows[record.sha256] for record in records])
 
 
@@ -172,7 +172,7 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
     for each in sets:
         link_set(each.judged, swapped(len(each.judged), 0.0, 0), scratch / each.name)
         dataset = scan(scratch / each.name, Preprocessing())
-        groups = label_errors.groups_of(dataset.records, find_duplicates(dataset.records))
+        groups = duplicate_groups(dataset.records, find_duplicates(dataset.records))
         features = looks.of(dataset.records)
         labels = labels_of(dataset.records)
         for share in SHARES:
@@ -187,14 +187,15 @@ def suspects_table(sets: Sequence[Set], looks: Looks, scratch: Path) -> None:
 
 def _row(name: str, rows: Sequence[tuple]) -> str:
     wrong, first = rows[0]
-    low, high = first.interval
-    trial = f"{first.trial.recall:.0%} / {first.trial.suspected / first.trial.untouched:.0%}"
-    recalls = [np.mean(judged.wrong[bad]) for bad, judged in rows if bad.any()]
-    precisions = [np.mean(bad[judged.wrong]) for bad, judged in rows if bad.any()]
-    counts = [judged.wrong.sum() for _, judged in rows]
+    estimate = first.estimate
+    low, high = estimate.interval
+    trial = f"{estimate.trial.recall:.0%} / {estimate.trial.suspected / estimate.trial.untouched:.0%}"
+    recalls = [np.mean(judged.suspected[bad]) for bad, judged in rows if bad.any()]
+    precisions = [np.mean(bad[judged.suspected]) for bad, judged in rows if bad.any()]
+    counts = [judged.suspected.sum() for _, judged in rows]
     return (
         f"| {name} | {wrong.sum():,} | {np.mean(counts):,.0f} | {_spread(recalls)} | {_spread(precisions)}"
-        f" | {first.expected:,} ({low:,} to {high:,}) | {first.auc:.3f} | {first.sound_auc:.3f} | {trial} |"
+        f" | {estimate.expected:,} ({low:,} to {high:,}) | {estimate.auc:.3f} | {estimate.clean_auc:.3f} | {trial} |"
     )
 
 
@@ -221,7 +222,7 @@ def apply_suspects(before: Path, after: Path, base: str, folder: Path, names: di
     from fakereal.audit import label_errors
 
     dataset = scan(before, Preprocessing())
-    found = label_errors.find(dataset, find_duplicates(dataset.records), base)
+    found = label_errors.find_label_errors(dataset, find_duplicates(dataset.records), base)
     right = sum(names[suspect.record.path.name] for suspect in found.suspects)
     print(f"\n{len(found.suspects)} suspects, {right} of them swapped ones; {sum(names.values())} were swapped")
     print(*label_errors.summary(found), sep="\n")

@@ -9,7 +9,7 @@ from separation_sets import separate, separated
 
 from fakereal.audit import label_errors
 from fakereal.config import Config, NetworkConfig
-from fakereal.dataset.near_duplicates import Cluster
+from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import scan
 from fakereal.errors import DataError
 from fakereal.model import model_file, networks
@@ -43,27 +43,27 @@ def separable():
 def test_swapped_labels_among_separable_pictures_are_found_and_counted(separable):
     _, _, swapped = labels_and_features()
     found = separable
-    assert np.mean(found.wrong[swapped]) >= 0.9
-    assert np.mean(swapped[found.wrong]) >= 0.9
-    assert found.interval[0] <= swapped.sum() <= found.interval[1]
-    assert np.all(found.p_given[found.wrong] < 0.5)
-    assert found.trial.recall > 0.7
+    assert np.mean(found.suspected[swapped]) >= 0.9
+    assert np.mean(swapped[found.suspected]) >= 0.9
+    assert found.estimate.interval[0] <= swapped.sum() <= found.estimate.interval[1]
+    assert np.all(found.p_given[found.suspected] < 0.5)
+    assert found.estimate.trial.recall > 0.7
 
 
 def test_sound_labels_of_separable_pictures_are_not_suspected():
     features, labels, _ = labels_and_features(overlap=0.1, wrong=0.0)
     found = judged(features, labels)
-    assert not found.wrong.any()
-    assert (found.expected, found.interval[0]) == (0, 0)
-    assert found.auc == 1.0
+    assert not found.suspected.any()
+    assert (found.estimate.expected, found.estimate.interval[0]) == (0, 0)
+    assert found.estimate.auc == 1.0
 
 
 def test_where_the_features_say_nothing_the_interval_begins_at_0():
     features, labels, _ = labels_and_features(overlap=100.0)
     found = judged(features, labels)
-    assert found.sound_auc < label_errors.RELIABLE_AUC
-    assert found.interval[0] == 0
-    assert found.interval[1] > 50
+    assert found.estimate.clean_auc < label_errors.RELIABLE_AUC
+    assert found.estimate.interval[0] == 0
+    assert found.estimate.interval[1] > 50
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.1, 0.3])
@@ -73,15 +73,15 @@ def test_wrong_labels_make_a_good_classifier_no_weak_one_but_hard_pictures_do(wr
     labels = np.where(rng.random(2000) < wrong, 1 - true, true)
     sure = np.clip(np.where(true == 1, 0.9, 0.1) + rng.normal(0, 0.05, 2000), 0, 1)
     vague = np.clip(np.where(true == 1, 0.55, 0.45) + rng.normal(0, 0.1, 2000), 0, 1)
-    assert label_errors.sound_auc(labels, sure) >= label_errors.RELIABLE_AUC
-    assert label_errors.sound_auc(labels, vague) < label_errors.RELIABLE_AUC
+    assert label_errors.clean_auc(labels, sure) >= label_errors.RELIABLE_AUC
+    assert label_errors.clean_auc(labels, vague) < label_errors.RELIABLE_AUC
 
 
 def test_the_same_seed_gives_the_same_judgement_and_another_other_folds(separable):
     features, labels, _ = labels_and_features()
     first, again, other = separable, judged(features, labels), judged(features, labels, seed=1)
     assert np.array_equal(first.p_given, again.p_given)
-    assert (first.expected, first.interval, first.trial) == (again.expected, again.interval, again.trial)
+    assert first.estimate == again.estimate
     assert not np.array_equal(first.p_given, other.p_given)
 
 
@@ -92,14 +92,14 @@ def test_a_group_is_never_judged_by_its_own_copies():
     labels = np.repeat(rng.integers(0, 2, 60), 2)
     together = label_errors.score_labels(features, labels, np.repeat(np.arange(60), 2), 5, 0)
     apart = label_errors.score_labels(features, labels, np.arange(120), 5, 0)
-    assert apart.auc > 0.9
-    assert together.auc < 0.7
+    assert apart.estimate.auc > 0.9
+    assert together.estimate.auc < 0.7
 
 
 def test_a_rare_class_and_fewer_pictures_than_folds_are_judged_all_the_same():
     features, labels, _ = labels_and_features(count=60)
     rare = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:3]])
-    assert judged(features[rare], labels[rare]).wrong.shape == (len(rare),)
+    assert judged(features[rare], labels[rare]).suspected.shape == (len(rare),)
 
 
 # Pictures
@@ -139,7 +139,7 @@ def test_pictures_in_the_wrong_folder_are_found_and_separated_into_the_right_one
     (root / "real" / "note.txt").write_text("no picture")
     (root / "real" / "15.png").write_bytes(b"broken")
     dataset = scan(root, Preprocessing(32))
-    found = label_errors.find(dataset, base=base)
+    found = label_errors.find_label_errors(dataset, base=base)
     assert names((suspect.record for suspect in found.suspects), root) == {"fake/3.png", "real/3.png"}
     assert [(suspect.given, suspect.suggested) for suspect in found.suspects] in ([(0, 1), (1, 0)], [(1, 0), (0, 1)])
     assert all(suspect.p_given < 0.5 for suspect in found.suspects)
@@ -158,21 +158,21 @@ def test_the_given_test_split_is_neither_judged_nor_written(tmp_path, base):
     folders = {"train/fake": 0, "train/real": 1, "test/fake": 0, "test/real": 1}
     root = bright_and_dark(tmp_path / "set", folders)
     dataset = scan(root, Preprocessing(32))
-    found = label_errors.find(dataset, base=base)
-    assert (found.judged, len(found.left_out)) == (28, 28)
+    found = label_errors.find_label_errors(dataset, base=base)
+    assert (found.checked, len(found.left_out)) == (28, 28)
     assert all(suspect.record.split == "train" for suspect in found.suspects)
     folder = tmp_path / "label_errors"
     written = label_errors.write_predictions(found, dataset, folder)
     assert [path.relative_to(folder).as_posix() for path in written] == ["train/fake.json", "train/real.json"]
-    (command,) = label_errors.commands(written, dataset, folder)
+    (command,) = label_errors.separation_commands(written, dataset, folder)
     assert f"image_separate.py {root}/train --predictions {folder}/train --output data/clean/train" in command
-    assert any("28 pictures) was not judged" in line for line in label_errors.summary(found))
+    assert any("28 images) was not checked" in line for line in label_errors.summary(found))
 
 
 def test_too_few_pictures_are_refused_with_how_many_there_are(tmp_path, base):
     dataset = scan(bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=9), Preprocessing(32))
     with pytest.raises(DataError, match="found 9 fake and 9 real"):
-        label_errors.find(dataset, base=base)
+        label_errors.find_label_errors(dataset, base=base)
 
 
 def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
@@ -184,7 +184,7 @@ def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
         Cluster(tuple(records[by_name[name]] for name in pair), "near")
         for pair in (("1.png", "2.png"), ("2.png", "3.png"))
     ]
-    groups = label_errors.groups_of(records, clusters)
+    groups = duplicate_groups(records, clusters)
     together = {groups[by_name[name]] for name in ("1.png", "1_again.bmp", "2.png", "3.png")}
     assert len(together) == 1
     assert len(set(groups)) == len(records) - 3
@@ -195,7 +195,8 @@ def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
 
 def nobody(dataset):
     trial = label_errors.Trial(1, 1, 1, 0)
-    return label_errors.LabelErrors((), len(dataset.records), 0, (0, 1), 0.99, 0.99, trial, ())
+    estimate = label_errors.Estimate(0, (0, 1), 0.99, 0.99, trial)
+    return label_errors.LabelErrors((), len(dataset.records), estimate, ())
 
 
 def test_files_with_one_number_are_named_by_their_path_so_that_separation_takes_them(tmp_path):
@@ -221,7 +222,7 @@ def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
         "a/real.json",
         "b/1_fake.json",
     ]
-    assert len(label_errors.commands(written, dataset, tmp_path)) == 2
+    assert len(label_errors.separation_commands(written, dataset, tmp_path)) == 2
 
 
 def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
@@ -229,7 +230,8 @@ def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
     dataset = scan(root, Preprocessing(32))
     trial = label_errors.Trial(4, 3, 20, 11)
     suspect = label_errors.Suspect(dataset.records[0], 0, 1, 0.25, 0.3)
-    found = label_errors.LabelErrors((suspect,), 2, 1, (0, 2), 0.6, 0.7, trial, ())
+    estimate = label_errors.Estimate(1, (0, 2), 0.6, 0.7, trial)
+    found = label_errors.LabelErrors((suspect,), 2, estimate, ())
     listed = label_errors.as_json(found, root)
     assert listed["suspects"] == [
         {"image": "fake/1.png", "given": "fake", "suggested": "real", "p_given": 0.25, "score": 0.3}

@@ -16,8 +16,8 @@ from fakereal.audit.shortcuts import ProbeResult
 from fakereal.dataset import image_metadata
 from fakereal.dataset import image_metadata as file_facts
 from fakereal.dataset.image_metadata import FileFacts
-from fakereal.dataset.near_duplicates import Cluster, find_duplicates
-from fakereal.dataset.scan import Dataset, Record, sample
+from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_duplicates
+from fakereal.dataset.scan import Dataset, Record, labels_of, sample
 from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
 from fakereal.labels import NAMES
@@ -60,7 +60,7 @@ def audit(dataset: Dataset) -> Audit:
     records, facts = [dataset.records[number] for number in known], [found[number] for number in known]
     if not known:
         raise DataError(f"{dataset.root}: expected the pictures of a moment ago, found none: try again")
-    labels, groups = _labels(records), _groups_audit(records, clusters)
+    labels, groups = labels_of(records), _groups_audit(records, clusters)
     order = sorted(range(len(records)), key=lambda number: records[number].content[:_PREFIX])
     sample = _first_of_each_class(order, labels, MOST_OF_A_CLASS)
     judged = _of(sample, facts, labels, groups)
@@ -83,25 +83,19 @@ def audit_in_short(records: Sequence[Record], near: Sequence[Cluster]) -> ProbeR
         near: their near-copies.
     """
     order = sorted(range(len(records)), key=lambda number: records[number].content[:_PREFIX])
-    chosen = [records[n] for n in _first_of_each_class(order, _labels(records), _MOST_IN_SHORT)]
+    chosen = [records[n] for n in _first_of_each_class(order, labels_of(records), _MOST_IN_SHORT)]
     found = file_facts.read_all_file_facts([record.path for record in chosen])
     known = [number for number, fact in enumerate(found) if fact]
-    return shortcuts.audit_files(*_of(known, found, _labels(chosen), _groups_audit(chosen, near)))
+    return shortcuts.audit_files(*_of(known, found, labels_of(chosen), _groups_audit(chosen, near)))
 
 
 def _of(chosen: Sequence[int], facts: Sequence[FileFacts], labels: np.ndarray, groups: Sequence[str]) -> tuple:
     return [facts[number] for number in chosen], labels[np.array(chosen, int)], [groups[number] for number in chosen]
 
 
-def _labels(records: Sequence[Record]) -> np.ndarray:
-    return np.array([record.label for record in records], dtype=np.int64)
-
-
 def _groups_audit(records: Sequence[Record], clusters: Sequence[Cluster]) -> list[str]:
     """Returns a name for each picture that its copies share."""
-    near = [cluster for cluster in clusters if cluster.kind == "near"]  # identical ones are in them or share a content
-    first = {record.path: cluster.records[0].content for cluster in near for record in cluster.records}
-    return [first.get(record.path, record.content) for record in records]
+    return [records[first].content for first in duplicate_groups(records, clusters)]
 
 
 def _first_of_each_class(order: Sequence[int], labels: np.ndarray, most: int) -> list[int]:

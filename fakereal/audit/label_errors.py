@@ -1,7 +1,11 @@
-"""Finds pictures whose labels are probably wrong, and writes them as predictions that separation takes.
+"""Find labels that are probably wrong, and write corrected labels as prediction JSON files.
 
-Nothing is changed here: the suspects are for people to look at. The given test split is never judged: a test that a
-classifier has corrected would flatter every classifier of its kind.
+Confident learning (Northcutt et al. 2021, arXiv 1911.00068; the cleanlab package): a logistic regression on a model's
+features predicts each image out of fold, that is, trained neither on that image nor on a near-copy of it. Labels that
+the predictions contradict with confidence are suspects. A second round no longer trains on the suspects of the first.
+
+No file is changed. Images of a given test split are never checked: a test set that one classifier has corrected
+flatters every classifier of its kind.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +24,82 @@ import numpy as np
 from cleanlab.count import num_label_issues
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from fakereal import predictions_json
-from fakereal.dataset.near_duplicates import Cluster
-from fakereal.dataset.scan import Dataset, Record, labels_of
-from fakereal.errors import DataError
+from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
+from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
+from fakereal.engines.formats import fill_batch
+from fakereal.errors import DataError, ImageRefused
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
 from fakereal.model import model_file, networks
 from fakereal.model.metrics import binary_log_loss, roc_auc
 from fakereal.model.weights import PRETRAINED
-from fakereal.runtime import check_interrupt, interrupts_at_checks_only, progress_bar
-from fakereal.training.input_pipeline import named_images, plain_batches
+from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import check_interrupt, interrupts_at_checks_only, parallel_map, progress_bar
 
 MIN_IMAGES = 10
-"""Of each class, near-copies counted once: with fewer there is nothing to learn from."""
+"""Images required of each class, near-copies counted once: fewer are too few to learn from."""
 
-_BATCH = 32
+RELIABLE_AUC = 0.95
+"""Of `Estimate.clean_auc`: below it, most suspects are hard images rather than wrong labels."""
+
+_BATCH = 32  # images at once in the network
+_INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)  # scikit-learn's C, from strong to weak regularization
+_TRIAL_SHARE, _TRIAL_MIN, _TRIAL_MAX_SHARE = 0.05, 20, 0.2  # labels swapped: 5 %, or 20 where that is at most 20 %
+_SUREST_SHARE = 0.2  # of the images, those with the most confident predictions
+_MAX_WRONG_SHARE = 0.35  # a larger share of wrong labels could not be told from chance
+_RESAMPLES = 200  # of the bootstrap
+
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]
+"""For each fold the row numbers to train on and those to predict."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """One picture whose label is probably wrong."""
+    """An image whose label is probably wrong."""
 
     record: Record
     given: int  # 0 fake, 1 real
     suggested: int
     p_given: float  # out-of-fold probability of the given label, 0..1
-    score: float  # quality of the label after cleanlab, 0..1, lower is worse; comparable between the classes
+    quality: float  # cleanlab's label quality, 0..1, lower is worse; comparable between the classes
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How many labels that were swapped on purpose are found among these very images.
+
+    Swapping a wrong label makes it right, so the recall is underestimated where many labels are wrong.
+    """
+
+    swapped: int
+    found: int  # of the swapped ones
+    untouched: int
+    suspected: int  # of the untouched ones, including those that are really wrong
+
+    @property
+    def recall(self) -> float:
+        """Share of the swapped labels that was found, 0..1."""
+        return self.found / self.swapped
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many labels are wrong, and how far the suspects can be relied on."""
+
+    expected: int  # wrong labels in total
+    interval: tuple[int, int]  # 95 % interval of `expected`; starts at 0 where the suspects are not reliable
+    auc: float  # ROC AUC of the out-of-fold predictions against the given labels
+    clean_auc: float  # the same against correct labels, estimated
+    trial: Trial
+
+    @property
+    def reliable(self) -> bool:
+        """False where the classifier is too weak for its disagreement to mean a wrong label."""
+        return self.clean_auc >= RELIABLE_AUC
 
 
 @dataclass(frozen=True)
@@ -58,156 +107,139 @@ class LabelErrors:
     """The suspects of a data set."""
 
     suspects: tuple[Suspect, ...]  # worst first
-    judged: int  # pictures
-    expected: int  # wrong labels in all, as far as the suspects can be relied on
-    interval: tuple[int, int]  # of `expected`, 95 %; from 0 where the suspects can't be relied on
-    auc: float  # ROC AUC of the out-of-fold probabilities against the labels as given
-    sound_auc: float  # the same against sound labels, as far as that can be estimated
-    trial: Trial
-    left_out: tuple[Record, ...]  # of the given test split, which is never judged
-
-    @property
-    def reliable(self) -> bool:
-        """False where the classifier is too weak for its disagreements to mean wrong labels."""
-        return self.sound_auc >= RELIABLE_AUC
+    checked: int  # images
+    estimate: Estimate
+    left_out: tuple[Record, ...]  # images of the given test split
 
 
-def find(
+def find_label_errors(
     dataset: Dataset, clusters: Sequence[Cluster] = (), base: str = "pretrained", folds: int = 5, seed: int = 0
 ) -> LabelErrors:
-    """Judges every label outside the given test split.
+    """Check every label outside the given test split.
 
     Args:
-        dataset: the pictures with their labels.
-        clusters: near-copies, which stay together in one fold.
-        base: whose features are learnt from: `pretrained`, or the path of a model file of ours.
-        folds: at most so many; fewer where a class is small.
+        dataset: the labelled images.
+        clusters: near-copies, which are kept in one fold.
+        base: the model whose features are used: `pretrained`, or the path of a model file made by train_model.py.
+        folds: at most this many; fewer where a class is small.
         seed: of the folds, the trial and the interval.
 
     Raises:
-        DataError: too few pictures outside the test split, or one that vanished since the scan.
-        ModelFileError: the base can't be used.
+        DataError: too few images outside the test split, or an image that changed since the scan.
+        ModelFileError: `base` can't be used.
     """
     records = [record for record in dataset.records if record.split != "test"]
-    labels, groups = labels_of(records), groups_of(records, clusters)
-    _check(labels, groups)
-    judgement = score_labels(features_of(records, base), labels, groups, folds, seed)
+    labels, groups = labels_of(records), duplicate_groups(records, clusters)
+    _check_counts(labels, groups)
+    scores = score_labels(extract_features(records, base), labels, groups, folds, seed)
     suspects = [
         Suspect(
-            records[number],
-            int(labels[number]),
-            int(1 - labels[number]),
-            float(judgement.p_given[number]),
-            float(judgement.scores[number]),
+            record=records[number],
+            given=int(labels[number]),
+            suggested=int(1 - labels[number]),
+            p_given=float(scores.p_given[number]),
+            quality=float(scores.quality[number]),
         )
-        for number in np.flatnonzero(judgement.wrong)
+        for number in np.flatnonzero(scores.suspected)
     ]
-    return LabelErrors(
-        suspects=tuple(sorted(suspects, key=lambda suspect: (suspect.score, suspect.p_given))),
-        judged=len(records),
-        expected=judgement.expected,
-        interval=judgement.interval,
-        auc=judgement.auc,
-        sound_auc=judgement.sound_auc,
-        trial=judgement.trial,
-        left_out=tuple(record for record in dataset.records if record.split == "test"),
-    )
+    suspects.sort(key=lambda suspect: (suspect.quality, suspect.p_given))
+    left_out = tuple(record for record in dataset.records if record.split == "test")
+    return LabelErrors(tuple(suspects), len(records), scores.estimate, left_out)
 
 
-def groups_of(records: Sequence[Record], clusters: Sequence[Cluster]) -> np.ndarray:
-    """Returns a number for each record, int (n,), that identical pictures and those of a cluster share."""
-    first: dict[object, int] = {}
-    numbers = {record.path: number for number, record in enumerate(records)}
-    links = [(number, first.setdefault(record.content, number)) for number, record in enumerate(records)]
-    for cluster in clusters:
-        members = [numbers[record.path] for record in cluster.records if record.path in numbers]
-        links += [(number, members[0]) for number in members]
-    rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(records), len(records)))
-    return connected_components(graph, directed=False)[1]
-
-
-def _check(labels: np.ndarray, groups: np.ndarray) -> None:
+def _check_counts(labels: np.ndarray, groups: np.ndarray) -> None:
     counts = [len(np.unique(groups[labels == label])) for label in (FAKE, REAL)]
     if min(counts) < MIN_IMAGES:
         found = " and ".join(f"{count} {NAMES[label]}" for label, count in enumerate(counts))
         raise DataError(
-            f"label errors: expected at least {MIN_IMAGES} fake and {MIN_IMAGES} real pictures outside the test"
-            f" split (copies counted once), found {found}: add pictures, or leave the label errors out"
+            f"label errors: expected at least {MIN_IMAGES} fake and {MIN_IMAGES} real images outside the test split"
+            f" (copies counted once), found {found}: add images, or run the audit without --label-errors"
         )
 
 
-def features_of(records: Sequence[Record], base: str) -> np.ndarray:
-    """Returns what a model's base makes of each picture: float32 (n, d).
+def extract_features(records: Sequence[Record], base: str) -> np.ndarray:
+    """Return the output of a model's feature layer for each image: float32 (n, d).
+
+    Args:
+        records: the images.
+        base: as in `find_label_errors`.
 
     Raises:
-        DataError: a picture that vanished since the scan.
+        DataError: an image that changed since the scan.
         ModelFileError: no model file of ours at `base`.
     """
     detector = model_file.load(PRETRAINED if base == "pretrained" else Path(base))
-    features = detector.model.get_layer(networks.FEATURES).output
-    model = keras.Model(detector.model.inputs, features)
+    preprocessing = detector.metadata.preprocessing
+    model = keras.Model(detector.model.inputs, detector.model.get_layer(networks.FEATURES).output)
     rows = []
-    with named_images(), interrupts_at_checks_only(), progress_bar("looking at images", len(records)) as advance:
-        for images, _ in plain_batches(records, detector.metadata.preprocessing, _BATCH):
-            rows.append(np.asarray(model.predict_on_batch(images), dtype=np.float32))
-            advance(len(rows[-1]))
+    with interrupts_at_checks_only():
+        images = parallel_map(lambda record: _read(record, preprocessing), records, "computing features")
+        while batch := list(islice(images, _BATCH)):
+            outputs = model.predict_on_batch(fill_batch(batch, _BATCH).astype(np.float32))
+            rows.append(np.asarray(outputs, np.float32)[: len(batch)])
             check_interrupt()
     return np.concatenate(rows)
 
 
-def write_predictions(found: LabelErrors, dataset: Dataset, folder: Path) -> list[Path]:
-    """Writes a prediction JSON for every class folder: each label as given, the suspects' labels swapped.
+def _read(record: Record, preprocessing: Preprocessing) -> np.ndarray:
+    try:
+        return preprocessing.read(scanned_bytes(record))
+    except ImageRefused as error:
+        raise DataError(f"{record.path}: {error}; it was readable when the audit began: put it back") from error
 
-    The JSONs lie under `folder` as the class folders lie under the data set's root (`train/fake.json` for
+
+def write_predictions(found: LabelErrors, dataset: Dataset, folder: Path) -> list[Path]:
+    """Write one prediction JSON per class folder: every label as given, those of the suspects swapped.
+
+    The files lie below `folder` as the class folders lie below the data set's root (`train/fake.json` for
     `train/fake/`), so that `image_separate.py ROOT/train --predictions FOLDER/train` finds them. They are complete:
-    an unreadable picture stands there without a prediction. The given test split gets none.
+    an unreadable image has an entry without a prediction. The given test split gets no file.
 
     Returns:
-        The JSONs' paths, sorted.
+        The paths written, sorted.
 
     Raises:
         DataError: a file can't be written.
     """
     suggested = {suspect.record.path: suspect.suggested for suspect in found.suspects}
-    rows: dict[Path, list[tuple[Path, int | None, str | None]]] = defaultdict(list)
+    entries: dict[Path, list[tuple[Path, int | None, str | None]]] = defaultdict(list)
     for record in dataset.records:
         if record.split != "test":
             label = suggested.get(record.path, record.label)
-            rows[_class_folder(record.path, dataset.root, record.label)].append((record.path, label, None))
+            entries[_class_folder(record.path, dataset.root, record.label)].append((record.path, label, None))
     for skipped in dataset.skipped:
-        inside = [parent for parent in skipped.path.parents if parent in rows]
-        if skipped.failed and inside:
-            rows[inside[0]].append((skipped.path, None, skipped.reason))
+        class_folder = next((parent for parent in skipped.path.parents if parent in entries), None)
+        if skipped.failed and class_folder:
+            entries[class_folder].append((skipped.path, None, skipped.reason))
     written = []
-    for class_folder, entries in sorted(rows.items()):
-        inside = class_folder.relative_to(dataset.root)
-        written.append(folder / inside.with_name(f"{inside.name}.json"))
-        predictions_json.write(written[-1], _predictions(entries, class_folder))
+    for class_folder, rows in sorted(entries.items()):
+        place = class_folder.relative_to(dataset.root)
+        written.append(folder / place.with_name(f"{place.name}.json"))
+        predictions_json.write(written[-1], _predictions(rows, class_folder))
     return written
 
 
 def _class_folder(path: Path, root: Path, label: int) -> Path:
-    """Returns the outermost folder whose name gives the label; it holds the whole class, folders within included."""
+    """Return the outermost folder whose name gives the label: it holds the whole class, sub-folders included."""
     parts = path.relative_to(root).parts[:-1]
     depth = next(depth for depth, name in enumerate(parts, start=1) if label_of_folder(name) == label)
     return root.joinpath(*parts[:depth])
 
 
 def _predictions(
-    entries: Sequence[tuple[Path, int | None, str | None]], folder: Path
+    rows: Sequence[tuple[Path, int | None, str | None]], folder: Path
 ) -> list[predictions_json.Prediction]:
-    """Names a picture by its number only where no other picture has that number: `1.png` and `1.jpg` go by path."""
-    keys = [predictions_json.key_of_file(path.relative_to(folder)) for path, _, _ in entries]
+    """Identify an image by its number where that is unique, else by its path: `1.png` and `1.jpg` share a number."""
+    keys = [predictions_json.key_of_file(path.relative_to(folder)) for path, _, _ in rows]
     counts = Counter(keys)
     return [
         predictions_json.prediction_for(key if counts[key] == 1 else path.relative_to(folder).as_posix(), label, reason)
-        for key, (path, label, reason) in zip(keys, entries, strict=True)
+        for key, (path, label, reason) in zip(keys, rows, strict=True)
     ]
 
 
-def commands(written: Sequence[Path], dataset: Dataset, folder: Path) -> list[str]:
-    """Returns the commands that would separate the pictures by `write_predictions`' JSONs, one a folder of classes."""
+def separation_commands(written: Sequence[Path], dataset: Dataset, folder: Path) -> list[str]:
+    """Return the commands that apply what `write_predictions` wrote, one per folder of class folders."""
 
     def quoted(path: Path) -> str:
         return shlex.quote(str(path))
@@ -221,36 +253,37 @@ def commands(written: Sequence[Path], dataset: Dataset, folder: Path) -> list[st
 
 
 def summary(found: LabelErrors) -> list[str]:
-    """Returns lines for people: how many, how sure, and what was not judged."""
-    low, high = found.interval
-    trial = found.trial
+    """Return lines for the terminal: the number of suspects, how reliable they are, and what was not checked."""
+    estimate, trial = found.estimate, found.estimate.trial
+    low, high = estimate.interval
     lines = [
-        f"label errors: {len(found.suspects):,} of {found.judged:,} labels are suspect;"
-        f" {found.expected:,} are expected to be wrong (95 % interval {low:,} to {high:,})",
-        f"trial: of {trial.swapped:,} labels swapped on purpose {trial.recall:.0%} were found, while"
-        f" {trial.suspected / trial.untouched:.0%} of the others were suspected; out-of-fold ROC AUC {found.auc:.3f}"
-        f" (with sound labels about {found.sound_auc:.3f})",
+        f"label errors: {len(found.suspects):,} suspects among {found.checked:,} labels;"
+        f" estimated number of wrong labels: {estimate.expected:,} (95 % CI {low:,}-{high:,})",
+        f"trial: {trial.recall:.0%} of {trial.swapped:,} labels swapped on purpose were found,"
+        f" {trial.suspected / trial.untouched:.0%} of the others were suspected; out-of-fold ROC AUC"
+        f" {estimate.auc:.3f} (about {estimate.clean_auc:.3f} with correct labels)",
     ]
-    if not found.reliable:
+    if not estimate.reliable:
         lines.append(
-            "the base does not tell these pictures apart well enough, so most suspects are likely just hard ones:"
-            " let people decide, and don't apply them as they are"
+            "the features don't separate these images well enough, so most suspects are probably just hard images:"
+            " let people decide, and don't apply the predictions as they are"
         )
     if found.left_out:
-        lines.append(f"the given test split ({len(found.left_out):,} pictures) was not judged")
+        lines.append(f"the given test split ({len(found.left_out):,} images) was not checked")
     return lines
 
 
 def as_json(found: LabelErrors, root: Path) -> dict[str, Any]:
-    """Returns all of it for a report, the suspects worst first, their paths relative to `root`."""
+    """Return the content of `label_errors` in audit.json: suspects worst first, paths relative to `root`."""
+    estimate = found.estimate
     return {
-        "judged": found.judged,
-        "expected": found.expected,
-        "interval": list(found.interval),
-        "auc": round(found.auc, 6),
-        "sound_auc": round(found.sound_auc, 6),
-        "reliable": found.reliable,
-        "trial": {key: getattr(found.trial, key) for key in ("swapped", "found", "untouched", "suspected")},
+        "judged": found.checked,
+        "expected": estimate.expected,
+        "interval": list(estimate.interval),
+        "auc": round(estimate.auc, 6),
+        "sound_auc": round(estimate.clean_auc, 6),
+        "reliable": estimate.reliable,
+        "trial": {key: getattr(estimate.trial, key) for key in ("swapped", "found", "untouched", "suspected")},
         "left_out": len(found.left_out),
         "suspects": [
             {
@@ -258,183 +291,150 @@ def as_json(found: LabelErrors, root: Path) -> dict[str, Any]:
                 "given": NAMES[suspect.given],
                 "suggested": NAMES[suspect.suggested],
                 "p_given": round(suspect.p_given, 6),
-                "score": round(suspect.score, 6),
+                "score": round(suspect.quality, 6),
             }
             for suspect in found.suspects
         ],
     }
 
 
-# ---- Which labels are probably wrong, by features: out-of-fold probabilities through confident learning, arrays only.
-#
-# A picture is judged by a classifier that learnt from neither it nor a near-copy of it. Which of the disagreements are
-# errors, and how many errors there are in all, is estimated as in Northcutt et al. 2021 (arXiv 1911.00068), by cleanlab;
-# then once more with classifiers that don't learn from the first suspects.
-
-RELIABLE_AUC = 0.95
-"""Of `Judgement.sound_auc`: below it, most disagreements are hard pictures rather than wrong labels."""
-
-_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)  # of the logistic regression, scikit-learn's C; from strict to free
-_TRIAL_SHARE, _TRIAL_LEAST, _TRIAL_MOST = 0.05, 20, 0.2  # labels swapped for trial: 5 %, but 20 where that is <= 20 %
-_SURE_SHARE = 0.2  # of the pictures, those that the classifier is surest of
-_MOST_WRONG = 0.35  # a larger share of wrong labels could not be told from chance
-_RESAMPLES = 200
-
-Parts = Sequence[tuple[np.ndarray, np.ndarray]]
-"""For each fold the rows that are learnt from and those that are judged."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Labels swapped on purpose, which shows how many errors are found in these very pictures.
-
-    Swapping a label that was wrong makes it right, so the more labels were wrong, the more the recall falls short.
-    """
-
-    swapped: int
-    found: int  # of the swapped ones
-    untouched: int
-    suspected: int  # of the untouched ones; labels that were wrong before are rightly among them
-
-    @property
-    def recall(self) -> float:
-        """The share of the swapped labels that was found, 0..1."""
-        return self.found / self.swapped
-
-
 @dataclass(frozen=True)
 class LabelScores:
-    """What the probabilities say, as arrays in the order of the labels."""
+    """Scores of labels, as arrays in the order of the labels."""
 
     p_given: np.ndarray  # out-of-fold probability of the given label, float64 (n,), 0..1
-    wrong: np.ndarray  # bool (n,), the suspects
-    scores: np.ndarray  # quality of each label, float64 (n,), 0..1
-    auc: float  # ROC AUC of the out-of-fold probabilities against the labels as given
-    sound_auc: float  # the same against sound labels, as far as that can be estimated
-    expected: int  # wrong labels in all
-    interval: tuple[int, int]  # of `expected`, 95 %; from 0 where the suspects can't be relied on
-    trial: Trial
+    suspected: np.ndarray  # bool (n,)
+    quality: np.ndarray  # cleanlab's label quality, float64 (n,), 0..1
+    estimate: Estimate
 
 
 def score_labels(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> LabelScores:
-    """Judges labels by features.
+    """Score labels by features; arrays only.
 
     Args:
-        features: float (n, d), one row a picture.
+        features: float (n, d), one row per image.
         labels: int (n,), 0 fake, 1 real, as given.
-        groups: int (n,), pictures that stay in one fold share a number.
-        folds: at most so many.
+        groups: int (n,), equal for images that must stay in one fold.
+        folds: at most this many.
         seed: of the folds, the trial and the interval.
     """
-    # Scaled at once for all folds: no label takes part in it, so nothing leaks.
+    # Scaled once for all folds: no label takes part in it, so nothing leaks.
     scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
     smallest = min(len(np.unique(groups[labels == label])) for label in (FAKE, REAL))
-    cut = StratifiedGroupKFold(min(folds, smallest), shuffle=True, random_state=seed)
-    parts = list(cut.split(scaled, labels, groups))
-    steps = (len(_STRENGTHS) + 3) * len(parts)
+    splitter = StratifiedGroupKFold(min(folds, smallest), shuffle=True, random_state=seed)
+    parts = list(splitter.split(scaled, labels, groups))
     rng = np.random.default_rng(seed)
-    # One thread: on a busy machine, the waiting of BLAS's threads for each other takes 20 times as long as the work.
-    with progress_bar("judging labels", steps) as advance, threadpool_limits(1):
-        tried = [(_out_of_fold(scaled, labels, parts, strength, advance), strength) for strength in _STRENGTHS]
-        first, strength = min(tried, key=lambda pair: binary_log_loss(labels, pair[0]))
-        p_real = _again(scaled, labels, first, parts, strength, advance)
-        trial = _trial(scaled, labels, parts, strength, advance, rng)
-    p_given = np.where(labels == REAL, p_real, 1.0 - p_real)
-    wrong, scores, sound = suspected(labels, p_real), _scores(labels, p_real), sound_auc(labels, p_real)
-    expected, low, high = expected_wrong(labels, p_real, rng)
-    interval = (low if sound >= RELIABLE_AUC else 0, high)
-    return LabelScores(p_given, wrong, scores, roc_auc(labels, p_real), sound, expected, interval, trial)
+    fits = (len(_INVERSE_PENALTIES) + 3) * len(parts)
+    # One thread: on a busy machine, BLAS threads spend 20 times as long waiting for each other as working.
+    with progress_bar("checking labels", fits) as advance, threadpool_limits(1):
+        tried = [(_out_of_fold(scaled, labels, parts, c, advance), c) for c in _INVERSE_PENALTIES]
+        first_round, c = min(tried, key=lambda pair: binary_log_loss(labels, pair[0]))
+        p_real = _second_round(scaled, labels, first_round, parts, c, advance)
+        trial = _run_trial(scaled, labels, parts, c, advance, rng)
+    return LabelScores(
+        p_given=np.where(labels == REAL, p_real, 1.0 - p_real),
+        suspected=find_suspects(labels, p_real),
+        quality=_label_quality(labels, p_real),
+        estimate=_estimate(labels, p_real, trial, rng),
+    )
 
 
 def _out_of_fold(
     features: np.ndarray,
     labels: np.ndarray,
-    parts: Parts,
-    strength: float,
+    parts: Folds,
+    c: float,
     advance: Callable[[int], None],
     trusted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns p_real of each picture by a classifier that learnt from the other folds: float64 (n,).
+    """Return p_real of each image, predicted by a classifier trained on the other folds: float64 (n,).
 
-    Where `trusted`, bool (n,), is given, it learns from those alone, unless they are all of one class.
+    Where `trusted`, bool (n,), is given, it trains on those images only, unless they are all of one class.
     """
     p_real = np.empty(len(labels))
-    for learnt, judged in parts:
-        sound = learnt if trusted is None else learnt[trusted[learnt]]
-        rows = sound if len(np.unique(labels[sound])) == 2 else learnt
-        classifier = LogisticRegression(C=strength, max_iter=1000).fit(features[rows], labels[rows])
-        p_real[judged] = classifier.predict_proba(features[judged])[:, REAL]
+    for train, held_out in parts:
+        kept = train if trusted is None else train[trusted[train]]
+        rows = kept if len(np.unique(labels[kept])) == 2 else train
+        classifier = LogisticRegression(C=c, max_iter=1000).fit(features[rows], labels[rows])
+        p_real[held_out] = classifier.predict_proba(features[held_out])[:, REAL]
         advance(1)
     return p_real
 
 
-def _again(features, labels, first: np.ndarray, parts: Parts, strength: float, advance) -> np.ndarray:
-    """Returns p_real by classifiers that no longer learn from the suspects of the first round, as in the paper."""
-    return _out_of_fold(features, labels, parts, strength, advance, ~suspected(labels, first))
+def _second_round(features, labels, first_round: np.ndarray, parts: Folds, c: float, advance) -> np.ndarray:
+    """Return p_real by classifiers that are not trained on the suspects of the first round, as in the paper."""
+    return _out_of_fold(features, labels, parts, c, advance, ~find_suspects(labels, first_round))
 
 
-def suspected(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
-    """Returns which labels are probably wrong: bool (n,).
+def find_suspects(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
+    """Return which labels are probably wrong: bool (n,).
 
     Args:
         labels: int (n,), as given.
         p_real: out-of-fold probabilities, float (n,).
     """
-    return np.asarray(find_label_issues(labels, _both(p_real), filter_by="prune_by_noise_rate", n_jobs=1))
+    return np.asarray(find_label_issues(labels, _probabilities(p_real), filter_by="prune_by_noise_rate", n_jobs=1))
 
 
-def _both(p_real: np.ndarray) -> np.ndarray:
+def _probabilities(p_real: np.ndarray) -> np.ndarray:
     return np.stack([1.0 - p_real, p_real], axis=1)
 
 
-def _scores(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
-    return get_label_quality_scores(labels, _both(p_real), method="self_confidence", adjust_pred_probs=True)
+def _label_quality(labels: np.ndarray, p_real: np.ndarray) -> np.ndarray:
+    probabilities = _probabilities(p_real)
+    return get_label_quality_scores(labels, probabilities, method="self_confidence", adjust_pred_probs=True)
 
 
-def _trial(features, labels: np.ndarray, parts: Parts, strength: float, advance, rng: np.random.Generator) -> Trial:
-    count = max(int(_TRIAL_SHARE * len(labels)), min(_TRIAL_LEAST, int(_TRIAL_MOST * len(labels))))
+def _run_trial(features, labels: np.ndarray, parts: Folds, c: float, advance, rng: np.random.Generator) -> Trial:
+    count = max(int(_TRIAL_SHARE * len(labels)), min(_TRIAL_MIN, int(_TRIAL_MAX_SHARE * len(labels))))
     swapped = np.zeros(len(labels), dtype=bool)
     swapped[rng.choice(len(labels), count, replace=False)] = True
     changed = np.where(swapped, 1 - labels, labels)
-    first = _out_of_fold(features, changed, parts, strength, advance)
-    found = suspected(changed, _again(features, changed, first, parts, strength, advance))
-    return Trial(count, int(found[swapped].sum()), len(labels) - count, int(found[~swapped].sum()))
+    first_round = _out_of_fold(features, changed, parts, c, advance)
+    suspected = find_suspects(changed, _second_round(features, changed, first_round, parts, c, advance))
+    return Trial(count, int(suspected[swapped].sum()), len(labels) - count, int(suspected[~swapped].sum()))
 
 
-def expected_wrong(labels: np.ndarray, p_real: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Returns how many labels are expected to be wrong, and the ends of a 95 % interval.
+def _estimate(labels: np.ndarray, p_real: np.ndarray, trial: Trial, rng: np.random.Generator) -> Estimate:
+    expected, low, high = count_wrong_labels(labels, p_real, rng)
+    clean = clean_auc(labels, p_real)
+    return Estimate(expected, (low if clean >= RELIABLE_AUC else 0, high), roc_auc(labels, p_real), clean, trial)
 
-    The number is confident learning's. It takes the classifier's weakness on hard pictures for wrong labels; another
-    estimate takes errors to be as frequent among easy pictures as elsewhere, and counts them where the classifier is
-    surest. The interval spans both, each with its bootstrap.
+
+def count_wrong_labels(labels: np.ndarray, p_real: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Return the estimated number of wrong labels, and the ends of a 95 % interval.
+
+    The number is confident learning's, which counts hard images as wrong labels where the classifier is weak. A second
+    estimate assumes that errors are as frequent among easy images as elsewhere, and counts them where the classifier
+    is surest. The interval spans the bootstrap intervals of both.
     """
     by_class = [np.flatnonzero(labels == label) for label in (FAKE, REAL)]
-    draws = []
+    resampled = []
     for _ in range(_RESAMPLES):
-        drawn = np.concatenate([rng.choice(numbers, len(numbers)) for numbers in by_class])
-        draws.append((_confident_count(labels[drawn], p_real[drawn]), _sure_count(labels[drawn], p_real[drawn])))
-    count, spread = _confident_count(labels, p_real), np.array(draws)
-    low = min(count, np.percentile(spread.min(axis=1), 2.5))
-    high = max(count, np.percentile(spread.max(axis=1), 97.5))
+        rows = np.concatenate([rng.choice(numbers, len(numbers)) for numbers in by_class])
+        resampled.append((_confident_count(labels[rows], p_real[rows]), _surest_count(labels[rows], p_real[rows])))
+    count, counts = _confident_count(labels, p_real), np.array(resampled)
+    low = min(count, np.percentile(counts.min(axis=1), 2.5))
+    high = max(count, np.percentile(counts.max(axis=1), 97.5))
     return count, round(low), round(high)
 
 
 def _confident_count(labels: np.ndarray, p_real: np.ndarray) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a resample in which no picture is confidently of one class
-        return int(num_label_issues(labels, _both(p_real), estimation_method="off_diagonal_calibrated"))
+        warnings.simplefilter("ignore")  # a resample in which no image is confidently of one class
+        return int(num_label_issues(labels, _probabilities(p_real), estimation_method="off_diagonal_calibrated"))
 
 
-def _sure_count(labels: np.ndarray, p_real: np.ndarray) -> float:
-    surest = np.argsort(-np.abs(p_real - 0.5), kind="stable")[: max(1, int(_SURE_SHARE * len(labels)))]
+def _surest_count(labels: np.ndarray, p_real: np.ndarray) -> float:
+    surest = np.argsort(-np.abs(p_real - 0.5), kind="stable")[: max(1, int(_SUREST_SHARE * len(labels)))]
     return float(np.mean((p_real[surest] > 0.5) != (labels[surest] == REAL)) * len(labels))
 
 
-def sound_auc(labels: np.ndarray, p_real: np.ndarray) -> float:
-    """Returns about which ROC AUC the probabilities would have if no label were wrong.
+def clean_auc(labels: np.ndarray, p_real: np.ndarray) -> float:
+    """Return the estimated ROC AUC of the predictions if every label were correct, 0..1.
 
-    Labels that are wrong at random pull the AUC towards 0.5 by twice their share; the share is that among the pictures
-    which the classifier is surest of. A weak classifier stays weak, however many labels are wrong.
+    Labels that are wrong at random pull the AUC towards 0.5 by twice their share, which is taken from the images with
+    the surest predictions. A weak classifier stays weak, however many labels are wrong.
     """
-    share = min(_sure_count(labels, p_real) / len(labels), _MOST_WRONG)
+    share = min(_surest_count(labels, p_real) / len(labels), _MAX_WRONG_SHARE)
     return min(1.0, 0.5 + (roc_auc(labels, p_real) - 0.5) / (1 - 2 * share))

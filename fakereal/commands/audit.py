@@ -58,11 +58,13 @@ def _label_errors(dataset, clusters, folder: Path) -> tuple[dict, list[str]]:
     start_keras()
     from fakereal.audit import label_errors
 
-    found = label_errors.find(dataset, clusters)
+    found = label_errors.find_label_errors(dataset, clusters)
     written = label_errors.write_predictions(found, dataset, folder / "label_errors")
     for line in label_errors.summary(found):
         log(line)
-    return label_errors.as_json(found, dataset.root), label_errors.commands(written, dataset, folder / "label_errors")
+    return label_errors.as_json(found, dataset.root), label_errors.separation_commands(
+        written, dataset, folder / "label_errors"
+    )
 
 
 def _neutralize(dataset, folder: Path) -> bool:

@@ -52,6 +52,22 @@ def find_duplicates(records: Sequence[Record]) -> tuple[Cluster, ...]:
     return tuple(cluster for kind in (identical, near) for cluster in sorted(kind, key=lambda c: c.records[0].path))
 
 
+def duplicate_groups(records: Sequence[Record], clusters: Sequence[Cluster]) -> np.ndarray:
+    """Return for each record the index of the first record that is a copy of it: int (n,).
+
+    Equal numbers mean identical images, or images that clusters connect.
+    """
+    first_of_content: dict[str, int] = {}
+    links = [(index, first_of_content.setdefault(record.content, index)) for index, record in enumerate(records)]
+    indices = {record.path: index for index, record in enumerate(records)}
+    for cluster in clusters:
+        members = [indices[record.path] for record in cluster.records if record.path in indices]
+        links += [(index, members[0]) for index in members]
+    component = _connected(np.arange(len(records)), [np.array(links, np.int64).reshape(-1, 2)])
+    first, inverse = np.unique(component, return_index=True, return_inverse=True)[1:]
+    return first[inverse]
+
+
 def crossing(cluster: Cluster) -> str:
     """Returns what a cluster lies across, in words."""
     across = [name for name in ("classes", "splits") if getattr(cluster, f"across_{name}")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,12 @@ class _Place:
     label: int
     source: str
     split: str | None
+
+
+def class_counts(records: Iterable[Record]) -> tuple[int, int]:
+    """Return the number of fake and of real images."""
+    counts = Counter(record.label for record in records)
+    return counts[FAKE], counts[REAL]
 
 
 def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
@@ -201,7 +208,7 @@ def thumbnail_of(image: np.ndarray) -> bytes:
 
 
 def _check(dataset: Dataset) -> None:
-    counts = [sum(record.label == label for record in dataset.records) for label in (FAKE, REAL)]
+    counts = class_counts(dataset.records)
     if all(counts):
         return
     if any(counts):

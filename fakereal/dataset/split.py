@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fakereal.dataset.near_duplicates import Cluster, find_duplicates
-from fakereal.dataset.scan import Dataset, Record, sample
+from fakereal.dataset.scan import Dataset, Record, class_counts, sample
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import write_atomic
-from fakereal.labels import FAKE, NAMES, REAL, label_of_name
+from fakereal.labels import NAMES, label_of_name
 
 SPLITS = ("train", "val", "test")
 """In the order of precedence: a picture that stands in two of them counts in the first."""
@@ -127,17 +127,12 @@ def _drop_leaks(
 
 
 def _check(split: Split, advice: str) -> None:
-    counts = {name: _per_class(getattr(split, name)) for name in SPLITS}
+    counts = {name: class_counts(getattr(split, name)) for name in SPLITS}
     if all(all(pair) for pair in counts.values()):
         return
     found = ", ".join(f"{name} {fake} fake and {real} real" for name, (fake, real) in counts.items())
     left = f" ({len(split.left_out)} left out)" if split.left_out else ""
     raise DataError(f"expected fake and real pictures in train, val and test, found {found}{left}: {advice}")
-
-
-def _per_class(records: Iterable[Record]) -> tuple[int, int]:
-    counts = Counter(record.label for record in records)
-    return counts[FAKE], counts[REAL]
 
 
 def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -281,7 +276,7 @@ def _near_lines(split: Split) -> list[str]:
 
 
 def _counts_line(name: str, records: tuple[Record, ...], total: int) -> str:
-    fake, real = _per_class(records)
+    fake, real = class_counts(records)
     count = len(records)
     return (
         f"{name:5} {count:7,} images ({count / total:6.1%}): "
@@ -290,5 +285,5 @@ def _counts_line(name: str, records: tuple[Record, ...], total: int) -> str:
 
 
 def _source_part(split: Split, source: str) -> list[str]:
-    counts = {name: _per_class(r for r in getattr(split, name) if r.source == source) for name in SPLITS}
+    counts = {name: class_counts(r for r in getattr(split, name) if r.source == source) for name in SPLITS}
     return [f"{name} {fake:,} fake {real:,} real" for name, (fake, real) in counts.items()]
