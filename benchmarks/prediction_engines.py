@@ -74,7 +74,7 @@ def main() -> int:
     from fakereal.model import model_file
 
     detector = model_file.load(options.model)
-    pictures = parity.calibration_pictures(detector.metadata.preprocessing.image_size_px)
+    pictures = parity.parity_images(detector.metadata.preprocessing.image_size_px)
     images = np.resize(pictures, (options.images, *pictures.shape[1:]))
     with runtime.capture_output(told_on_failure=True):
         layouts = list(all_layouts(detector))
@@ -93,7 +93,7 @@ def main() -> int:
 
 def all_layouts(detector) -> Iterator[Layout]:
     """Yields every layout, with its network converted."""
-    from fakereal.engines.formats import convert
+    from fakereal.engines.conversion import convert
 
     for batch in (1, 8, 32):
         yield Layout("Keras", batch, 1, core_count(), lambda: detector.p_real)

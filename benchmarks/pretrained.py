@@ -69,7 +69,7 @@ def main() -> int:
 def figures(options: argparse.Namespace) -> None:
     """Prints the shipped file's figures: each re-save of CIFAKE's test, and the other sources as they are."""
     opened = open_network(options.model, options.engine)
-    runtime.log(opened.words)
+    runtime.log(opened.description)
     cifake = official_test(options)
     print("| pictures | saved as | images | accuracy (95 %) | ROC AUC (95 %) | flipped |\n|---|---|---|---|---|---|")
     report("CIFAKE test", cifake, opened, options.variants)

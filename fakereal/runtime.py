@@ -165,6 +165,16 @@ def _configure_tensorflow() -> None:
     tf.config.experimental.enable_op_determinism()  # one seed, one result, to the bit
 
 
+def package_version(package: str) -> str | None:
+    """Return the installed version of a package, by the name that pip knows, or None."""
+    from importlib import metadata  # it imports twenty modules, and `--help` needs none of them
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def one_line(error: BaseException | str) -> str:
     """Returns an error's text on one line, also where a file name in it holds a newline."""
     return " ".join(str(error).split()) or type(error).__name__

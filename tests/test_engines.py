@@ -113,28 +113,28 @@ def test_several_threads_may_ask_one_network_at_once(model):
 def test_without_the_package_keras_is_taken_and_the_reason_told(model, without_litert):
     opened = open_network(model)
     assert opened.engine.startswith("keras")
-    assert "no-such-package: pip install -r requirements.txt" in opened.words
-    with pytest.raises(EngineRefused, match="--engine litert: expected the package no-such-package"):
+    assert "no-such-package is not installed: pip install -r requirements.txt" in opened.description
+    with pytest.raises(EngineRefused, match="--engine litert: package no-such-package is not installed"):
         open_network(model, "litert")
 
 
 def test_a_converted_network_that_answers_otherwise_is_refused_once_and_for_all(model, own_cache, monkeypatch):
-    from fakereal.engines import formats
+    from fakereal.engines import conversion
 
-    other, real, calls = built(6), formats.convert, []
-    monkeypatch.setattr(formats, "convert", lambda model, name: calls.append(name) or real(other, name))
+    other, real, calls = built(6), conversion.convert, []
+    monkeypatch.setattr(conversion, "convert", lambda model, name: calls.append(name) or real(other, name))
     monkeypatch.setattr(engines_engine, "FAST", ("litert",))
     first, second = open_network(model), open_network(model)
     assert first.engine.startswith("keras")
-    assert "expected a difference from Keras below" in first.words
-    assert (second.words, calls) == (first.words, ["litert"])
-    with pytest.raises(EngineRefused, match="--engine auto takes what fits"):
+    assert "p_real differs from Keras by" in first.description
+    assert (second.description, calls) == (first.description, ["litert"])
+    with pytest.raises(EngineRefused, match="use --engine auto"):
         open_network(model, "litert")
 
 
 @pytest.mark.parametrize("failing", ["converting", "starting"])
 def test_a_conversion_that_fails_is_tried_again_by_the_next_run(model, own_cache, monkeypatch, failing):
-    from fakereal.engines import formats
+    from fakereal.engines import conversion
 
     def fail(*ignored):
         raise MemoryError("no room")
@@ -142,12 +142,12 @@ def test_a_conversion_that_fails_is_tried_again_by_the_next_run(model, own_cache
     monkeypatch.setattr(engines_engine, "FAST", ("litert",))
     with monkeypatch.context() as patch:
         if failing == "converting":
-            patch.setitem(formats._CONVERTERS, "litert", fail)
+            patch.setitem(conversion._CONVERTERS, "litert", fail)
         else:
             patch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], open=fail))
         opened = open_network(model)
         assert opened.engine.startswith("keras")
-        assert "no room" in opened.words
+        assert "no room" in opened.description
     assert open_network(model).engine.startswith("litert")
 
 
@@ -174,7 +174,7 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
         opened = open_network(tmp_path / "foreign.keras", foreign=True)
         assert opened.engine.startswith("litert")
         assert opened.metadata.preprocessing.image_size_px == 48
-        assert opened.keras(tmp_path / "foreign.keras").p_real(pictures(1, size=48)).shape == (1,)
+        assert opened.load_detector().p_real(pictures(1, size=48)).shape == (1,)
         assert capsys.readouterr().err.count(FOREIGN_NOTE) == 1
     expected = foreign.predict_on_batch(pictures(size=48).astype(np.float32))[:, 0]
     assert opened.network.p_real(pictures(size=48)) == pytest.approx(expected, abs=1e-5)
@@ -186,14 +186,14 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
 
 
 def test_the_second_run_converts_nothing_and_imports_no_tensorflow(model, own_cache, tmp_path):
-    assert "differs from Keras' by at most" in open_network(model).words
+    assert "differs from Keras by at most" in open_network(model).description
     code = (
         "import sys; from pathlib import Path; from fakereal.engines.engine import open_network;"
-        f"o = open_network(Path({str(model)!r})); print(o.words); print(sorted(sys.modules))"
+        f"o = open_network(Path({str(model)!r})); print(o.description); print(sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     words, modules = done.stdout.splitlines()
-    assert words == open_network(model).words
+    assert words == open_network(model).description
     assert "differs" not in words
     assert done.stderr == ""
     assert not {"'tensorflow'", "'keras'", "'sklearn'"} & set(modules.strip("[]").split(", "))
@@ -212,7 +212,7 @@ def test_a_damaged_entry_is_noticed_and_made_anew(model, own_cache, capsys, dama
         file.write_bytes(content)
     capsys.readouterr()
     assert np.array_equal(open_network(model).network.p_real(pictures()), expected)
-    assert "is thrown away and made anew" in capsys.readouterr().err
+    assert "it will be rebuilt" in capsys.readouterr().err
     assert engines_engine.find_cached(*identity_of(entry)).files
 
 
@@ -225,7 +225,7 @@ def test_where_nothing_can_be_kept_the_run_goes_on_all_the_same(model, tmp_path,
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert open_network(model).engine.startswith("litert")
-    assert "can't be written" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_of_runs_that_keep_the_same_entry_at_once_one_is_kept_whole(own_cache):
@@ -255,7 +255,7 @@ def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
     os.utime(stale, (0, 0))
     for number in range(25):
         engines_engine.store_converted(f"{number:064}"[::-1], "litert", "1", ENTRY)
-        os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-2", (number + 1, number + 1))
+        os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-3", (number + 1, number + 1))
     assert not stale.exists()
     assert len(list(own_cache.iterdir())) == 20
     assert engines_engine.find_cached(f"{24:064}"[::-1], "litert", "1") == ENTRY
@@ -272,7 +272,7 @@ def test_an_entry_that_another_run_removes_meanwhile_is_no_failure(own_cache, mo
 
 
 def test_calibration_pictures_are_the_same_each_time_and_all_different():
-    once, again = parity.calibration_pictures(40), parity.calibration_pictures(40)
+    once, again = parity.parity_images(40), parity.parity_images(40)
     assert (once.dtype, once.shape) == (np.uint8, (16, 40, 40, 3))
     assert np.array_equal(once, again)
     assert len({picture.tobytes() for picture in once}) == 16
@@ -280,23 +280,23 @@ def test_calibration_pictures_are_the_same_each_time_and_all_different():
 
 def test_outputs_may_differ_by_less_than_a_thousandth_and_less_than_their_range():
     expected = np.linspace(0.1, 0.9, 16)
-    assert parity.same_outputs(expected, expected + 9e-4).passed
-    assert not parity.same_outputs(expected, expected + 1.1e-3).passed
-    assert not parity.same_outputs(expected, np.full(16, np.nan)).passed
+    assert parity.compare_outputs(expected, expected + 9e-4).passed
+    assert not parity.compare_outputs(expected, expected + 1.1e-3).passed
+    assert not parity.compare_outputs(expected, np.full(16, np.nan)).passed
     sure = 1 - np.linspace(0, 1e-4, 16)
-    assert parity.same_outputs(sure, sure + 5e-6).passed
-    assert not parity.same_outputs(sure, np.ones(16)).passed
+    assert parity.compare_outputs(sure, sure + 5e-6).passed
+    assert not parity.compare_outputs(sure, np.ones(16)).passed
 
 
 def test_each_feature_of_a_frozen_part_may_differ_by_half_a_percent_of_its_own_range():
     expected = np.random.default_rng(0).normal(0, [1000.0, 0.1, 0.0], (16, 4, 4, 3))
     for within, beyond in (([10, 0, 0], [100, 0, 0]), ([0, 1e-3, 0], [0, 1e-2, 0]), ([0, 0, 1e-3], [0, 0, 1e-2])):
-        assert parity.same_features(expected, expected + np.array(within)).passed
-        assert not parity.same_features(expected, expected + np.array(beyond)).passed
-    assert not parity.same_features(expected, np.full(expected.shape, np.nan)).passed
-    assert not parity.same_features(expected, expected[..., 0]).passed
-    assert not parity.same_features(expected, np.broadcast_to(expected.mean(axis=0), expected.shape)).passed
-    assert parity.same_features(np.zeros((16, 3)), np.zeros((16, 3))).passed
+        assert parity.compare_features(expected, expected + np.array(within)).passed
+        assert not parity.compare_features(expected, expected + np.array(beyond)).passed
+    assert not parity.compare_features(expected, np.full(expected.shape, np.nan)).passed
+    assert not parity.compare_features(expected, expected[..., 0]).passed
+    assert not parity.compare_features(expected, np.broadcast_to(expected.mean(axis=0), expected.shape)).passed
+    assert parity.compare_features(np.zeros((16, 3)), np.zeros((16, 3))).passed
 
 
 def test_int8_may_change_one_label_in_two_hundred_and_lose_a_fifth_of_a_point():
@@ -305,15 +305,15 @@ def test_int8_may_change_one_label_in_two_hundred_and_lose_a_fifth_of_a_point():
     for flips, passed in ((0, True), (2, True), (3, False)):  # each flip makes a right label wrong
         found = expected.copy()
         found[:flips] = 1 - found[:flips]
-        assert parity.same_labels(expected, found, labels, DecisionRule()).passed == passed
+        assert parity.compare_labels(expected, found, labels, DecisionRule()).passed == passed
     wrong = 1 - expected  # the other way round it gets better with each flip, but answers otherwise
     for flips, passed in ((5, True), (6, False)):
         found = wrong.copy()
         found[:flips] = 1 - found[:flips]
-        finding = parity.same_labels(wrong, found, labels, DecisionRule())
+        finding = parity.compare_labels(wrong, found, labels, DecisionRule())
         assert finding.passed == passed
-        assert f"{100 - flips / 10:.2f} % of 1,000 labels" in finding.words
-    assert not parity.same_labels(expected, np.full(1000, np.nan), labels, DecisionRule()).passed
+        assert f"{100 - flips / 10:.2f} % of 1,000 labels" in finding.description
+    assert not parity.compare_labels(expected, np.full(1000, np.nan), labels, DecisionRule()).passed
 
 
 # in the script
@@ -351,7 +351,7 @@ def test_vgg_is_converted_too(tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_detector_keeps_its_outputs_and_starts_in_a_second(tmp_path):
-    images = parity.calibration_pictures(224)
+    images = parity.parity_images(224)
     expected = open_network(PRETRAINED, "keras").network.p_real(images)
     assert np.abs(open_network(PRETRAINED).network.p_real(images) - expected).max() < 1e-4
     Image.fromarray(images[8]).save(tmp_path / "1.png")

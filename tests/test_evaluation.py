@@ -352,7 +352,7 @@ def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_
 def test_a_training_is_judged_by_the_engine_of_prediction_where_that_is_worth_its_start(
     model, pictures, tmp_path, monkeypatch, worth, engine
 ):
-    monkeypatch.setattr(engines_engine, "WORTH_CONVERTING", worth)
+    monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", worth)
     records = scan(pictures, Preprocessing()).records
     tree = evaluate.after_training(model_file.load(model), model, tmp_path, pictures, Split((), (), records, ()))
     assert tree["model"]["engine"].startswith(engine)

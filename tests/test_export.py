@@ -17,8 +17,8 @@ from fakereal.cli import run_cli
 from fakereal.commands.export import FORMATS
 from fakereal.dataset.scan import Record
 from fakereal.engines.engine import open_network
-from fakereal.engines.export import halves
-from fakereal.engines.formats import RUNTIMES, RowByRow
+from fakereal.engines.export import split_in_halves
+from fakereal.engines.formats import RUNTIMES, ConvertedNetwork
 from fakereal.errors import DataError
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
@@ -75,10 +75,10 @@ def test_what_is_written_gives_the_outputs_of_the_model(model, tmp_path, name, c
     suffixes = RUNTIMES[name].suffixes
     output = tmp_path / f"detector{suffixes[0]}"
     assert export(model, "--format", name, "--output", output) == 0
-    assert "agrees: p_real differs from Keras' by at most" in capsys.readouterr().out
+    assert "verified: p_real differs from Keras by at most" in capsys.readouterr().out
     files = {suffix: output.with_suffix(suffix).read_bytes() for suffix in suffixes}
     expected = open_network(model, "keras").network.p_real(pictures())
-    assert RowByRow(RUNTIMES[name], files, SIZE_PX).p_real(pictures()) == pytest.approx(expected, abs=1e-6)
+    assert ConvertedNetwork(RUNTIMES[name], files, SIZE_PX).p_real(pictures()) == pytest.approx(expected, abs=1e-6)
     assert len(list(tmp_path.iterdir())) == len(suffixes) + 1
 
 
@@ -91,7 +91,7 @@ def test_the_card_says_all_that_others_need(model, tmp_path):  # noqa: F811
     assert card["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert card["input"]["shape"] == [1, SIZE_PX, SIZE_PX, 3]
     assert card["input"]["preprocessing"] == metadata.preprocessing.fingerprint
-    assert "the whole picture" in card["input"]["meaning"]
+    assert "the whole image" in card["input"]["meaning"]
     assert card["class_order"] == ["fake", "real"]
     assert (card["decision"]["temperature"], card["decision"]["threshold"]) == (1.5, 0.5)
     assert card["gate"]["max_difference"] < card["gate"]["limit"]
@@ -106,9 +106,9 @@ def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--format", "litert", "--output", "x.onnx"], "expected a name ending in .tflite for litert, found x.onnx"),
-        (["--format", "litert", "--int8"], "expected both or neither"),
-        (["--format", "litert", "--data", "."], "expected both or neither"),
+        (["--format", "litert", "--output", "x.onnx"], "expected a name ending in .tflite for litert, got x.onnx"),
+        (["--format", "litert", "--int8"], "--int8 and --data DIR go together"),
+        (["--format", "litert", "--data", "."], "--int8 and --data DIR go together"),
     ],
 )
 def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys):  # noqa: F811
@@ -119,23 +119,23 @@ def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys
 def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys):  # noqa: F811
     monkeypatch.setitem(RUNTIMES, "onnx", dataclasses.replace(RUNTIMES["onnx"], package="no-such-package"))
     assert export(model, "--format", "onnx", "--output", tmp_path / "x.onnx") == 2
-    assert "no-such-package, found it missing: pip install -r requirements-export.txt" in capsys.readouterr().err
+    assert "package no-such-package is not installed: pip install -r requirements-export.txt" in capsys.readouterr().err
 
 
 def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):  # noqa: F811
-    from fakereal.engines import formats
+    from fakereal.engines import conversion
 
-    other, real = built(8), formats.convert
-    monkeypatch.setattr(formats, "convert", lambda model, name: real(other, name))
+    other, real = built(8), conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, name: real(other, name))
     assert export(model, "--format", "litert", "--output", tmp_path / "x.tflite") == 2
-    assert "refused: expected a difference from Keras below" in capsys.readouterr().err
+    assert "not written, because p_real differs from Keras by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_needs_enough_pictures_to_judge_it(model, tmp_path, capsys):  # noqa: F811
     data = labelled(tmp_path / "data", 10)
     assert export(model, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
-    assert "expected at least 200 pictures to judge by" in capsys.readouterr().err
+    assert "expected at least 200 images there, got" in capsys.readouterr().err
 
 
 def record(number: int, content: str) -> Record:
@@ -144,12 +144,12 @@ def record(number: int, content: str) -> Record:
 
 def test_the_halves_share_no_picture_and_do_not_depend_on_the_order():
     records = [record(number, str(number // 2)) for number in range(1000)]
-    first, second = halves(records)
+    first, second = split_in_halves(records)
     assert {each.content for each in first} & {each.content for each in second} == set()
     assert len(first) + len(second) == 1000
-    assert halves(records[::-1])[1][0].content == second[0].content
-    with pytest.raises(DataError, match="found"):
-        halves(records[:100])
+    assert split_in_halves(records[::-1])[1][0].content == second[0].content
+    with pytest.raises(DataError, match="got"):
+        split_in_halves(records[:100])
 
 
 @pytest.mark.slow
@@ -173,15 +173,16 @@ def test_int8_is_written_where_it_keeps_the_labels(tmp_path, name):
 
 @pytest.mark.slow
 def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, capsys, monkeypatch):  # noqa: F811
-    from fakereal.engines import formats
+    from fakereal.engines import conversion
 
-    other, real = sure(-1), formats.convert
-    monkeypatch.setattr(formats, "convert", lambda model, *options: real(other, *options))
+    other, real = sure(-1), conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, *options: real(other, *options))
     path = write(tmp_path / "m.h5", sure())
     data = labelled(tmp_path / "data", 260)
     assert export(path, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
     told = capsys.readouterr().err
-    assert "error: --format litert --int8: refused: expected at least 99.5 %" in told
+    assert "error: --format litert --int8: not written, because" in told
+    assert "; the limits are 99.5 % and an accuracy at most 0.2 points lower" in told
     assert not (tmp_path / "x.tflite").exists()
 
 

@@ -1,7 +1,7 @@
-"""Which engine runs a model file: Keras, or a faster one that was seen to give the same answers.
+"""Open a model file with an inference engine: Keras, or a faster one that was verified to give the same outputs.
 
-A model is converted once, held against Keras on a few pictures, and kept by the content of its file. From then on
-nothing of TensorFlow is imported.
+A model is converted once, compared with Keras on a few images, and cached by the SHA-256 of its file. After that,
+prediction imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ import numpy as np
 
 from fakereal.cli import ENGINES
 from fakereal.engines import parity
-from fakereal.engines.formats import RUNTIMES, RowByRow, Runtime
+from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, Runtime
+from fakereal.engines.parity import ParityResult
 from fakereal.errors import EngineRefused
 from fakereal.files import cache_folder, sha256_of
 from fakereal.model.heatmap import Explains, Explanation
@@ -33,45 +34,71 @@ if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
 
 AUTO, KERAS, *FAST = ENGINES
-"""What `auto` tries, in this order: LiteRT is as fast, starts sooner and is a third of the size."""
+"""`auto` tries FAST in this order: LiteRT is as fast as OpenVINO, starts sooner and is a third of the size."""
 
-WORTH_CONVERTING = 1_000
-"""Pictures to compute, at least: for fewer, converting takes longer than it saves."""
+MIN_IMAGES_TO_CONVERT = 1_000
+"""For fewer images, conversion takes longer than it saves."""
 
-_GPU = Path("/dev/nvidiactl")  # a driver is loaded; whether TensorFlow can use it, only TensorFlow knows
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")  # exists when a driver is loaded; only TensorFlow knows whether it can use it
+_CACHE_FORMAT = 3  # of an entry; another number rebuilds all entries
+_RECORD = "record.json"
+_NETWORK = "network"  # files are called network.tflite and so on
+_MAX_ENTRIES = 20  # each as large as its network; the least recently used ones are removed
+_DAY_S = 86_400
+
+
+@dataclass
+class ModelFile:
+    """A model file: metadata and hash are read once, the Keras network is loaded when it is first needed."""
+
+    path: Path
+    metadata: Metadata | None  # None: a plain Keras file of another program
+    sha256: str  # of the file's content
+    detector: Detector | None = None
+
+    def load(self) -> Detector:
+        """Return the Keras network."""
+        if self.detector is None:
+            start_keras()
+            from fakereal.model import model_file
+
+            self.detector = model_file.load_network(self.path, self.metadata)
+        return self.detector
 
 
 @dataclass(frozen=True)
 class OpenedNetwork:
-    """A model file at work."""
+    """A model file, ready to predict."""
 
-    network: RowByRow | Detector
+    network: ConvertedNetwork | Detector
     metadata: Metadata
-    engine: str  # its name and version: equal ones give equal outputs on one machine
-    words: str  # one line for people
-    model_sha256: str  # of the file's content
-    detector: Detector | None = None  # the Keras network, where it had to be loaded
+    engine: str  # name and version: equal ones give equal outputs on one machine
+    description: str  # of the engine, one line for people
+    file: ModelFile
 
-    def keras(self, model: Path) -> Detector:
-        """Returns the Keras network, loaded from the same file unless it is at hand."""
-        if self.detector is not None:
-            return self.detector
-        return _load(model)
+    @property
+    def model_sha256(self) -> str:
+        """The SHA-256 of the model file."""
+        return self.file.sha256
+
+    def load_detector(self) -> Detector:
+        """Return the Keras network of the same file."""
+        return self.file.load()
 
 
 @dataclass(frozen=True)
-class Explaining:
-    """Outputs of one engine with the evidence of another, so that a picture's output is the same with and without."""
+class ConvertedExplainer:
+    """Outputs of a converted network with evidence from Keras: explaining an image does not change its output."""
 
-    network: RowByRow
+    network: ConvertedNetwork
     explainer: Explains
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns the outputs alone."""
+        """Return the outputs alone."""
         return self.network.p_real(images)
 
     def explain(self, images: np.ndarray) -> Explanation:
-        """Returns the outputs for uint8 pictures of shape (n, S, S, 3) and the evidence behind each of them."""
+        """Return outputs and evidence for uint8 images of shape (n, S, S, 3)."""
         return replace(self.explainer.explain(images), p_real=self.network.p_real(images))
 
 
@@ -83,164 +110,136 @@ def open_network(
     detector: Detector | None = None,
     cache: Path | None = None,
 ) -> OpenedNetwork:
-    """Opens a model file with an engine.
+    """Open a model file with an engine.
 
     Args:
         model: the model file.
-        wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that can be had and keeps the answers, else Keras.
-        foreign: also take a plain Keras file of another program.
-        threads: of a converted network, see `RowByRow`; Keras has its own.
-        detector: what the file holds, where it is at hand.
-        cache: the folder where conversions are kept; None: the user's.
+        wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that is available and passes the comparison
+            with Keras, else Keras.
+        foreign: also accept a plain Keras file of another program.
+        threads: of a converted network, see `ConvertedNetwork`; Keras has its own.
+        detector: the network in the file, where it is loaded already.
+        cache: folder of converted networks; None: the user's.
 
     Raises:
-        ModelFileError: as `model_file.load`.
-        EngineRefused: the engine that was asked for by name can't be used.
+        ModelFileError: as `metadata.read_own` and `model_file.load`.
+        EngineRefused: the engine that was named can't be used.
     """
-    metadata = read_own(model, foreign)
-    if metadata is None:
+    file = ModelFile(model, read_own(model, foreign), sha256_of(model), detector)
+    if file.metadata is None:
         log(FOREIGN_NOTE)
-    digest, reasons = sha256_of(model), []
     if wanted == AUTO and has_gpu():
-        reasons, candidates = ["a GPU is there"], ()
-    else:
-        candidates = {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,))
-    for name in candidates:
-        attempt = _Attempt(model, digest, metadata, name, detector, threads, cache)
+        return _open_keras(file, ["a GPU is available"])
+    reasons = []
+    for name in {AUTO: FAST, KERAS: ()}.get(wanted, (wanted,)):
         try:
-            return attempt.open()
+            return _open_with(name, file, threads, cache)
         except EngineRefused as error:
             if wanted != AUTO:
-                raise EngineRefused(f"--engine {name}: {error}; --engine {AUTO} takes what fits") from error
+                raise EngineRefused(f"--engine {name}: {error}; use --engine {AUTO}") from error
             reasons.append(f"{RUNTIMES[name].title}: {error}")
-            detector = attempt.detector
-    detector = detector or _load(model)
-    why = f" ({'; '.join(reasons)})" if reasons else ""
-    return OpenedNetwork(detector, detector.metadata, keras_version(), f"engine: Keras{why}", digest, detector)
+    return _open_keras(file, reasons)
 
 
-class _Attempt:
-    """One model with one engine."""
+def _open_keras(file: ModelFile, reasons: Sequence[str]) -> OpenedNetwork:
+    detector = file.load()
+    description = "engine: Keras" + (f" ({'; '.join(reasons)})" if reasons else "")
+    return OpenedNetwork(detector, detector.metadata, keras_version(), description, file)
 
-    def __init__(
-        self,
-        model: Path,
-        digest: str,
-        metadata: Metadata | None,
-        name: str,
-        detector: Detector | None,
-        threads: int | None,
-        cache: Path | None,
-    ) -> None:
-        self._cache = cache
-        self._model, self._digest, self._metadata, self._name, self._threads = model, digest, metadata, name, threads
-        self._runtime, self._comment = RUNTIMES[name], ""
-        self.detector = detector  # loaded where the model has to be converted
 
-    def open(self) -> OpenedNetwork:
-        """Returns the network at work; raises EngineRefused."""
-        network, size_px = converted(self._name, self._digest, self._converted, self._cache, self._threads)
-        version = self._runtime.version
-        words = f"engine: {self._runtime.title} {version}, {network.threads} threads{self._comment}"
-        return OpenedNetwork(network, self._metadata or of_foreign(size_px), f"{self._name} {version}", words,
-                      self._digest, self.detector)  # fmt: skip
+def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | None) -> OpenedNetwork:
+    """Open a file with a converted network; raise EngineRefused as `open_converted`."""
+    runtime, results = RUNTIMES[name], []
 
-    def _converted(self) -> CacheEntry:
-        """Converts and judges; a refusal by the gate is kept too, so that it is found out only once.
-
-        Raises:
-            EngineRefused: it can't be converted or doesn't run, which another time it may.
-        """
-        log(f"converting {self._model.name} for {self._runtime.title}, once")
-        self.detector = self.detector or _load(self._model)
-        size = self.detector.metadata.preprocessing.image_size_px
-        from fakereal.engines.formats import check_backend, convert
+    def convert_and_compare() -> CacheEntry:
+        log(f"converting {file.path.name} to {runtime.title} (once per model)")
+        detector = file.load()
+        from fakereal.engines.conversion import check_backend, convert
 
         check_backend()
-        files = convert(self.detector.model, self._name)
-        found = check_parity(self._runtime, files, self.detector)
-        self._comment = f": {found.words}"
-        return CacheEntry(files if found.passed else {}, size, found.words, found.figures)
+        files = convert(detector.model, name)
+        result = check_parity(runtime, files, detector)
+        results.append(f": {result.description}")
+        return cache_entry(files, detector.metadata.preprocessing.image_size_px, result)
+
+    network, size_px = open_converted(name, file.sha256, convert_and_compare, cache, threads)
+    description = f"engine: {runtime.title} {runtime.version}, {network.threads} threads{''.join(results)}"
+    metadata = file.metadata or of_foreign(size_px)
+    return OpenedNetwork(network, metadata, f"{name} {runtime.version}", description, file)
 
 
-def converted(
-    name: str, digest: str, make: Callable[[], CacheEntry], cache: Path | None = None, threads: int | None = None
-) -> tuple[RowByRow, int]:
-    """Returns a converted network at work and the size of its pictures, from the cache where an earlier run kept it.
+def open_converted(
+    name: str, key: str, convert: Callable[[], CacheEntry], cache: Path | None = None, threads: int | None = None
+) -> tuple[ConvertedNetwork, int]:
+    """Return a converted network, from the cache where possible, and its image size in pixels.
 
     Args:
         name: of the engine, one of `RUNTIMES`.
-        digest: names what the network computes.
-        make: converts it and holds it against Keras, where no run has done so yet.
-        cache: as `engine_cache.find`.
-        threads: as `RowByRow`.
+        key: hash of what the network computes.
+        convert: converts it and compares it with Keras, where no earlier run did.
+        cache: as `find_cached`.
+        threads: as `ConvertedNetwork`.
 
     Raises:
-        EngineRefused: the package is missing, it can't be converted, was refused by its gate, or does not run.
+        EngineRefused: the package is missing, or the network can't be converted, gave other outputs or can't run.
     """
     runtime = RUNTIMES[name]
     if runtime.version is None:
-        raise EngineRefused(f"expected the package {runtime.package}: pip install -r {runtime.installs}")
-    key = digest, name, runtime.version
-    entry = find_cached(*key, cache)
+        raise EngineRefused(f"package {runtime.package} is not installed: pip install -r {runtime.requirements}")
+    entry = find_cached(key, name, runtime.version, cache)
     if entry is None:
-        entry = make()
-        store_converted(*key, entry, cache)
+        entry = convert()
+        store_converted(key, name, runtime.version, entry, cache)
     if not entry.files:
-        raise EngineRefused(entry.words)
-    return start(runtime, entry.files, entry.image_size_px, threads), entry.image_size_px
+        raise EngineRefused(entry.description)
+    return start_network(runtime, entry.files, entry.image_size_px, threads), entry.image_size_px
 
 
-def explaining(opened: OpenedNetwork, model: Path) -> Explains:
-    """Returns what gives a model's outputs, by the engine that it was opened with, and the evidence behind them.
+def open_explainer(opened: OpenedNetwork) -> Explains:
+    """Return an explainer whose outputs come from the engine that the model was opened with.
 
     Raises:
         ConfigError: Keras is missing, or runs on another backend than TensorFlow.
-        ModelFileError: a network that can't be explained.
+        ModelFileError: the network can't be explained.
     """
-    detector = opened.keras(model)
+    detector = opened.load_detector()
     from fakereal.model.gradcam import Explainer
 
     explainer = Explainer(detector.model)
-    if isinstance(opened.network, RowByRow):
-        return Explaining(opened.network, explainer)
+    if isinstance(opened.network, ConvertedNetwork):
+        return ConvertedExplainer(opened.network, explainer)
     return explainer
 
 
-def check_parity(runtime: Runtime, files: dict[str, bytes], detector: Detector) -> parity.Finding:
-    """Holds a float32 network against the Keras network that it was made from; raises EngineRefused as `start`."""
+def check_parity(runtime: Runtime, files: dict[str, bytes], detector: Detector) -> ParityResult:
+    """Compare a float32 network with the Keras network it was made from; raise EngineRefused as `start_network`."""
     size = detector.metadata.preprocessing.image_size_px
-    pictures = parity.calibration_pictures(size)
-    network = start(runtime, files, size)
-    return parity.same_outputs(detector.p_real(pictures), network.p_real(pictures))
+    images = parity.parity_images(size)
+    network = start_network(runtime, files, size)
+    return parity.compare_outputs(detector.p_real(images), network.p_real(images))
 
 
-def start(runtime: Runtime, files: dict[str, bytes], image_size_px: int, threads: int | None = None) -> RowByRow:
-    """Returns a converted network at work; raises EngineRefused where it can't run."""
+def start_network(
+    runtime: Runtime, files: dict[str, bytes], image_size_px: int, threads: int | None = None
+) -> ConvertedNetwork:
+    """Return a converted network, ready to run; raise EngineRefused where it can't."""
     try:
         with capture_output():
-            return RowByRow(runtime, files, image_size_px, threads)
+            return ConvertedNetwork(runtime, files, image_size_px, threads)
     except Exception as error:  # runtimes raise whatever they like
         raise EngineRefused(f"the converted network does not run here ({one_line(error)[:200]})") from error
 
 
-def _load(model: Path) -> Detector:
-    start_keras()
-    from fakereal.model import model_file
-
-    return model_file.load(model, foreign=True, told=True)  # whether it may be foreign was settled before
-
-
 def keras_version() -> str:
-    """Returns how Keras is called as an engine."""
+    """Return the name and version of Keras as an engine."""
     import keras
 
     return f"keras {keras.__version__} on {keras.backend.backend()}"
 
 
 def has_gpu() -> bool:
-    """Says whether Keras has a GPU, which is faster than any engine here; costs nothing where no driver is loaded."""
-    if not _GPU.exists():
+    """Return whether Keras has a GPU, which is faster than any engine here; cheap where no driver is loaded."""
+    if not _NVIDIA_DRIVER.exists():
         return False
     start_keras()
     import keras
@@ -252,43 +251,41 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-# ---- Converted networks kept from run to run, beside the cache of pictures. The folder may be deleted at any time.
-#
-# An entry is a folder that appears whole, by renaming, and never changes: a kill leaves no half entry, and of two runs
-# that convert the same model, the later one uses its own and drops it. Damage is noticed by checksums.
-
-_FORMAT = 2  # of an entry; another number makes all entries anew
-_RECORD = "record.json"
-_NETWORK = "network"  # the files are called network.tflite and the like
-_KEPT = 20  # entries, as large as their networks; those that nobody used for longest make room
-_DAY_S = 86_400
-
-
 @dataclass(frozen=True)
 class CacheEntry:
-    """What came of a conversion."""
+    """A converted network in the cache, or the reason why it was refused.
+
+    An entry is a folder that appears whole, by renaming, and never changes: a kill leaves no half entry, and when two
+    runs convert the same model, the later one drops its own. Checksums detect damage. The user may delete the cache at
+    any time.
+    """
 
     files: dict[str, bytes]  # suffix -> content; empty where the network was refused
-    image_size_px: int  # what a model file of another program doesn't say by itself
-    words: str  # what the gate found, or why the network was refused
-    figures: dict[str, Any]  # the gate's
+    image_size_px: int  # which a model file of another program doesn't say by itself
+    description: str  # result of the comparison with Keras
+    figures: dict[str, Any]  # of the comparison
 
 
-def find_cached(model_sha256: str, engine: str, version: str, cache: Path | None = None) -> CacheEntry | None:
-    """Returns what an earlier run kept, None where there is nothing sound.
+def cache_entry(files: dict[str, bytes], image_size_px: int, result: ParityResult) -> CacheEntry:
+    """Return the entry for a conversion; a refusal is cached too, so that it is found out only once."""
+    return CacheEntry(files if result.passed else {}, image_size_px, result.description, result.figures)
+
+
+def find_cached(key: str, engine: str, version: str, cache: Path | None = None) -> CacheEntry | None:
+    """Return the entry that an earlier run stored, None where there is no valid one.
 
     Args:
-        model_sha256: of the model file, or another name of what the network computes; 32 digits count.
-        engine: one of `runtimes.RUNTIMES`.
+        key: SHA-256 of the model file, or another hash of what the network computes; its first 32 digits count.
+        engine: one of `formats.RUNTIMES`.
         version: of the engine.
         cache: the folder of all caches; None: the user's.
     """
-    folder = _folder(model_sha256, engine, version, cache)
+    folder = _entry_folder(key, engine, version, cache)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         files = {suffix: (folder / f"{_NETWORK}{suffix}").read_bytes() for suffix in record["files"]}
-        if {suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()} != record["files"]:
-            raise ValueError("its content has changed")
+        if _checksums(files) != record["files"]:
+            raise ValueError("wrong checksum")
         entry = CacheEntry(files, **record["entry"])
     except FileNotFoundError:
         if not folder.is_dir():
@@ -300,18 +297,17 @@ def find_cached(model_sha256: str, engine: str, version: str, cache: Path | None
         with contextlib.suppress(OSError):
             os.utime(folder)
         return entry
-    log(f"cache: {folder.name} is thrown away and made anew, as {damage}")
+    log(f"cache: discarding {folder.name} ({damage}); it will be rebuilt")
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
-def store_converted(model_sha256: str, engine: str, version: str, entry: CacheEntry, cache: Path | None = None) -> None:
-    """Keeps a conversion for the next run, by what `find` takes; says so where that can't be done."""
-    folder = _folder(model_sha256, engine, version, cache)
-    plain = asdict(entry)
-    del plain["files"]
-    checksums = {suffix: hashlib.sha256(content).hexdigest() for suffix, content in entry.files.items()}
-    text = json.dumps({"files": checksums, "entry": plain}, indent=1, allow_nan=False)
+def store_converted(key: str, engine: str, version: str, entry: CacheEntry, cache: Path | None = None) -> None:
+    """Store a conversion for the next run, see `find_cached`; log a line where the cache is not writable."""
+    folder = _entry_folder(key, engine, version, cache)
+    fields = asdict(entry)
+    del fields["files"]
+    text = json.dumps({"files": _checksums(entry.files), "entry": fields}, indent=1, allow_nan=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".part", ignore_cleanup_errors=True) as temporary:
@@ -322,23 +318,28 @@ def store_converted(model_sha256: str, engine: str, version: str, entry: CacheEn
             (part / _RECORD).write_text(text, encoding="utf-8")
             with contextlib.suppress(OSError):  # another run was first
                 part.rename(folder)
-        _make_room(folder.parent)
+        _remove_old_entries(folder.parent)
     except OSError as error:
-        log(f"cache: {folder.parent} can't be written ({error.strerror or error}), so the next run converts again")
+        reason = error.strerror or error
+        log(f"cache: {folder.parent} is not writable ({reason}), so the next run will convert the model again")
 
 
-def _folder(model_sha256: str, engine: str, version: str, cache: Path | None) -> Path:
-    return (cache or cache_folder()) / "engines" / f"{model_sha256[:32]}-{engine}-{version}-{_FORMAT}"
+def _checksums(files: dict[str, bytes]) -> dict[str, str]:
+    return {suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
 
 
-def _make_room(folder: Path) -> None:
-    """Removes the entries that nobody used for longest, and what kills left behind a day ago."""
+def _entry_folder(key: str, engine: str, version: str, cache: Path | None) -> Path:
+    return (cache or cache_folder()) / "engines" / f"{key[:32]}-{engine}-{version}-{_CACHE_FORMAT}"
+
+
+def _remove_old_entries(folder: Path) -> None:
+    """Remove the least recently used entries, and what killed runs left behind more than a day ago."""
     found = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another run has removed it
             found.append((path.stat().st_mtime, path))
     found.sort(reverse=True)
     entries = [path for _, path in found if path.suffix != ".part"]
-    left = [path for changed, path in found if path.suffix == ".part" and time.time() - changed > _DAY_S]
-    for path in (*entries[_KEPT:], *left):
+    leftovers = [path for changed, path in found if path.suffix == ".part" and time.time() - changed > _DAY_S]
+    for path in (*entries[_MAX_ENTRIES:], *leftovers):
         shutil.rmtree(path, ignore_errors=True)

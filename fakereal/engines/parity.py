@@ -1,4 +1,4 @@
-"""Does a converted network keep the answers of the Keras network it was made from? The gates that decide it."""
+"""Compare a converted network with the Keras network it was made from; each comparison is a gate with fixed limits."""
 
 from __future__ import annotations
 
@@ -13,58 +13,57 @@ from fakereal.model.calibration import DecisionRule
 from fakereal.preprocessing import resize
 
 MAX_DIFFERENCE = 1e-3
-"""Of p_real on any picture, for a network in float32."""
+"""Largest difference of p_real on any image, for a float32 network."""
 
 MAX_FEATURE_DIFFERENCE = 5e-3
-"""Of any feature inside a network in float32, as a share of the range that this feature has over the pictures.
+"""Largest difference of any feature inside a float32 network, as a share of that feature's range over the images.
 
-EfficientNetB0's differ by up to 0.0007 on the drawn pictures, and by 0.00001 on ordinary ones."""
+EfficientNetB0's differ by up to 0.0007 on the synthetic images, and by 0.00001 on ordinary ones."""
 
-_DEAD = 1e-4
-"""A feature whose range is less than this share of the widest one's is taken to have that range: it says nothing."""
+_MIN_RELATIVE_RANGE = 1e-4
+"""Features with a smaller range than this share of the widest one's are constant; they are taken to have this range."""
 
 MIN_AGREEMENT = 0.995
-"""Share of the pictures that keep their label, for a network in int8."""
+"""Share of the images that must keep their label, for an int8 network."""
 
 MAX_ACCURACY_LOSS = 0.002
-"""Share of the pictures by which an int8 network may be right less often."""
+"""Largest loss of accuracy of an int8 network."""
 
-MIN_JUDGING = 200
-"""Pictures that judge an int8 network, at least: with fewer, one picture is more than half a percent."""
+MIN_TEST_IMAGES = 200
+"""Images needed to test an int8 network: with fewer, one image is more than half a percent."""
 
-_CROP_PX = (100, 200, 400)  # sides of what is cut out of the photographs
+_CROP_PX = (100, 200, 400)  # sides of the crops from the photographs
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a gate found."""
+class ParityResult:
+    """Outcome of a comparison."""
 
     passed: bool
-    words: str  # for people, on one line
+    description: str  # one line for people
     figures: dict[str, Any]  # for programs
 
 
-def calibration_pictures(size_px: int) -> np.ndarray:
-    """Returns the pictures on which float32 networks are held against Keras: uint8 (16, size_px, size_px, 3).
+def parity_images(size_px: int) -> np.ndarray:
+    """Return the images that float32 networks are compared on: uint8 (16, size_px, size_px, 3).
 
-    They are the same everywhere and at any time: six drawn ones, and ten cut out of the two photographs that
-    scikit-learn ships.
+    They are the same on every machine: six synthetic ones, and ten crops of the two photographs in scikit-learn.
     """
-    from sklearn.datasets import load_sample_images  # takes a second, and is needed once a model
+    from sklearn.datasets import load_sample_images  # takes a second, and is needed once per model
 
     photographs = load_sample_images().images
-    pictures = _drawn(size_px)
+    images = _synthetic_images(size_px)
     for number in range(10):
         photograph, side = photographs[number % 2], _CROP_PX[number % 3]
         top, left = (number * 37 % (length - side) for length in photograph.shape[:2])
-        pictures.append(resize(Image.fromarray(photograph[top : top + side, left : left + side]), size_px))
-    return np.stack(pictures)
+        images.append(resize(Image.fromarray(photograph[top : top + side, left : left + side]), size_px))
+    return np.stack(images)
 
 
-def _drawn(size_px: int) -> list[np.ndarray]:
-    """Returns pictures of plain arithmetic: black, white, two gradients, a chessboard, and something like noise."""
+def _synthetic_images(size_px: int) -> list[np.ndarray]:
+    """Return images made by arithmetic: black, white, two gradients, a chessboard, and a noise-like one."""
     y, x, c = np.mgrid[:size_px, :size_px, :3]
-    drawn = (
+    images = (
         x * 0,
         x * 0 + 255,
         x * 255 // size_px,
@@ -72,71 +71,82 @@ def _drawn(size_px: int) -> list[np.ndarray]:
         (x // 8 + y // 8) % 2 * 255,
         (x * x * 7 + y * y * 13 + x * y * 5 + c * 91) % 256,
     )
-    return [each.astype(np.uint8) for each in drawn]
+    return [image.astype(np.uint8) for image in images]
 
 
-def same_outputs(expected: np.ndarray, found: np.ndarray) -> Finding:
-    """Holds the outputs of a float32 network, p_real (n,), against those of Keras for the same pictures.
+def compare_outputs(expected: np.ndarray, actual: np.ndarray) -> ParityResult:
+    """Compare the outputs of a float32 network, p_real (n,), with those of Keras for the same images.
 
-    A network that is sure of everything, or knows nothing yet, gives nearly one output for all pictures; so a
-    difference must also be small against their range, or any broken network would pass.
+    An untrained or overconfident network gives nearly the same output for all images; so a difference must also be
+    small compared to their range, or any broken network would pass.
     """
     limit = min(MAX_DIFFERENCE, max(float(np.ptp(expected)) / 10, 1e-5))
-    difference = float(np.abs(expected - found).max())
-    passed = bool(difference < limit)  # False where the difference is no number
-    words = f"p_real differs from Keras' by at most {difference:.1g} on {len(expected)} pictures"
+    difference = float(np.abs(expected - actual).max())
+    passed = bool(difference < limit)  # False for NaN
+    description = f"p_real differs from Keras by at most {difference:.1g} on {len(expected)} images"
     if not passed:
-        words = (
-            f"expected a difference from Keras below {limit:.1g} on {len(expected)} pictures, found {difference:.2g}"
+        description = (
+            f"p_real differs from Keras by {difference:.2g} on {len(expected)} images; the limit is {limit:.1g}"
         )
-    figures = {"pictures": len(expected), "max_difference": difference if np.isfinite(difference) else None}
-    return Finding(passed, words, {**figures, "limit": limit})
+    return ParityResult(passed, description, _figures(len(expected), difference, limit))
 
 
-def same_features(expected: np.ndarray, found: np.ndarray) -> Finding:
-    """Holds the output of a converted part of a network, (n, ..., features), against Keras' for the same pictures."""
-    if found.shape != expected.shape:
-        return Finding(False, f"expected features of shape {expected.shape}, found {found.shape}", {})
-    places = tuple(range(expected.ndim - 1))
-    ranges = np.ptp(expected, axis=places)
-    ranges = np.maximum(ranges, max(_DEAD * float(ranges.max()), np.finfo(np.float32).tiny))
-    difference = float((np.abs(expected - found).max(axis=places) / ranges).max())
-    passed = bool(difference < MAX_FEATURE_DIFFERENCE)  # False where the difference is no number
-    words = f"features differ from Keras' by at most {difference:.1g} of their range on {len(expected)} pictures"
+def compare_features(expected: np.ndarray, actual: np.ndarray) -> ParityResult:
+    """Compare the features, (n, ..., channels), of a converted backbone with those of Keras for the same images."""
+    if actual.shape != expected.shape:
+        return ParityResult(False, f"expected features of shape {expected.shape}, got {actual.shape}", {})
+    axes = tuple(range(expected.ndim - 1))
+    ranges = np.ptp(expected, axis=axes)
+    ranges = np.maximum(ranges, max(_MIN_RELATIVE_RANGE * float(ranges.max()), np.finfo(np.float32).tiny))
+    difference = float((np.abs(expected - actual).max(axis=axes) / ranges).max())
+    passed = bool(difference < MAX_FEATURE_DIFFERENCE)  # False for NaN
+    description = f"features differ from Keras by at most {difference:.1g} of their range on {len(expected)} images"
     if not passed:
-        words = (
-            f"expected a difference from Keras below {MAX_FEATURE_DIFFERENCE:g} of each feature's range on"
-            f" {len(expected)} pictures, found {difference:.2g}"
+        description = (
+            f"features differ from Keras by {difference:.2g} of their range on {len(expected)} images;"
+            f" the limit is {MAX_FEATURE_DIFFERENCE:g}"
         )
-    figures = {"pictures": len(expected), "max_difference": difference if np.isfinite(difference) else None}
-    return Finding(passed, words, {**figures, "limit": MAX_FEATURE_DIFFERENCE})
+    return ParityResult(passed, description, _figures(len(expected), difference, MAX_FEATURE_DIFFERENCE))
 
 
-def same_labels(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, decision: DecisionRule) -> Finding:
-    """Holds an int8 network against Keras on labelled pictures.
+def _figures(images: int, difference: float, limit: float) -> dict[str, Any]:
+    # "pictures" is a published key of the card that `export` writes.
+    return {
+        "pictures": images,
+        "max_difference": difference if np.isfinite(difference) else None,
+        "limit": limit,
+    }
+
+
+def compare_labels(
+    expected: np.ndarray, actual: np.ndarray, labels: np.ndarray, decision: DecisionRule
+) -> ParityResult:
+    """Compare an int8 network with Keras on labelled images.
 
     Args:
-        expected: Keras' p_real, (n,).
-        found: p_real of the other.
-        labels: the truth.
+        expected: p_real of Keras, (n,).
+        actual: p_real of the int8 network, (n,).
+        labels: the true labels, int (n,), 0 fake, 1 real.
         decision: the model's threshold and temperature.
     """
-    before, after = (calibration.labels(p_real, decision) for p_real in (expected, found))
+    before, after = (calibration.labels(p_real, decision) for p_real in (expected, actual))
     agreement = float((before == after).mean())
-    accuracy, new_accuracy = (float((each == labels).mean()) for each in (before, after))
-    passed = bool(np.isfinite(found).all()) and agreement >= MIN_AGREEMENT
-    passed = passed and accuracy - new_accuracy <= MAX_ACCURACY_LOSS + 1e-12
-    share = f"{100 * agreement:.2f} % of {len(labels):,} labels as with Keras"
-    words = f"{share}, accuracy {100 * new_accuracy:.2f} % (Keras {100 * accuracy:.2f} %)"
+    accuracy_keras, accuracy = (float((each == labels).mean()) for each in (before, after))
+    passed = bool(np.isfinite(actual).all()) and agreement >= MIN_AGREEMENT
+    passed = passed and accuracy_keras - accuracy <= MAX_ACCURACY_LOSS + 1e-12
+    description = (
+        f"{100 * agreement:.2f} % of {len(labels):,} labels are the same as with Keras,"
+        f" accuracy {100 * accuracy:.2f} % (Keras {100 * accuracy_keras:.2f} %)"
+    )
     if not passed:
-        words = (
-            f"expected at least {100 * MIN_AGREEMENT:.1f} % and an accuracy at most {100 * MAX_ACCURACY_LOSS:.1f}"
-            f" points lower, found {words}"
+        description += (
+            f"; the limits are {100 * MIN_AGREEMENT:.1f} % and an accuracy at most"
+            f" {100 * MAX_ACCURACY_LOSS:.1f} points lower"
         )
     figures = {
         "pictures": len(labels),
         "label_agreement": agreement,
-        "accuracy": new_accuracy,
-        "accuracy_keras": accuracy,
+        "accuracy": accuracy,
+        "accuracy_keras": accuracy_keras,
     }
-    return Finding(passed, words, figures)
+    return ParityResult(passed, description, figures)

@@ -66,8 +66,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
     """
     folder = config.output or _folder_beside(config.model, config.data)
     opened = engines_engine.open_network(config.model, config.engine, config.foreign_model)
-    detector = opened.keras(config.model)
-    log(opened.words)
+    detector = opened.load_detector()
+    log(opened.description)
     dataset = scan(config.data, Preprocessing())
     for line in skipped_lines(dataset):
         log(line)
@@ -125,7 +125,7 @@ def after_training(detector: Detector, output: Path, folder: Path, root: Path, s
 def _worth_its_start(detector: Detector, output: Path, pictures: int) -> tuple[Network, str]:
     """Returns what judges so many pictures soonest, and its name: for many, the engine that prediction will take."""
     cache = training_cache.folder_of(detector.metadata.config.data)
-    if pictures < engines_engine.WORTH_CONVERTING or cache is None:
+    if pictures < engines_engine.MIN_IMAGES_TO_CONVERT or cache is None:
         return detector, engines_engine.keras_version()
     opened = engines_engine.open_network(output, detector=detector, cache=cache)
     return opened.network, opened.engine

@@ -12,7 +12,7 @@ import numpy as np
 
 from fakereal.dataset.scan import Record, labels_of, scanned_bytes
 from fakereal.decoding import decode
-from fakereal.engines.formats import Network, fill_batch
+from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model.augmentation import RESAVES
 from fakereal.model.calibration import DECIMALS
@@ -72,7 +72,7 @@ def predict_records(
     with named_images(), interrupts_at_checks_only(), progress_bar("judging", len(records)) as advance:
         outputs = []
         for images, labels in plain_batches(records, preprocessing, batch_size):
-            p_real = network.p_real(fill_batch(np.asarray(images), batch_size))[: len(labels)]
+            p_real = network.p_real(pad_batch(np.asarray(images), batch_size))[: len(labels)]
             outputs.append(np.round(p_real, DECIMALS))  # as prediction does, before anything is decided
             advance(len(labels))
             check_interrupt()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import platform
 import tempfile
 import zipfile
@@ -28,7 +27,7 @@ from fakereal.model.metadata import (
     to_text,
     write_metadata,
 )
-from fakereal.runtime import log
+from fakereal.runtime import log, package_version
 
 
 @dataclass(frozen=True)
@@ -86,22 +85,34 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield from _layers(layer)
 
 
-def load(path: Path, foreign: bool = False, told: bool = False) -> Detector:
-    """Reads a model file: rebuilds the network by name from our own list and loads only its weights.
+def load(path: Path, foreign: bool = False) -> Detector:
+    """Read a model file; see `load_network`.
 
     Args:
         path: the file.
-        foreign: also take a plain Keras file of another script, with Keras' safe mode on; it must take pictures of
-            shape (S, S, 3), 0..255, and give one probability of real.
-        told: the user knows already what is taken for granted about a foreign file.
+        foreign: also accept a plain Keras file of another program.
 
     Raises:
         ModelFileError: missing, damaged, foreign (without `foreign`) or made with another preprocessing.
     """
     metadata = read_own(path, foreign)
     if metadata is None:
-        if not told:
-            log(FOREIGN_NOTE)
+        log(FOREIGN_NOTE)
+    return load_network(path, metadata)
+
+
+def load_network(path: Path, metadata: Metadata | None) -> Detector:
+    """Rebuild the network that the file's metadata name from our own list, and load only its weights.
+
+    Args:
+        path: the file.
+        metadata: what `read_own` returned for it. None: a plain Keras file of another program, loaded in Keras' safe
+            mode; it must map images of shape (S, S, 3), 0..255, to one probability of real.
+
+    Raises:
+        ModelFileError: damaged, or a foreign network of another shape.
+    """
+    if metadata is None:
         return _load_foreign(path)
     name = metadata.config.network.name
     try:
@@ -139,7 +150,7 @@ def versions() -> dict[str, str]:
 
     from fakereal import __version__
 
-    backend, litert = keras.backend.backend(), _installed_version("ai-edge-litert")
+    backend, litert = keras.backend.backend(), package_version("ai-edge-litert")
     return {
         "fakereal": __version__,
         "python": platform.python_version(),
@@ -150,10 +161,3 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
-
-
-def _installed_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -217,8 +217,7 @@ def _decode(
 def _rows(batch: Sequence[Decoded], batch_size: int) -> list[np.ndarray]:
     images = [image for decoded in batch for image in decoded.images]
     return [
-        formats.fill_batch(images[start : start + batch_size], batch_size)
-        for start in range(0, len(images), batch_size)
+        formats.pad_batch(images[start : start + batch_size], batch_size) for start in range(0, len(images), batch_size)
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fakereal.cli import EXIT_OK, EXIT_PARTIAL
-from fakereal.engines.engine import explaining, open_network
+from fakereal.engines.engine import open_explainer, open_network
 from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
 from fakereal.files import remove_partial_files
@@ -108,11 +108,11 @@ def run(config: PredictConfig) -> int:
     report_listing(listing)
     log(f"model: {model}")
     opened = open_network(model, config.engine, config.foreign_model)  # may take seconds: mistakes are told before
-    log(opened.words)
+    log(opened.description)
     decision = with_threshold(opened.metadata.decision, config.threshold)
     preprocessing, overlays = opened.metadata.preprocessing, None
     if config.explain is not None:
-        overlays = _overlays(config.explain, explaining(opened, model), preprocessing, decision, listing)
+        overlays = _overlays(config.explain, open_explainer(opened), preprocessing, decision, listing)
     identity = {"model": opened.model_sha256, "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
     predictor = Predictor(opened.network, preprocessing, decision, identity, overlays)
     if config.ray is not None:

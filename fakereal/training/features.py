@@ -19,8 +19,9 @@ from fakereal.config import AugmentationConfig, Config
 from fakereal.dataset.scan import Record
 from fakereal.engines import engine as engines_engine
 from fakereal.engines import parity
-from fakereal.engines.engine import CacheEntry
-from fakereal.engines.formats import RUNTIMES, RowByRow, convert, fill_batch
+from fakereal.engines.conversion import convert
+from fakereal.engines.engine import CacheEntry, cache_entry
+from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, pad_batch
 from fakereal.errors import DataError, EngineRefused
 from fakereal.model import networks
 from fakereal.preprocessing import Preprocessing
@@ -296,19 +297,19 @@ class KerasFrozenPart:
 
     def activations(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
-        activations = self._frozen.predict_on_batch(fill_batch(images, FROZEN_BATCH))
+        activations = self._frozen.predict_on_batch(pad_batch(images, FROZEN_BATCH))
         return np.asarray(activations, dtype=np.float32)[: len(images)]
 
 
 class ConvertedFrozenPart:
     """What the frozen part was converted to."""
 
-    def __init__(self, network: RowByRow, engine: str) -> None:
+    def __init__(self, network: ConvertedNetwork, engine: str) -> None:
         self._network, self.engine = network, engine
 
     def activations(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
-        return np.stack(list(self._network.rows(images)))
+        return np.stack(list(self._network.outputs(images)))
 
 
 def fastest_frozen_part(frozen: keras.Model, fingerprint: str, pictures: int, cache: Path) -> FrozenPart:
@@ -324,14 +325,14 @@ def fastest_frozen_part(frozen: keras.Model, fingerprint: str, pictures: int, ca
     version = runtime.version
     other_device = keras.backend.backend() != "tensorflow" or engines_engine.has_gpu()
     if (
-        pictures < engines_engine.WORTH_CONVERTING
+        pictures < engines_engine.MIN_IMAGES_TO_CONVERT
         or version is None
         or other_device
         or frozen.output.dtype != "float32"
     ):
         return own
     try:
-        network, _ = engines_engine.converted(_ENGINE, fingerprint, lambda: _converted(frozen), cache)
+        network, _ = engines_engine.open_converted(_ENGINE, fingerprint, lambda: _converted(frozen), cache)
     except EngineRefused as error:
         log(f"features are computed by Keras, not {runtime.title}: {error}")
         return own
@@ -343,7 +344,7 @@ def _converted(frozen: keras.Model) -> CacheEntry:
     runtime, size = RUNTIMES[_ENGINE], frozen.input_shape[1]
     log(f"converting the frozen part of the network for {runtime.title}, once")
     files = convert(frozen, _ENGINE)
-    pictures = parity.calibration_pictures(size)
-    found = ConvertedFrozenPart(engines_engine.start(runtime, files, size), "").activations(pictures)
-    finding = parity.same_features(KerasFrozenPart(frozen).activations(pictures), found)
-    return CacheEntry(files if finding.passed else {}, size, finding.words, finding.figures)
+    pictures = parity.parity_images(size)
+    found = ConvertedFrozenPart(engines_engine.start_network(runtime, files, size), "").activations(pictures)
+    result = parity.compare_features(KerasFrozenPart(frozen).activations(pictures), found)
+    return cache_entry(files, size, result)

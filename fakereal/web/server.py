@@ -275,7 +275,7 @@ def run_server(config: WebConfig) -> int:
     from fakereal.web.service import from_opened
 
     opened = open_network(path, config.engine, config.foreign_model)
-    log(opened.words)
+    log(opened.description)
     predictor = from_opened(opened, path, config.limits)
     predictor.worker.wait_until_warm()
     host, port = listening.getsockname()[:2]

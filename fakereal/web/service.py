@@ -21,8 +21,8 @@ from PIL import Image
 from fakereal.dataset import image_metadata
 from fakereal.dataset.image_metadata import OriginFacts
 from fakereal.decoding import decode
-from fakereal.engines.engine import OpenedNetwork, explaining
-from fakereal.engines.formats import Network, fill_batch
+from fakereal.engines.engine import OpenedNetwork, open_explainer
+from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.model import calibration
 from fakereal.model.augmentation import STABILITY_VARIANTS, stability_variants
@@ -218,14 +218,12 @@ def from_opened(opened: OpenedNetwork, path: Path, limits: Limits | None = None)
     """Returns a started predictor for a model file that was opened."""
     metadata = opened.metadata
     facts = _facts(metadata, path)
-    return start_predictor(
-        _explaining(opened, path), metadata.preprocessing, metadata.decision, facts, limits, _card(path)
-    )
+    return start_predictor(_explaining(opened), metadata.preprocessing, metadata.decision, facts, limits, _card(path))
 
 
-def _explaining(opened: OpenedNetwork, path: Path) -> Network:
+def _explaining(opened: OpenedNetwork) -> Network:
     try:
-        return explaining(opened, path)
+        return open_explainer(opened)
     except (ConfigError, ModelFileError) as error:  # another backend, or a foreign network: verdicts all the same
         log(f"no heatmaps: {error}")
         return opened.network
@@ -409,7 +407,7 @@ class Worker:
         self._observe(len(wanted))
         size = min(size for size in self._sizes if size >= len(wanted))
         try:
-            images = fill_batch([waiting.image for waiting in wanted], size)
+            images = pad_batch([waiting.image for waiting in wanted], size)
             p_real, evidence = self._outputs(images, any(waiting.explain for waiting in wanted))
         except Exception as error:  # noqa: BLE001 - the worker goes on; each request tells its own client
             for waiting in wanted:
