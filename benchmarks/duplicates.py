@@ -172,7 +172,7 @@ def _number(name: str) -> str:
 
 
 def _drawn(folders: list[Path], limit: int) -> list[Path]:
-    found = [path for folder in folders for path in sorted(folder.rglob("*")) if is_image_name(path)]
+    found = [path for folder in folders for path in sorted(folder.rglob("*")) if is_image_name(path.name)]
     chosen = np.random.default_rng(0).permutation(len(found))[:limit]
     return [found[index] for index in sorted(chosen)]
 

@@ -189,6 +189,11 @@ def _refusal(error: Exception, data: bytes) -> ImageRefused:
     return ImageRefused("unreadable", f"expected a sound image, found a damaged one ({type(error).__name__}: {text})")
 
 
-def is_image_name(path: Path) -> bool:
-    """Says whether a file counts as a picture by its name."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def is_image_name(name: str, hidden: bool = False) -> bool:
+    """Say whether a file counts as an image by its name, the last part of its path; quick, for a million of them.
+
+    Args:
+        name: such as `7.PNG`.
+        hidden: whether a name that starts with a dot may count, too.
+    """
+    return name.lower().endswith(SUFFIXES) and (hidden or not name.startswith("."))

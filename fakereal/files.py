@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -135,6 +135,61 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; read in pieces, so any size is fine."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(
+    folder: Path,
+    on_error: Callable[[str, OSError], None],
+    *,
+    recursive: bool = True,
+    follow_links: bool = False,
+    leave_out: Container[Path] = (),
+    in_order: bool = True,
+) -> Iterator[tuple[os.DirEntry[str], bool]]:
+    """Yield every entry of a folder, and of the folders in it, with whether it is a folder that is looked into.
+
+    Args:
+        folder: where to start; the paths of the entries begin with it.
+        on_error: called with the path of a folder that can't be read, and with why.
+        recursive: whether to look into sub-folders.
+        follow_links: whether to look into folders behind symbolic links, too; then into no folder twice, so that a
+            ring of links ends. The rule for all of the package: a scan of labelled images follows links, since data
+            sets are put together by them; what lists files for a user, or moves them, doesn't.
+        leave_out: folders not to look into.
+        in_order: whether a folder's entries come by name, else as the disk has them: no list of a million is made.
+    """
+    seen = {_identity(folder)} if follow_links else set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        current, inside = waiting.pop(), []
+        try:
+            with os.scandir(current) as entries:
+                for entry in sorted(entries, key=lambda each: each.name) if in_order else entries:
+                    entered = recursive and is_folder(entry) and (follow_links or not entry.is_symlink())
+                    entered = entered and Path(entry.path) not in leave_out
+                    if entered and follow_links:
+                        identity = _identity(entry.path)
+                        entered = identity not in seen
+                        seen.add(identity)
+                    if entered:
+                        inside.append(entry.path)
+                    yield entry, entered
+        except OSError as error:
+            on_error(current, error)
+        waiting += reversed(inside)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a folder or a link to one; False where a link leads to itself or into a closed folder."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(folder: Path | str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116 - of text or a path
+    return status.st_dev, status.st_ino
 
 
 def relative_name(path: Path, folder: Path) -> str:

@@ -20,6 +20,7 @@ from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_dup
 from fakereal.dataset.scan import Dataset, Record, labels_of, sample
 from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
+from fakereal.files import relative_name
 from fakereal.labels import NAMES
 
 MOST_OF_A_CLASS = 2500
@@ -340,7 +341,7 @@ def _groups(clusters: Sequence[Cluster], root: Path) -> str:
 
 
 def _names(paths: Iterable[Path], root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in paths]
+    return [relative_name(path, root) for path in paths]
 
 
 def _image_count(clusters: list[Cluster]) -> int:

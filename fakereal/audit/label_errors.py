@@ -33,6 +33,7 @@ from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
 from fakereal.engines.formats import fill_batch
 from fakereal.errors import DataError, ImageRefused
+from fakereal.files import relative_name
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
 from fakereal.model import model_file, networks
 from fakereal.model.metrics import binary_log_loss, roc_auc
@@ -233,7 +234,7 @@ def _predictions(
     keys = [predictions_json.key_of_file(path.relative_to(folder)) for path, _, _ in rows]
     counts = Counter(keys)
     return [
-        predictions_json.prediction_for(key if counts[key] == 1 else path.relative_to(folder).as_posix(), label, reason)
+        predictions_json.prediction_for(key if counts[key] == 1 else relative_name(path, folder), label, reason)
         for key, (path, label, reason) in zip(keys, rows, strict=True)
     ]
 
@@ -287,7 +288,7 @@ def as_json(found: LabelErrors, root: Path) -> dict[str, Any]:
         "left_out": len(found.left_out),
         "suspects": [
             {
-                "image": suspect.record.path.relative_to(root).as_posix(),
+                "image": relative_name(suspect.record.path, root),
                 "given": NAMES[suspect.given],
                 "suggested": NAMES[suspect.suggested],
                 "p_given": round(suspect.p_given, 6),

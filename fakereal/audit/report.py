@@ -15,7 +15,7 @@ from fakereal.dataset.near_duplicates import Cluster, crossing
 from fakereal.dataset.scan import Record
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
-from fakereal.files import write_atomic
+from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES
 
 _FEATURES_SHOWN = 5  # in the terminal
@@ -163,7 +163,7 @@ def _duplicates_json(audit: Audit) -> dict[str, Any]:
 
 def name_of(path: Path, audit: Audit) -> str:
     """Returns a path relative to the data set's folder."""
-    return path.relative_to(audit.dataset.root).as_posix()
+    return relative_name(path, audit.dataset.root)
 
 
 def before_training(

@@ -20,7 +20,7 @@ from fakereal.dataset import image_metadata
 from fakereal.dataset.scan import Dataset, Record, Skipped, skipped_lines
 from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
-from fakereal.files import locked_folders, remove_partial_files, write_atomic
+from fakereal.files import locked_folders, relative_name, remove_partial_files, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.preprocessing import Neutral, Preprocessing
 from fakereal.runtime import log, parallel_map
@@ -166,7 +166,7 @@ def _note(dataset: Dataset, settings: Neutral) -> dict[str, object]:
 
 
 def _name(path: Path, dataset: Dataset) -> str:
-    return path.relative_to(dataset.root).as_posix()
+    return relative_name(path, dataset.root)
 
 
 def _keep_note(out: Path, note: dict[str, object]) -> None:

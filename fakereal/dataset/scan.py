@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from PIL import Image
 
 from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
+from fakereal.files import is_folder, relative_name, walk
 from fakereal.labels import FAKE, NAMES, REAL, is_plain_class_folder, known_folder_names, label_of_folder
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import parallel_map
@@ -95,7 +95,7 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
         place = _place(folders)
         reason = _why_not(path, folders, place)
         if place is None or reason:
-            skipped.append(Skipped(path, reason, is_image_name(path)))
+            skipped.append(Skipped(path, reason, is_image_name(path.name)))
         else:
             wanted.append((path, place))
     records: list[Record] = []
@@ -115,7 +115,7 @@ def skipped_lines(dataset: Dataset) -> list[str]:
     """Returns lines for people: each reason once, with how many files it met and the first few of them."""
     by_reason: dict[str, list[str]] = {}
     for item in dataset.skipped:
-        by_reason.setdefault(item.reason, []).append(item.path.relative_to(dataset.root).as_posix())
+        by_reason.setdefault(item.reason, []).append(relative_name(item.path, dataset.root))
     return [f"skipped {len(paths)}: {reason} ({sample(paths)})" for reason, paths in by_reason.items()]
 
 
@@ -126,25 +126,21 @@ def sample(names: list[str]) -> str:
 
 
 def _sorted(items: list, root: Path) -> tuple:
-    return tuple(sorted(items, key=lambda item: item.path.relative_to(root).as_posix()))
+    return tuple(sorted(items, key=lambda item: relative_name(item.path, root)))
 
 
 def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """Yields every file; follows links to folders, but enters no folder twice, so that a loop of links ends."""
+    """Yield every file; links to folders are followed, to each folder once."""
 
-    def refuse(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), f"a folder that can't be read: {error.strerror}"))
+    def refuse(folder: str, error: OSError) -> None:
+        skipped.append(Skipped(Path(folder), f"a folder that can't be read: {error.strerror}"))
 
-    seen: set[tuple[int, int]] = set()
-    for folder, names, files in os.walk(root, followlinks=True, onerror=refuse):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            skipped.append(Skipped(Path(folder), "a folder that was already read under another name", failed=False))
-            names.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        names.sort()  # which of two names for one folder counts must not depend on the disk's order
-        yield from (Path(folder, name) for name in files)
+    for entry, entered in walk(root, refuse, follow_links=True):
+        if not is_folder(entry):
+            yield Path(entry.path)
+        elif not entered:
+            reason = "a folder that was already read under another name"
+            skipped.append(Skipped(Path(entry.path), reason, failed=False))
 
 
 def _place(folders: tuple[str, ...]) -> _Place | None:

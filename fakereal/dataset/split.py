@@ -13,7 +13,7 @@ from pathlib import Path
 from fakereal.dataset.near_duplicates import Cluster, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, class_counts, sample
 from fakereal.errors import ConfigError, DataError
-from fakereal.files import write_atomic
+from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES, label_of_name
 
 SPLITS = ("train", "val", "test")
@@ -156,8 +156,8 @@ def write_manifest(path: Path, split: Split, root: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for record, name, reason in sorted(rows, key=lambda row: row[0].path.relative_to(root).as_posix()):
-        where = record.path.relative_to(root).as_posix()
+    for record, name, reason in sorted(rows, key=lambda row: relative_name(row[0].path, root)):
+        where = relative_name(record.path, root)
         writer.writerow((where, record.sha256, NAMES[record.label], record.source, name, reason))
     write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
 
@@ -181,7 +181,7 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
     left_out: list[LeftOut] = []
     met: set[str] = set()  # paths of the rows whose picture, or its successor under that path, is there
     for record in dataset.records:
-        where = record.path.relative_to(dataset.root).as_posix()
+        where = relative_name(record.path, dataset.root)
         row = _row_for(where, by_sha256.get(record.sha256, {}), met)
         met.add(row["path"] if row else where)
         reason = _why_not(row, record, where in paths)

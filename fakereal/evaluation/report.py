@@ -25,6 +25,7 @@ from fakereal.decoding import decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.evaluation import plots
 from fakereal.evaluation.labelled import RESAVED, EvaluatedImages
+from fakereal.files import relative_name
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import metrics
 from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
@@ -152,7 +153,7 @@ def figure_rows(judged: EvaluatedImages, decision: DecisionRule) -> list[dict[st
     columns = zip(judged.records, *answers, strict=True)
     return [
         {
-            "path": record.path.relative_to(judged.root).as_posix(),
+            "path": relative_name(record.path, judged.root),
             "sha256": record.sha256,
             "source": record.source,
             "label": NAMES[record.label],

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from fakereal.decoding import SUFFIXES, is_image_name
 from fakereal.errors import DataError, FakeRealError
+from fakereal.files import is_folder, walk
 from fakereal.predict import containers
 from fakereal.predict.containers import (
     Archive,
@@ -91,7 +92,7 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
         return [of_folder(value, recursive)]
     if is_archive_name(value):
         return [of_archive(value)]
-    if not is_image(os.path.basename(value)):
+    if not is_image_name(os.path.basename(value)):
         raise DataError(
             f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
             f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), found another file: name the images with --input, or list them"
@@ -160,7 +161,7 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
     found, names = [], []
     others: list[str] = []
     for path in paths:
-        if is_image(os.path.basename(path)):
+        if is_image_name(os.path.basename(path)):
             names.append(_absolute_file(path))
         elif os.path.isdir(path):
             found.append(of_folder(path, recursive, strict=False))
@@ -197,32 +198,25 @@ def common_folder(folders: Sequence[str]) -> str:
 
 
 def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
-    """Walks through a folder; `strict`: one that can't be read is an error, else it keeps its place."""
-    found, waiting = FoundImages(_absolute(folder)), [""]
-    while waiting:
-        below = waiting.pop()
-        try:
-            with os.scandir(os.path.join(folder, below)) as entries:
-                for entry in entries:
-                    _sort_in(entry, below, found, waiting if recursive else None)
-        except OSError as error:
-            reason = f"expected a readable folder, found: {error.strerror or error}"
-            if not below and strict:
-                raise DataError(f"{folder}: {reason}") from error
-            found.add(below.rstrip("/") or os.path.basename(found.base), reason)
+    """List a folder; `strict`: one that can't be read is an error, else it keeps its place."""
+    found = FoundImages(_absolute(folder))
+    skip = len(os.path.join(found.base, ""))
+
+    def refuse(path: str, error: OSError) -> None:
+        reason = f"expected a readable folder, found: {error.strerror or error}"
+        if path == found.base and strict:
+            raise DataError(f"{folder}: {reason}") from error
+        found.add(path[skip:].replace(os.sep, "/") or os.path.basename(found.base), reason)
+
+    for entry, entered in walk(found.base, refuse, recursive=recursive, in_order=False):
+        name = entry.path[skip:].replace(os.sep, "/")
+        if is_image_name(entry.name):
+            found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
+        elif not is_folder(entry):
+            found.others.append(name)
+        elif not entered:
+            found.folders.append(name + "/")
     return found
-
-
-def _sort_in(entry: os.DirEntry[str], below: str, found: FoundImages, waiting: list[str] | None) -> None:
-    name, is_folder = below + entry.name, _leads_to_folder(entry)
-    if is_image(entry.name):
-        found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
-    elif not is_folder:
-        found.others.append(name)
-    if is_folder and waiting is not None and not entry.is_symlink():
-        waiting.append(name + "/")
-    elif is_folder and not is_image(entry.name):
-        found.folders.append(name + "/")
 
 
 def of_archive(path: str, strict: bool = True) -> FoundImages:
@@ -236,7 +230,7 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
         return _of_files_with(own, str(error).removeprefix(f"{own}: "))
     found = FoundImages(own, archive=archive)
     for member in archive.members():
-        if is_image(member.name.replace("\\", "/").rpartition("/")[2]):
+        if is_image_name(member.name.replace("\\", "/").rpartition("/")[2]):
             found.add(member.name, member.problem)
         else:
             found.others.append(member.name)
@@ -266,11 +260,6 @@ def _of_files_with(path: str, problem: str) -> FoundImages:
     return found
 
 
-def is_image(name: str) -> bool:
-    """Like `preprocessing.is_picture_name`, for the last part of a path; a million names take no time."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
 def problem_of(path: str) -> str | None:
     """Says why a path can't be opened as a file: opening a pipe would wait for ever."""
     try:
@@ -282,13 +271,6 @@ def problem_of(path: str) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return f"expected a file, found {'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'}"
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a closed folder
-        return False
 
 
 def _absolute(path: str) -> str:
@@ -321,7 +303,7 @@ def of_url(url: str, recursive: bool) -> FoundImages:
         for name, is_folder in _walk(system, root, recursive):
             if is_folder:
                 found.folders.append(f"{name}/")
-            elif is_image_name(Path(name)):
+            elif is_image_name(posixpath.basename(name)):
                 found.add(name, None)
             else:
                 found.others.append(name)
@@ -338,7 +320,7 @@ def of_url(url: str, recursive: bool) -> FoundImages:
 
 def _single(url: str) -> FoundImages:
     folder, _, name = url.rpartition("/")
-    if not is_image_name(Path(name)):
+    if not is_image_name(name):
         raise DataError(f"{url}: expected a folder or an image ({' '.join(SUFFIXES)}), found another object")
     found = _found(folder)
     found.add(name, None)

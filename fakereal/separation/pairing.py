@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fakereal.decoding import SUFFIXES
+from fakereal.decoding import is_image_name
 from fakereal.errors import ConfigError, DataError
-from fakereal.files import display_path
+from fakereal.files import display_path, is_folder, walk
 from fakereal.separation.transfer import SkippedFile
 
 _ENDINGS = ("_preds.json", "_predictions.json")
@@ -102,12 +102,12 @@ def _subfolders(source: Path, output: Path) -> tuple[list[Path], list[SkippedFil
     for entry in _listed(source):
         path = Path(entry.path)
         if entry.is_symlink():
-            if entry.is_dir() or _is_picture_name(entry.name):
+            if is_folder(entry) or is_image_name(entry.name, hidden=True):
                 stays.append(_link_stay(path, source))
         elif entry.is_dir():
             if path != output:
                 folders.append(path)
-        elif _is_picture_name(entry.name):
+        elif is_image_name(entry.name, hidden=True):
             stays.append(SkippedFile(path, "loose", f"right in {display_path(source)}, in no sub-folder"))
     return folders, stays
 
@@ -203,34 +203,21 @@ def contents_of(folder: Path, leave_out: set[Path], source: Path) -> Contents:
         source: for the wording of what a link points to.
     """
     contents = Contents()
-    for entry in _walk(folder, leave_out, contents.stays):
+
+    def refuse(path: str, error: OSError) -> None:
+        contents.stays.append(SkippedFile(Path(path), "unreadable", error.strerror or str(error)))
+
+    for entry, _ in walk(folder, refuse, leave_out=leave_out):
         path = Path(entry.path)
         if entry.is_symlink():
-            if entry.is_dir() or _is_picture_name(entry.name):
+            if is_folder(entry) or is_image_name(entry.name, hidden=True):
                 contents.stays.append(_link_stay(path, source))
-        elif _is_picture_name(entry.name):
-            if entry.is_file(follow_symlinks=False):
+        elif is_image_name(entry.name, hidden=True) and not is_folder(entry):
+            if entry.is_file():
                 contents.pictures.append(path)
             else:
                 contents.stays.append(SkippedFile(path, "not_a_file", "a pipe, a socket or a device"))
     return contents
-
-
-def _walk(folder: Path, leave_out: set[Path], stays: list[SkippedFile]) -> Iterator[os.DirEntry[str]]:
-    try:
-        entries = _listed(folder)
-    except DataError as error:
-        stays.append(SkippedFile(folder, "unreadable", str(error)))
-        return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            yield entry
-        elif Path(entry.path) not in leave_out:
-            yield from _walk(Path(entry.path), leave_out, stays)
-
-
-def _is_picture_name(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
 
 
 def _link_stay(path: Path, source: Path) -> SkippedFile:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fakereal import html, predictions_json
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
-from fakereal.files import display_path, write_atomic
+from fakereal.files import display_path, relative_name, write_atomic
 from fakereal.labels import NAMES
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
 from fakereal.separation.pairing import Folder, names_for
@@ -95,7 +95,7 @@ def write_report(result: SeparationResult, options: Options) -> Written:
         "decided_by_people": result.plan.decided,
         "weights": dict(_weights(result.plan)),
         "agreement": [agreement_as_json(each) for each in agreements(result.plan.pairs)],
-        "review": review and review.relative_to(output).as_posix(),
+        "review": review and relative_name(review, output),
         "stayed": [_stay_as_json(stay, source) for stay in result.stays],
         "problems": result.plan.problems,
     }
