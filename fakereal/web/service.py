@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from fakereal.dataset import image_metadata
-from fakereal.dataset.image_metadata import OriginFacts
 from fakereal.decoding import decode
 from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch
@@ -34,6 +33,7 @@ from fakereal.predict.pipeline import RawPrediction, with_output
 from fakereal.predict.results import PredictionResult, decide
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
+from fakereal.provenance import OriginFacts, read_origin
 from fakereal.runtime import log, one_line
 from fakereal.web.http import MAX_BATCH, BusyError, Limits, TooSlowError, Upload
 from fakereal.web.metrics import Metrics
@@ -118,7 +118,7 @@ class Analyst:
 
     def _read(self, upload: Upload, explain: bool, stability: bool) -> _Read:
         item = Item(Path(), upload.name, key_of_file(Path(upload.name)))
-        facts = image_metadata.read_origin(upload.content)
+        facts = read_origin(upload.content)
         try:
             self._check_pixels(upload.content)
             image, info = decode(upload.content, self.preprocessing.decode_px)
