@@ -76,7 +76,7 @@ def main() -> int:
     detector = model_file.load(options.model)
     pictures = parity.parity_images(detector.metadata.preprocessing.image_size_px)
     images = np.resize(pictures, (options.images, *pictures.shape[1:]))
-    with runtime.capture_output(told_on_failure=True):
+    with runtime.capture_output(shown_on_failure=True):
         layouts = list(all_layouts(detector))
         for layout in layouts:
             layout.start()

@@ -1,47 +1,312 @@
-"""`python -m fakereal COMMAND ...`: the door to all that the three scripts don't do."""
+"""The command `fakereal` (also `python -m fakereal`): everything that the three scripts don't do.
+
+The docstring of each `run_*` function is the help text of its command, and what it needs is imported inside it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fakereal import __version__
-from fakereal.cli import HelpFormatter, run_cli
+from fakereal import __version__, cli
+from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.errors import ConfigError
+from fakereal.runtime import log, start_keras
 
-COMMANDS = {
-    "audit": "say what a data set holds, and whether it gives the answer away",
-    "evaluate": "judge a detector on labelled pictures",
-    "compare": "train several recipes on the same split and set them side by side",
-    "web": "look at images in the browser, with a JSON API for programs",
-    "export": "write a detector in a format that runs elsewhere: LiteRT, ONNX, OpenVINO",
-    "demo": "make a small labelled set to try everything on",
-}
-"""What each module of fakereal.commands does; only the one that is asked for is imported."""
+if TYPE_CHECKING:
+    from fakereal.dataset.near_duplicates import Cluster
+    from fakereal.dataset.scan import Dataset
+
+_FOREIGN_MODEL_HELP = "accept a plain Keras file that another program saved"
+_ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
 
 
-def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Returns the commands, and the options of the one that `argv` names."""
-    options = argparse.ArgumentParser(prog="python -m fakereal", description=__doc__)
-    options.add_argument("--version", action="version", version=f"fakereal {__version__}")
-    commands = options.add_subparsers(metavar="COMMAND", required=True)
-    for name, purpose in COMMANDS.items():
-        chosen = import_module(f"fakereal.commands.{name}") if name in argv[:1] else None
-        description = chosen.__doc__ if chosen else None
-        command = commands.add_parser(name, help=purpose, description=description, formatter_class=HelpFormatter)
-        if chosen:
-            chosen.add_arguments(command)
-            command.set_defaults(run=chosen.run)
-    return options
+def console() -> int:
+    """Run the command named by `sys.argv` and return its exit code; the entry point of the console command."""
+    return cli.run_cli(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the options and runs the command."""
-    argv = sys.argv[1:] if argv is None else argv
-    arguments = parser(argv).parse_args(argv)
+    """Parse the options, run the command, return its exit code."""
+    arguments = build_parser().parse_args(argv)
     return arguments.run(arguments)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the arguments that it returns hold the command's function as `run`."""
+    program = "python -m fakereal" if Path(sys.argv[0]).stem == "__main__" else "fakereal"
+    parser = argparse.ArgumentParser(prog=program, description="Tell fake images from real ones.")
+    parser.add_argument("--version", action="version", version=f"fakereal {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (add_options, run) in COMMANDS.items():
+        description = cleandoc(run.__doc__)
+        command = commands.add_parser(
+            name,
+            help=description.partition("\n")[0],
+            description=description,
+            formatter_class=cli.HelpFormatter,
+        )
+        add_options(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _audit_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("data", type=Path, metavar="DATA", help="the folder with the labelled images")
+    add("--report", type=Path, metavar="DIR", help="write report.html and audit.json there")
+    add("--strict", action="store_true", help="exit code 1 when something was found")
+    add("--label-errors", action="store_true", help="also look for wrong labels: takes minutes, needs --report")
+    add("--neutralize", type=Path, metavar="OUT", help="write a copy in which all images have one size and encoding")
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Describe a labelled data set, and find what makes it too easy: shortcuts, duplicates, damaged files.
+
+    Examples:
+      python -m fakereal audit data/clean --report audit               audit/report.html and audit/audit.json
+      python -m fakereal audit data/clean --report audit --label-errors
+      python -m fakereal audit data/clean --neutralize data/neutral    a copy with one size and encoding for all
+      python -m fakereal audit data/clean --strict                     exit code 1 when something was found
+    """
+    from fakereal.audit import audit, report
+    from fakereal.dataset.scan import scan
+    from fakereal.preprocessing import Preprocessing
+
+    if arguments.label_errors and not arguments.report:
+        raise ConfigError("--label-errors: expected --report DIR too, for the suspects: add it")
+    dataset = scan(arguments.data, Preprocessing())
+    audited = audit.audit(dataset)
+    suspects, commands = None, []
+    if arguments.label_errors:
+        suspects, commands = _find_label_errors(dataset, audited.clusters, arguments.report)
+    found = audit.findings(audited, audit.of_label_errors(suspects, commands) if suspects else ())
+    print("\n".join(report.lines(audited, found)))
+    if arguments.report:
+        report.write_page(arguments.report, audited, found, suspects)
+        log(f"\nreport: {arguments.report / 'report.html'}")
+    incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
+    failed = arguments.strict and any(finding.grave for finding in found)
+    return EXIT_PARTIAL if failed or incomplete or audited.counts["skipped"] else EXIT_OK
+
+
+def _find_label_errors(dataset: Dataset, clusters: Sequence[Cluster], folder: Path) -> tuple[dict, list[str]]:
+    """Return the suspects as JSON, and the commands that would apply them."""
+    start_keras()
+    from fakereal.audit import label_errors
+
+    found = label_errors.find_label_errors(dataset, clusters)
+    written = label_errors.write_predictions(found, dataset, folder / "label_errors")
+    log("\n".join(label_errors.summary(found)))
+    commands = label_errors.separation_commands(written, dataset, folder / "label_errors")
+    return label_errors.as_json(found, dataset.root), commands
+
+
+def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:
+    """Write the neutral copy; return whether images are missing from it."""
+    from fakereal.dataset import neutralize
+
+    copied = neutralize.write_copy(dataset, folder, neutralize.settings_for(dataset))
+    print("\n" + "\n".join(neutralize.summary(dataset, copied)))
+    return copied.incomplete
+
+
+def _evaluate_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("model", type=Path, metavar="MODEL", help="the model file")
+    add("--data", type=Path, required=True, metavar="DIR", help="the labelled images")
+    add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
+    split_help = "of folders with train/ and test/: the test images, or all"
+    add("--split", choices=("test", "all"), default="test", help=split_help)
+    add("--seen", action="store_true", help="include images that the model was trained or tuned on")
+    resave_help = "re-save at most N random images; 0: none (default: all)"
+    add("--resave-images", type=cli.parse_whole, metavar="N", help=resave_help)
+    add("--batch-size", type=cli.parse_count, default=32, metavar="N", help="images per network call")
+    add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
+    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a detector on labelled images, and write a report of it.
+
+    Examples:
+      python -m fakereal evaluate models/my_trained_model.h5 --data data/clean
+      python -m fakereal evaluate models/pretrained.h5 --data holiday --output holiday_report
+
+    The folder holds fake/ and real/, by themselves, inside train/ val/ test/ (then test/ counts), or inside one folder
+    per source. Images that the model was trained or tuned on are left out where the record of its training
+    (NAME_run/split.csv) lies beside it. Written are report.html, metrics.json and predictions.csv.
+    """
+    start_keras()
+    from fakereal.evaluation import evaluate
+
+    options = {key: value for key, value in vars(arguments).items() if key != "run"}
+    outcome = evaluate.evaluate(evaluate.EvaluateConfig(**options, command=_command_line()))
+    print("\n".join(evaluate.lines(outcome.tree)))
+    log(f"\nreport: {outcome.folder / 'report.html'}")
+    return EXIT_PARTIAL if outcome.skipped else EXIT_OK
+
+
+def _compare_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("configs", type=Path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files")
+    add("--data", dest="path", metavar="DIR", help="the labelled images, for all of them")
+    add("--split", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
+    add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="for everything")
+    settings_help = "a key for all of them, such as training.epochs=5; repeatable"
+    add("--set", type=cli.parse_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help=settings_help)  # fmt: skip
+    add("--write-configs", type=Path, metavar="DIR", help="write five classic experiments there")
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Train several configurations on one split, and compare their results in one table.
+
+    Examples:
+      python -m fakereal compare configs/cnn.yaml configs/efficientnetb0.yaml --data data/clean
+      python -m fakereal compare --write-configs experiments
+      python -m fakereal compare experiments/*.yaml --data data/clean --set training.epochs=5
+
+    Each configuration trains in a process of its own; one that fails stops none of the others. The same command again
+    trains only what isn't trained yet, and resumes what was interrupted. Written are comparison.md, comparison.csv,
+    comparison.html, and for each configuration the model, its log and its report.
+    """
+    from fakereal.training import compare
+
+    if not (arguments.configs or arguments.write_configs):
+        raise ConfigError("compare: expected recipes, found none: name YAML files, or --write-configs DIR to get some")
+    if arguments.write_configs:
+        print("\n".join(map(str, compare.write_experiments(arguments.write_configs))))
+    return _compare(arguments) if arguments.configs else EXIT_OK
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Train what is missing, write the comparison and print its table."""
+    from fakereal.files import locked
+    from fakereal.training import compare
+
+    flags = {"data.path": arguments.path, "data.split_file": arguments.split}
+    overrides = {key: value for key, value in flags.items() if value is not None} | dict(arguments.settings)
+    with locked(arguments.output / ".lock"):
+        runs = compare.plan(arguments.configs, arguments.output, overrides)
+        failed = compare.train_all(runs)
+    table = compare.comparison_rows([run for run in runs if run.name not in failed])
+    compare.write_comparison(arguments.output, table, failed, _command_line())
+    print("\n".join(compare.comparison_markdown(table, failed)))
+    log(f"\ncomparison: {arguments.output / 'comparison.html'}")
+    partial = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
+    return EXIT_PARTIAL if partial else EXIT_OK
+
+
+def _export_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("model", type=Path, metavar="MODEL", help="the model file")
+    format_help = "of the result: .tflite, .onnx, or .xml with .bin"
+    add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
+    add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
+    add("--int8", action="store_true", help="8-bit integers: a third of the size, calibrated and tested on --data")
+    data_help = "labelled images for --int8: half of them calibrate it, half test it"
+    add("--data", type=Path, metavar="DIR", help=data_help)
+    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write a detector as LiteRT, ONNX or OpenVINO file, to run it without TensorFlow.
+
+    Examples:
+      python -m fakereal export models/pretrained.h5 --format litert
+      python -m fakereal export models/my_trained_model.h5 --format onnx --output detector.onnx
+      python -m fakereal export models/my_trained_model.h5 --format openvino --int8 --data data/clean
+
+    The result is compared with the model first, and written only where it gives the same answers. Beside it, FILE.json
+    describes the input, the output and how a label is made of it. onnx and openvino need requirements-export.txt.
+    """
+    from fakereal.engines.export import ExportConfig, run
+
+    return run(ExportConfig(**{key: value for key, value in vars(arguments).items() if key != "run"}))
+
+
+def _web_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    model_help = "the detector (default: models/my_trained_model.h5, else models/pretrained.h5)"
+    add("--model", type=Path, metavar="FILE", help=model_help)
+    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+    add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
+    add("--port", type=int, default=8000, metavar="N", help="0: any free one")
+    token_help = "required from every client (default: the variable FAKEREAL_TOKEN, which `ps` doesn't show to others)"
+    add("--token", metavar="TEXT", help=token_help)
+    add("--max-upload-mb", type=cli.parse_count, default=32, metavar="N", help="largest request")
+    add("--max-megapixels", type=cli.parse_count, default=50, metavar="N", help="largest image")
+    add("--queue", type=cli.parse_count, default=64, metavar="N", help="images accepted at once; more get a 503")
+
+
+def run_web(arguments: argparse.Namespace) -> int:
+    """Check images in the browser, or by a JSON API, on your own machine.
+
+    Examples:
+      python -m fakereal web                                       http://127.0.0.1:8000
+      python -m fakereal web --model models/pretrained.h5 --port 8080
+      FAKEREAL_TOKEN=... python -m fakereal web --host 0.0.0.0     for other machines too; clients need the token
+    """
+    from fakereal.web.http import Limits
+    from fakereal.web.server import WebConfig, run_server
+
+    limits = Limits(
+        request_bytes=arguments.max_upload_mb * 2**20,
+        pixels=arguments.max_megapixels * 10**6,
+        queue=arguments.queue,
+    )
+    token = arguments.token or os.environ.get("FAKEREAL_TOKEN") or None
+    where = arguments.host, arguments.port
+    return run_server(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))
+
+
+def _demo_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("folder", type=Path, metavar="DIR", help="a new or empty folder for the set")
+    add("--seed", type=int, default=0, metavar="N", help="another seed gives other images")
+    add("--run", dest="tour", action="store_true", help="clean, train and predict too")
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Make a small labelled set to try everything on; with --run, try it at once.
+
+    Examples:
+      python -m fakereal demo demo          make the set in the new folder demo/
+      python -m fakereal demo demo --run    ... and clean it, train on it and predict
+    """
+    from fakereal.dataset import demo
+
+    if arguments.tour:
+        return demo.run_tour(arguments.folder, arguments.seed)
+    made = demo.make(arguments.folder, arguments.seed)
+    print(f"{made.raw}: {made.labelled} labelled images, {made.swapped} of them in the wrong folder")
+    print(f"{made.test}: {made.unlabelled} unlabelled images; their labels: {made.truth}")
+    print(f"{made.split}: which of the labelled images are for training, validation and test (train_model.py --split)")
+    return EXIT_OK
+
+
+def _command_line() -> str:
+    """Return the command as the user can repeat it."""
+    return shlex.join(["python", "-m", "fakereal", *sys.argv[1:]])
+
+
+COMMANDS = {
+    "audit": (_audit_options, run_audit),
+    "evaluate": (_evaluate_options, run_evaluate),
+    "compare": (_compare_options, run_compare),
+    "export": (_export_options, run_export),
+    "web": (_web_options, run_web),
+    "demo": (_demo_options, run_demo),
+}
+"""By name: the function that adds a command's options to its parser, and the one that runs it."""
+
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(console())

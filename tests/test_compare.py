@@ -13,7 +13,7 @@ from test_evaluation import make_pictures
 
 from fakereal import __main__ as door
 from fakereal import config
-from fakereal.commands.compare import setting
+from fakereal.cli import parse_setting
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.evaluation import plots
 from fakereal.training import compare
@@ -65,8 +65,8 @@ def test_a_config_of_ones_own_is_never_overwritten(tmp_path):
 
 
 def test_settings_are_read_as_yaml():
-    assert setting("training.epochs=5") == ("training.epochs", 5)
-    assert setting("network.filters=[4, 8]") == ("network.filters", [4, 8])
+    assert parse_setting("training.epochs=5") == ("training.epochs", 5)
+    assert parse_setting("network.filters=[4, 8]") == ("network.filters", [4, 8])
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from PIL import Image
 from test_engines import SIZE_PX, built, model, pictures, rows_of, write  # noqa: F401 - `model` is a fixture
 
 from fakereal import __main__ as door
-from fakereal.cli import run_cli
-from fakereal.commands.export import FORMATS
+from fakereal.cli import EXPORT_FORMATS, run_cli
 from fakereal.dataset.scan import Record
 from fakereal.engines.engine import open_network
 from fakereal.engines.export import split_in_halves
@@ -66,7 +65,7 @@ def sure(sign: int = 1):
 
 
 def test_every_format_can_be_asked_for():
-    assert set(FORMATS) == set(RUNTIMES) == set(MODULES)
+    assert set(EXPORT_FORMATS) == set(RUNTIMES) == set(MODULES)
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))

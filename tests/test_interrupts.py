@@ -35,7 +35,7 @@ def python_s_own_handler():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     after = signal.signal(signal.SIGINT, before)
-    assert (after, interrupt_requested(), runtime._holds) == (signal.default_int_handler, False, [])
+    assert (after, interrupt_requested(), runtime._deferrals) == (signal.default_int_handler, False, [])
 
 
 def press():

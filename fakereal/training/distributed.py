@@ -189,7 +189,7 @@ def _initialized(config: Config, peers: Peers) -> DistributedContext:
     _leave_losses_to_peers()
     keras.utils.set_random_seed(config.seed)  # or Keras would draw one, by a computation of all processes
     hosts = config.cluster.addresses
-    with capture_output(told_on_failure=True):
+    with capture_output(shown_on_failure=True):
         keras.distribution.initialize(",".join(hosts), len(hosts), config.cluster.index)
         sync_global_devices("fakereal")  # connects the devices now, of which native code tells on stdout
     if jax.local_device_count() * len(hosts) != jax.device_count():
