@@ -1,14 +1,15 @@
-"""Development tool: the image sets behind models/pretrained.h5 -> one folder that train_model.py takes.
+"""Development tool: fetch the public images behind models/pretrained.h5 and lay them out for train_model.py.
 
-    python -m tools.assemble_pretraining_set --sets SETS --cifake-split models/cifake_run/split.csv --output DIR
+    python -m tools.assemble_pretraining_set --output pretraining_set --clones DIR [--sets SETS]
 
-SETS holds the unpacked sets, `cifake/train|test/REAL|FAKE` and `<set>/real|fake`; DIR gets
-`train|val|test/<set>/<class>/`.
-CIFAKE's official test pictures are not taken: they judge the result. What the first step (configs/cifake.yaml) learnt
-from stays in train, what it chose by becomes val and test, so that no picture is ever learnt from and chosen by.
-Of the other sets, some give their labels away by size or JPEG table; of those both classes go through the same crop,
-reduction and JPEG encoding, which ends the old 8x8 grid and table. All files of the small sets are encoded anew, at a
-quality that the content's hash chooses, not the class.
+models/SOURCES.csv names every public image: repository, commit, path, label, source, generator, licence, and whether it
+trains (`train`) or belongs to a source that is left out of training and chooses epoch, threshold and band (`val`).
+git fetches each repository at that commit. `--sets` adds unpacked image sets, `cifake/train/REAL|FAKE` and
+`<set>/real|fake`, as training images.
+
+Images of both classes take the same way: at most 1,024 px long, as most websites deliver them, and one JPEG encoding
+(quality 95, 4:4:4), so that neither size nor format tells fake from real. Result: `train|val/<source>/<class>/*.jpg`.
+What is there already is kept; run the tool again after a failed download.
 """
 
 from __future__ import annotations
@@ -17,77 +18,169 @@ import argparse
 import csv
 import hashlib
 import io
-import os
+import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from fakereal.decoding import decode
+from fakereal.errors import DataError, ImageRefused
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES, label_of_folder
-from fakereal.runtime import parallel_map
+from fakereal.runtime import log, parallel_map, progress_bar
 
-SIDE_PX = {"humanfaces": 133, "shoes": 180, "lfw_faceswap": 187, "ciplab": 448, "ziad": 168}
-"""Sets with a leak: the side, three quarters of the smaller class's, to which both classes are reduced."""
-KEPT_SIZE = ("dualcue", "visionprobe")
-"""Sets whose classes have the same sizes and tables: encoded anew, not resized."""
-SHARES = (0.7, 0.15)
-"""Of train and validation in the small sets; the rest is for testing."""
-_QUALITIES = (80, 97)
+SOURCES = Path(__file__).resolve().parents[1] / "models" / "SOURCES.csv"
+LONGEST_PX = 1024
+SMALLEST_PX = 100  # of the shorter side: smaller public images hold too little; those of CIFAKE have 32 by design
+CIFAKE_IMAGES = 6000  # of each class: a minority among the sources
+_FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)  # websites use all of these
 
 
-def main() -> int:
-    """Runs the tool; returns the exit code."""
+@dataclass(frozen=True)
+class SourceImage:
+    """One image of the training set and where its bytes come from."""
+
+    split: str  # train or val
+    source: str
+    label: str  # fake or real
+    name: str  # unique and stable: repository, path and tile, or a path below --sets
+    read: Callable[[], bytes]
+    tile: str = ""  # "row/rows column/columns" where the file is a grid of images
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=Path, required=True, metavar="DIR", help="the unpacked image sets")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the result goes")
-    parser.add_argument("--cifake-split", type=Path, required=True, metavar="FILE", help="split.csv of the first step")
-    options = parser.parse_args()
-    with open(options.cifake_split, newline="", encoding="utf-8") as file:
-        learnt = {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
-    jobs = [(name, path) for name in ("cifake", *KEPT_SIZE, *SIDE_PX) for path in pictures(options.sets, name)]
-    for _ in parallel_map(lambda job: place(*job, options.output, learnt), jobs, "assembling"):
-        pass
-    print(options.output)
-    return 0
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the training set goes")
+    parser.add_argument("--clones", type=Path, required=True, metavar="DIR", help="where the repositories are kept")
+    parser.add_argument("--sources", type=Path, default=SOURCES, metavar="FILE", help="default: models/SOURCES.csv")
+    parser.add_argument("--sets", type=Path, metavar="DIR", help="unpacked image sets to add")
+    parser.add_argument("--host", default="https://github.com", metavar="URL", help="where the repositories are")
+    options = parser.parse_args(arguments)
+    images = public_images(options.sources, options.clones, options.host)
+    images += set_images(options.sets) if options.sets else []
+    results = list(parallel_map(partial(place, options.output), images, "assembling"))
+    for image, result in zip(images, results, strict=True):
+        if result not in ("written", "kept"):
+            log(f"left out: {image.name}: {result}")
+    counts = Counter("written" if result in ("written", "kept") else "left out" for result in results)
+    print(f"{options.output}: {counts['written']:,} images, {counts['left out']:,} left out")
+    return 0 if counts["written"] else 2
 
 
-def pictures(sets: Path, name: str) -> list[Path]:
-    """Returns a set's pictures in a fixed order."""
-    folder = sets / name / "train" if name == "cifake" else sets / name
-    return sorted(path for path in folder.rglob("*") if path.is_file() and label_of_folder(path.parent.name) in (0, 1))
+def public_images(sources: Path, clones: Path, host: str) -> list[SourceImage]:
+    """Fetch the repositories that SOURCES.csv names; return their images, without those that could not be fetched."""
+    with open(sources, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wanted = sorted({(row["repo"], row["commit"]) for row in rows})
+    fetched = {}
+    with progress_bar("fetching repositories", len(wanted)) as advance:
+        for repo, commit in wanted:
+            try:
+                fetched[repo, commit] = fetch(repo, commit, clones, host)
+            except DataError as error:
+                count = sum((row["repo"], row["commit"]) == (repo, commit) for row in rows)
+                log(f"left out: {count:,} images of {repo}: {error}")
+            advance(1)
+    return [
+        SourceImage(
+            row["split"],
+            row["source"],
+            row["label"],
+            f"{row['repo']}/{row['path']} {row['tile']}".rstrip(),
+            partial(_blob, fetched[row["repo"], row["commit"]], row["commit"], row["path"]),
+            row["tile"],
+        )
+        for row in rows
+        if (row["repo"], row["commit"]) in fetched
+    ]
 
 
-def place(name: str, path: Path, output: Path, learnt: set[str]) -> None:
-    """Puts one picture where the first step had it, or where its content's hash says."""
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).digest()
-    draw = int.from_bytes(digest[:8]) / 2**64
-    if name == "cifake":
-        split = "train" if digest.hex() in learnt else "val" if draw < 0.5 else "test"
-    else:
-        split = "train" if draw < SHARES[0] else "val" if draw < sum(SHARES) else "test"
-    target = output / split / name / NAMES[label_of_folder(path.parent.name)] / f"{path.stem}.jpg"
+def fetch(repo: str, commit: str, clones: Path, host: str) -> Path:
+    """Return a bare clone that holds the commit, without its history.
+
+    Raises:
+        DataError: git could not fetch it.
+    """
+    folder = clones / f"{repo.replace('/', '+')}.git"
+    if not folder.exists():
+        _git("init", "--quiet", "--bare", str(folder))
+    if subprocess.run(["git", "-C", folder, "cat-file", "-e", commit], capture_output=True, check=False).returncode:
+        _git("-C", str(folder), "fetch", "--quiet", "--depth", "1", f"{host}/{repo}", commit)
+    return folder
+
+
+def _git(*arguments: str) -> bytes:
+    done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise DataError(f"git {arguments[0]} failed: {reason[-1]}")
+    return done.stdout
+
+
+def _blob(folder: Path, commit: str, path: str) -> bytes:
+    return _git("-C", str(folder), "cat-file", "blob", f"{commit}:{path}")
+
+
+def set_images(sets: Path) -> list[SourceImage]:
+    """Return the images of unpacked sets; of CIFAKE the training part only, since its test part judges the result."""
+    images = []
+    for folder in sorted(path for path in sets.iterdir() if path.is_dir()):
+        inside = folder / "train" if folder.name == "cifake" else folder
+        for name in NAMES:
+            label = NAMES.index(name)
+            paths = [
+                path for path in inside.rglob("*") if path.is_file() and label_of_folder(path.parent.name) == label
+            ]
+            paths.sort(key=lambda path: hashlib.sha256(path.relative_to(sets).as_posix().encode()).digest())
+            paths = paths[:CIFAKE_IMAGES] if folder.name == "cifake" else paths
+            images += [
+                SourceImage("train", folder.name, name, path.relative_to(sets).as_posix(), path.read_bytes)
+                for path in paths
+            ]
+    return images
+
+
+def place(output: Path, image: SourceImage) -> str:
+    """Write one image below `output`; return `written`, `kept` (it was there) or why it is left out."""
+    digest = hashlib.sha256(image.name.encode()).digest()
+    target = output / image.split / image.source / image.label / f"{digest[:8].hex()}.jpg"
+    if target.exists():
+        return "kept"
+    try:
+        rgb = cut_tile(decode(image.read(), LONGEST_PX)[0], image.tile)
+    except (DataError, ImageRefused, OSError) as error:
+        return str(error)
+    if min(rgb.size) < SMALLEST_PX and image.source != "cifake":
+        return f"shorter side of {min(rgb.size)} px, less than {SMALLEST_PX}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if name == "cifake":
-        target.unlink(missing_ok=True)
-        os.link(path, target)
-    else:
-        quality = _QUALITIES[0] + digest[8] % (_QUALITIES[1] - _QUALITIES[0] + 1)
-        write_atomic(target, neutral(data, SIDE_PX.get(name), quality))
+    write_atomic(target, delivered(rgb, _FILTERS[digest[8] % len(_FILTERS)]))
+    return "written"
 
 
-def neutral(data: bytes, side_px: int | None, quality: int) -> bytes:
-    """Returns a picture as a JPEG that tells nothing of how it was stored before."""
-    with Image.open(io.BytesIO(data)) as image:
-        image = image.convert("RGB")
-    if side_px:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((side_px, side_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return buffer.getvalue()
+def cut_tile(image: Image.Image, tile: str) -> Image.Image:
+    """Return one image of a grid, such as `0/4 2/4`: first of four rows, third of four columns; all without a tile."""
+    if not tile:
+        return image
+    (row, rows), (column, columns) = (map(int, part.split("/")) for part in tile.split())
+    width, height = image.width // columns, image.height // rows
+    return image.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+
+
+def delivered(image: Image.Image, resampling: Image.Resampling) -> bytes:
+    """Return an RGB image as most websites deliver it: at most LONGEST_PX long, as a JPEG."""
+    if max(image.size) > LONGEST_PX:
+        scale = LONGEST_PX / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], resampling)
+    image.info.clear()
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=95, subsampling="4:4:4")
+    return content.getvalue()
 
 
 if __name__ == "__main__":

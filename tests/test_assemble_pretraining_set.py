@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import assemble_pretraining_set as assemble
+
+COLUMNS = ("repo", "commit", "path", "tile", "label", "source", "generator", "licence", "split")
+
+
+def encoded(width, height, file_format="PNG", seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, file_format)
+    return content.getvalue()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A git repository `host/someone/images`, its commit, and what it holds."""
+    folder = tmp_path / "host" / "someone" / "images"
+    folder.mkdir(parents=True)
+    (folder / "photo.jpg").write_bytes(encoded(2048, 1024, "JPEG"))
+    (folder / "grid.png").write_bytes(encoded(400, 200))
+    (folder / "tiny.png").write_bytes(encoded(40, 40))
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "images")):
+        subprocess.run(["git", "-C", folder, *command], check=True)
+    subprocess.run(["git", "-C", folder, "config", "uploadpack.allowAnySHA1InWant", "true"], check=True)
+    done = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def listed(path, commit, *rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(["someone/images", commit, *row] for row in rows)
+    return path
+
+
+def run(tmp_path, sources, *more):
+    places = ["--clones", str(tmp_path / "clones"), "--output", str(tmp_path / "out"), "--sources", str(sources)]
+    return assemble.main([*places, "--host", (tmp_path / "host").as_uri(), *more])
+
+
+def test_public_images_are_fetched_and_delivered_alike(tmp_path, repository, capsys):
+    sources = listed(
+        tmp_path / "s.csv",
+        repository,
+        ("photo.jpg", "", "real", "camera", "", "none stated", "train"),
+        ("grid.png", "0/1 1/2", "fake", "grids", "a generator", "MIT", "val"),
+    )
+    assert run(tmp_path, sources) == 0
+    assert "2 images, 0 left out" in capsys.readouterr().out
+    (photo,) = (tmp_path / "out/train/camera/real").iterdir()
+    (tile,) = (tmp_path / "out/val/grids/fake").iterdir()
+    assert [Image.open(path).size for path in (photo, tile)] == [(1024, 512), (200, 200)]
+    assert {Image.open(path).format for path in (photo, tile)} == {"JPEG"}
+    before = {path: path.stat().st_mtime_ns for path in (photo, tile)}
+    assert run(tmp_path, sources) == 0  # again: nothing is written twice
+    assert {path: path.stat().st_mtime_ns for path in (photo, tile)} == before
+
+
+def test_what_cannot_be_taken_is_listed_with_its_reason(tmp_path, repository, capsys):
+    sources = listed(
+        tmp_path / "s.csv",
+        repository,
+        *((name, "", "fake", "s", "", "", "train") for name in ("tiny.png", "broken.png", "gone.png", "photo.jpg")),
+    )
+    assert run(tmp_path, sources) == 0
+    said = capsys.readouterr()
+    assert "1 images, 3 left out" in said.out
+    for name in ("tiny.png: shorter side of 40 px", "broken.png: ", "gone.png: git"):
+        assert f"left out: someone/images/{name}" in said.err
+
+
+def test_a_repository_that_is_gone_is_named_with_the_number_of_its_images(tmp_path, repository, capsys):
+    rows = [("photo.jpg", "", "fake", "s", "", "", "train")] * 3
+    sources = listed(tmp_path / "s.csv", "0" * 40, *rows)
+    assert run(tmp_path, sources) == 2
+    assert "left out: 3 images of someone/images: git" in capsys.readouterr().err
+
+
+def test_of_cifake_only_the_training_part_is_taken(tmp_path, repository):
+    for part in ("train", "test"):
+        for name in ("REAL", "FAKE"):
+            folder = tmp_path / "sets/cifake" / part / name
+            folder.mkdir(parents=True)
+            (folder / f"{part}.png").write_bytes(encoded(32, 32, seed=len(part) + len(name)))
+    sources = listed(tmp_path / "s.csv", repository)
+    assert run(tmp_path, sources, "--sets", str(tmp_path / "sets")) == 0
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("*.jpg")) == ["fake", "real"]
+    assert not (tmp_path / "out/test").exists()
+
+
+def test_the_shipped_list_names_no_repository_that_judges_the_result():
+    with open(assemble.SOURCES, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kept_for_tests = assemble.SOURCES.with_name("TEST_ONLY.txt").read_text().split()
+    assert len(kept_for_tests) >= 22
+    assert {row["repo"] for row in rows} & set(kept_for_tests) == set()
+    assert {row["label"] for row in rows} == {"fake", "real"}
+    left_out = {(row["label"], row["source"]) for row in rows if row["split"] == "val"}
+    assert sorted(label for label, _ in left_out) == ["fake"] * 6 + ["real"] * 5
+    assert not {source for _, source in left_out} & {row["source"] for row in rows if row["split"] == "train"}
