@@ -1,4 +1,4 @@
-"""Predict for every image of a folder, an archive or a list whether it is fake or real, and save the answers as JSON.
+"""Predict for every image of a folder, an archive or a list whether it is fake or real, and save the results as JSON.
 
 Examples:
   python predict_and_save_json.py                              data/test -> predictions.json
@@ -17,7 +17,7 @@ from fakereal.cli import ENGINES, HelpFormatter, parse_count, parse_share, run_c
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the options; PredictConfig has the same names and defaults."""
+    """Return the options; PredictConfig has the same names and defaults."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=HelpFormatter, argument_default=argparse.SUPPRESS
     )
@@ -26,32 +26,27 @@ def parser() -> argparse.ArgumentParser:
         "--input",
         nargs="+",
         action="extend",
-        metavar="WHAT",
-        help="folders, images, zip or tar archives, patterns such as 'photos/**/*.jpg'; several, repeatable"
-        " (default: data/test)",
+        metavar="PATH",
+        help="folders, images, zip or tar archives, or patterns such as 'photos/**/*.jpg' (default: data/test)",
     )
-    add("--list", type=Path, dest="list_file", metavar="FILE", help="paths, by lines or NULs; -: standard input")
-    add("--recursive", action="store_true", help="look into sub-folders too")
-    add(
-        "--model",
-        type=Path,
-        metavar="FILE",
-        help="the detector (default: models/my_trained_model.h5, else models/pretrained.h5)",
-    )
-    add("--output", type=Path, default=Path("predictions.json"), metavar="FILE.json", help="where the answers go")
+    add("--list", type=Path, dest="list_file", metavar="FILE", help="file of paths, one per line; -: standard input")
+    add("--recursive", action="store_true", help="include sub-folders")
+    default_model = "models/my_trained_model.h5, else models/pretrained.h5"
+    add("--model", type=Path, metavar="FILE", help=f"model file (default: {default_model})")
+    add("--output", type=Path, default=Path("predictions.json"), metavar="FILE.json", help="file for the predictions")
     add(
         "--details",
         type=Path,
         metavar="FILE",
-        help="probabilities, verdict, size and format of each image: .json, .jsonl or .csv",
+        help="file for probability, verdict, size and format of each image: .json, .jsonl or .csv",
     )
-    add("--resume", action="store_true", help="go on with a run of this --output that was stopped")
-    add("--batch-size", type=parse_count, default=32, metavar="N", help="images the network sees at once")
+    add("--resume", action="store_true", help="continue an unfinished run with the same --output")
+    add("--batch-size", type=parse_count, default=32, metavar="N", help="images per batch")
     add(
         "--threshold",
         type=parse_share,
         metavar="P",
-        help="call an image fake from this calibrated probability on, 0 to 1 (default: the model's own)",
+        help="call an image fake from this fake probability on, 0 to 1 (default: the model's own)",
     )
     add(
         "--stability",
@@ -59,21 +54,24 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const=5,
         metavar="N",
-        help="ask again for the image re-saved in N ways, at most (and by default) 5: does its label flip?",
+        help="also predict N re-saved variants of each image (1 to 5, default 5) and report labels that change",
     )
-    add("--explain", type=Path, metavar="DIR", help="a picture of what speaks for each label (Grad-CAM)")
+    add("--explain", type=Path, metavar="DIR", help="folder for heatmaps that show what speaks for each label")
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
-    add("--engine", choices=ENGINES, default="auto", help="runs the network; auto: the fastest that agrees with Keras")
-    add("--foreign-model", action="store_true", help="the model is a plain Keras file of another program")
+    add("--engine", choices=ENGINES, default="auto", help="inference engine; auto: the fastest that matches Keras")
+    add("--foreign-model", action="store_true", help="accept a plain Keras file of another program as the model")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the options and predicts."""
+    """Parse the options and predict, on this machine or on a Ray cluster."""
     arguments = parser().parse_args(argv)
     from fakereal.predict.run import PredictConfig, run
 
-    return run(PredictConfig(**vars(arguments)))
+    config = PredictConfig(**vars(arguments))
+    if config.ray is not None:
+        from fakereal.predict.ray import run
+    return run(config)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def main() -> None:
     listing = list_images(folder)
     if way == "decode":
         preprocessing = read_own(Path(model), False).preprocessing
-        with closing(pipeline.batches(listing.items, preprocessing, _BATCH)) as ready:
-            print(sum(len(batch) for batch, _ in ready))
+        with closing(pipeline.decode_batches(listing.items, preprocessing, _BATCH)) as ready:
+            print(sum(len(batch.decoded) for batch in ready))
         return
     opened = open_network(Path(model), engine)
     size = opened.metadata.preprocessing.image_size_px

@@ -286,7 +286,9 @@ def test_overlays_among_the_pictures_are_refused_before_anything_is_done(
     command = ["--input", str(tmp_path / "in"), "--recursive", "--model", str(model_path)]
     command += ["--output", str(tmp_path / "p.json"), "--explain", str(tmp_path / where)]
     assert run_cli(door.main, command) == 2
-    assert "--explain: expected a folder" in capsys.readouterr().err
+    assert (
+        "expected a folder, got the file" if where == "in/1.png" else "is inside the input folder"
+    ) in capsys.readouterr().err
     assert not (tmp_path / "p.json").exists()
 
 

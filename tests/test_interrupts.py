@@ -15,7 +15,7 @@ from fakereal.config import Config, DataConfig
 from fakereal.dataset.neutralize import preprocessing_of
 from fakereal.dataset.scan import scan
 from fakereal.evaluation import labelled
-from fakereal.predict.run import PredictConfig, fill_predictions
+from fakereal.predict.run import PredictConfig, predict_remaining
 from fakereal.runtime import (
     capture_output,
     check_interrupt,
@@ -314,7 +314,7 @@ def test_prediction_ends_with_what_it_has_in_the_journal(pictures, tmp_path, mon
             kept.extend(some)
 
     class Predictor:
-        def outcomes(self, items, config):
+        def predict(self, items, config):
             yield from items
 
     class Some(list):
@@ -322,5 +322,5 @@ def test_prediction_ends_with_what_it_has_in_the_journal(pictures, tmp_path, mon
             return range(len(self))
 
     with pytest.raises(KeyboardInterrupt):
-        fill_predictions(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
+        predict_remaining(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
     assert [number for number, _ in kept] == [0, 1, 2]

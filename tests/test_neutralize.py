@@ -425,4 +425,4 @@ def test_a_model_that_was_trained_neutral_predicts_neutral_and_says_so(make_fold
     assert reader == Preprocessing(32, Neutral(28, 90))
     results = predict(list_images(folder / "fake"), detector, reader, detector.metadata.decision, 20)
     arrays = np.stack([Preprocessing(32, Neutral(28, 90)).read(folder / f"fake/{n}.png") for n in range(1, 21)])
-    assert [result.outcome.p_real for result in results] == pytest.approx(detector.p_real(arrays), abs=1e-6)
+    assert [result.raw.p_real for result in results] == pytest.approx(detector.p_real(arrays), abs=1e-6)

@@ -124,7 +124,7 @@ def test_files_of_one_number_keep_their_places_under_their_names(tmp_path):
         {"image": "1.png", "prediction": "real"},
         {"image": "7.png", "prediction": "real"},
     ]
-    assert list_images(tmp_path / "in").shared == ("1.jpg", "1.png", "007.png", "7.png")
+    assert list_images(tmp_path / "in").shared_numbers == ("1.jpg", "1.png", "007.png", "7.png")
 
 
 def test_a_file_that_cannot_be_read_keeps_its_place_with_the_reason(tmp_path):
@@ -157,10 +157,10 @@ def test_every_entry_of_a_folder_is_listed_somewhere(tmp_path):
         (tmp_path / "in" / name).write_bytes(b"")
     flat, deep = list_images(tmp_path / "in"), list_images(tmp_path / "in", recursive=True)
     assert [item.name for item in flat.items] == ["1.png", "odd.png"]
-    assert flat.others == deep.others == (".hidden.png", "17", "notes.txt")
-    assert flat.folders == ("sub/",)
+    assert flat.other_files == deep.other_files == (".hidden.png", "17", "notes.txt")
+    assert flat.skipped_folders == ("sub/",)
     assert [item.name for item in deep.items] == ["1.png", "odd.png", "odd.png/3.png", "sub/2.png"]
-    assert deep.folders == ()
+    assert deep.skipped_folders == ()
 
 
 def test_a_ring_of_links_between_folders_is_not_followed(tmp_path):
@@ -168,7 +168,7 @@ def test_a_ring_of_links_between_folders_is_not_followed(tmp_path):
     (tmp_path / "in/ring").symlink_to(tmp_path / "in")
     listing = list_images(tmp_path / "in", recursive=True)
     assert [item.name for item in listing.items] == ["1.png"]
-    assert listing.folders == ("ring/",)
+    assert listing.skipped_folders == ("ring/",)
 
 
 def test_one_picture_can_be_predicted_by_itself(tmp_path):
@@ -289,7 +289,7 @@ def test_an_output_that_is_no_number_is_an_error_of_that_image_alone(tmp_path):
             return np.where(values == 0, np.nan, values)
 
     first, second = entries_of(tmp_path / "in", network=Broken())
-    assert "no number" in first["error"]
+    assert "not a number" in first["error"]
     assert second == {"index": 2, "prediction": "real"}
 
 
@@ -300,7 +300,7 @@ def test_a_network_that_gives_no_probability_is_refused(tmp_path):
         def p_real(self, images):
             return super().p_real(images) * 10 - 20
 
-    with pytest.raises(ModelFileError, match=r"from 0 to 1, found -12\.\d+ for 1.png"):
+    with pytest.raises(ModelFileError, match=r"from 0 to 1, got -12\.\d+ for 1.png"):
         predicted(tmp_path / "in", Logits())
 
 
@@ -379,7 +379,7 @@ def test_a_saved_model_predicts_a_folder_the_same_twice(tmp_path, model, capsys)
     assert said[0].out == said[1].out
     assert "4.png: expected an image, found an empty file" in said[0].out
     assert f"predictions: {output}" in said[0].out
-    assert "1 left out, no pictures by their names: read me.txt" in said[0].err
+    assert "skipped files that are not images by name (1): read me.txt" in said[0].err
     labels = {entry["index"]: entry["prediction"] for entry in json.loads(written[0][0])}
     assert labels.keys() == set(range(1, 7))
     assert labels.pop(4) is None
@@ -401,7 +401,7 @@ def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(
     noise(tmp_path / "data/test/1.png", 1)
     assert run() == 2
     error = capsys.readouterr().err
-    assert "models/my_trained_model.h5 or models/pretrained.h5" in error
+    assert "neither models/my_trained_model.h5 nor models/pretrained.h5 exists" in error
     assert "train_model.py" in error
     for path in reversed(DEFAULT_MODELS):
         path.parent.mkdir(exist_ok=True)
@@ -418,19 +418,19 @@ def _mistakes(folder: Path):
     yield ["--input", folder / "model.h5", *good[2:]], "an image (.jpg"
     yield ["--input", folder / "*.jpg", *good[2:]], "expected files that match, found none"
     yield ["--list", folder / "no.txt", *good[2:]], "expected a readable list"
-    yield ["--input", folder / "empty", *good[2:]], "found 0 other files and 1 sub-folders: add --recursive"
+    yield ["--input", folder / "empty", *good[2:]], "only 0 other files and 1 sub-folders: add --recursive"
     yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
     yield ["--input", folder / ("x" * 300), *good[2:]], "found File name too long"
-    yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5 or .keras), found nothing there"
-    yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5 or .keras), found a folder"
-    yield [*good, "--output", folder / "in"], "found the folder"
+    yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5 or .keras), got nothing there"
+    yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5 or .keras), got a folder"
+    yield [*good, "--output", folder / "in"], "got the folder"
     yield [*good, "--output", folder / "in/1.png"], "expected a name ending in .json"
     yield [*good, "--output", folder / "model.h5/p.json"], "model.h5: Not a directory"
     yield [*good, "--details", folder / "d.xlsx"], "expected a name ending in .json, .jsonl, .csv"
-    yield [*good, "--output", folder / "p.json", "--details", folder / "in/../p.json"], "another file than --output"
+    yield [*good, "--output", folder / "p.json", "--details", folder / "in/../p.json"], "name the same file"
     yield [*good, "--batch-size", "100000"], "expected at most 1024"
-    yield [*good, "--stability", "6"], "expected 1 to 5 ways"
-    yield [*good, "--explain", folder / "in"], "expected a folder apart from the images"
+    yield [*good, "--stability", "6"], "expected 1 to 5 variants"
+    yield [*good, "--explain", folder / "in"], "is inside the input folder"
 
 
 @pytest.mark.parametrize("number", range(18))

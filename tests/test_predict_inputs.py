@@ -106,7 +106,7 @@ def test_what_is_named_twice_has_one_place(tmp_path):
         write(tmp_path / name, png())
     listing = list_images([tmp_path, tmp_path / "sub", tmp_path / "1.png"], recursive=True)
     assert [item.name for item in listing.items] == ["1.png", "sub/2.png"]
-    assert listing.items.twice == 2
+    assert listing.items.duplicates == 2
 
 
 def test_an_archive_of_one_folder_counts_as_that_folder(tmp_path):
@@ -120,7 +120,7 @@ def test_an_archive_of_one_folder_counts_as_that_folder(tmp_path):
         listing = list_images(archive)
         assert [item.key for item in listing.items] == [2, 10]
         assert listing.archive_folders == (f"test/ in {archive.name}",)
-    assert list_images(tmp_path / "x.zip").others == ("__MACOSX/._1.png", "test/notes.txt")
+    assert list_images(tmp_path / "x.zip").other_files == ("__MACOSX/._1.png", "test/notes.txt")
 
 
 def test_several_archives_and_folders_keep_apart_what_they_hold(tmp_path):
@@ -144,7 +144,7 @@ def test_a_pattern_finds_files_and_names_them_from_its_fixed_part(tmp_path):
     assert names_in(tmp_path / "photos/*/*.png") == ["a/1.png"]
     listing = list_images([str(tmp_path / "photos/**/*.*")])
     assert [item.key for item in listing.items] == [3, "a/1.png", "a/b/2.png"]
-    assert listing.others == ("a/notes.txt",)
+    assert listing.other_files == ("a/notes.txt",)
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
@@ -164,7 +164,7 @@ def test_of_several_inputs_those_that_gave_no_picture_are_named(tmp_path, capsys
     listing = list_images([tmp_path / name for name in ("a", "b", "c.zip")])
     report_listing(listing)
     said = capsys.readouterr().err.splitlines()
-    assert f"2 inputs that gave no picture: {tmp_path / 'b'}, {tmp_path / 'c.zip'}" in said
+    assert f"inputs without images (2): {tmp_path / 'b'}, {tmp_path / 'c.zip'}" in said
 
 
 def test_a_link_to_a_picture_keeps_its_own_name_also_behind_two_dots(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_the_paths_of_find_are_read_from_standard_input(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(map(os.fsencode, found)) + b"\0")))
     listing = list_images([], list_file=Path("-"))
     assert [item.key for item in listing.items] == [1, "sub/2.png"]
-    assert (listing.others, listing.folders) == (("notes.txt",), ())
+    assert (listing.other_files, listing.skipped_folders) == (("notes.txt",), ())
 
 
 def test_an_empty_list_is_refused(tmp_path):
@@ -408,7 +408,7 @@ def test_a_name_that_two_members_have_is_told_as_refused_only(tmp_path, capsys):
     listing = list_images(hostile_tar(tmp_path / "x.tar"))
     assert [item.problem is None for item in listing.items if item.name == "twice.png"] == [False]
     report_listing(listing)
-    assert "more than once" not in capsys.readouterr().err
+    assert "named more than once" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
@@ -440,8 +440,8 @@ def test_of_a_cut_off_tar_the_start_is_predicted_and_the_damage_has_a_place(tmp_
     listing = list_images(path)
     assert listing.items[len(listing.items) - 1].name == path.name
     results = predict(listing, Brightness(), PREPROCESSING, DecisionRule(), 4)
-    assert "damaged" in results[-1].outcome.error
-    assert "last.png" not in [result.outcome.item.name for result in results]
+    assert "damaged" in results[-1].raw.error
+    assert "last.png" not in [result.raw.item.name for result in results]
     if kind in ("tar", "tar.gz"):  # the others come in large blocks
         assert [result.label for result in results[:30]] == [1] * 30
 
@@ -538,7 +538,7 @@ def test_random_damage_to_archives_raises_nothing_else(tmp_path):
             except DataError:
                 continue
             for result in predict(listing, Brightness(), PREPROCESSING, DecisionRule(), 4):
-                assert (result.label is None) == (result.outcome.error is not None)
+                assert (result.label is None) == (result.raw.error is not None)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, pictures,
     path = stop(pictures, tmp_path / "out", 3)
     assert sorted(written(tmp_path / "out")) == [path.name]
     said = capsys.readouterr()
-    assert "of 31 images are done and kept in" in said.err
+    assert "of 31 images are finished and saved in" in said.err
     network = Stopping()
     assert run(pictures, tmp_path / "out", network, resume=True) == 1
     assert written(tmp_path / "out") == whole
@@ -295,7 +295,7 @@ def test_a_full_disk_is_told_with_the_right_count_and_the_run_goes_on(tmp_path, 
     capsys.readouterr()
     assert run(pictures, tmp_path / "out", resume=True) == 1
     assert written(tmp_path / "out") == whole
-    count = int(kept.split(" of 31 images are done")[0])
+    count = int(kept.split(" of 31 images are finished")[0])
     resumed = int(capsys.readouterr().err.removeprefix("resumed: ").split()[0])
     assert 0 < count <= resumed < count + BATCH  # of the last batch, some lines may have found room
 
@@ -318,8 +318,8 @@ def test_many_unreadable_files_are_noted_on_the_way(tmp_path):
     for number in range(100):
         write(tmp_path / f"in/{number}.png", b"broken")
     write(tmp_path / "in/100.png", png())
-    groups = pipeline.batches(list_images(tmp_path / "in").items, Preprocessing(32), BATCH)
-    found = [(len(batch), len(rows)) for batch, rows in groups]
+    groups = pipeline.decode_batches(list_images(tmp_path / "in").items, Preprocessing(32), BATCH)
+    found = [(len(batch.decoded), len(batch.arrays)) for batch in groups]
     assert found == [(32, 0), (32, 0), (32, 0), (5, 1)]
     assert run(tmp_path / "in", tmp_path / "out") == 1
 

@@ -101,8 +101,8 @@ def test_the_outputs_are_those_of_the_resaved_files(pictures):
         again = np.stack(
             list(stability_variants(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_VARIANTS[:3]))
         )
-        assert outcome.resaved == tuple(round(float(p), 6) for p in network.p_real(again))
-    assert found[2].resaved == ()
+        assert outcome.variants_p_real == tuple(round(float(p), 6) for p in network.p_real(again))
+    assert found[2].variants_p_real == ()
 
 
 def test_the_script_counts_what_is_unstable_and_resumes_what_it_asked(tmp_path, small_model, capsys):

@@ -18,7 +18,7 @@ from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import containers, ray
 from fakereal.predict.inputs import list_images
-from fakereal.predict.journal import as_line
+from fakereal.predict.journal import to_json
 from fakereal.predict.results import decide, save
 from fakereal.predict.run import PredictConfig, Predictor, complete
 from fakereal.preprocessing import Preprocessing
@@ -70,12 +70,12 @@ def memory(pictures):
 
 def test_what_a_worker_says_of_other_pictures_is_refused(pictures):
     items = list(list_images((pictures,)).items)[:3]
-    outcomes = list(PREDICTOR.outcomes(items, PredictConfig()))
-    lines = [as_line(number, outcome) for number, outcome in enumerate(outcomes)]
-    assert ray.predict_on_ray(items, "".join(lines)) == outcomes
+    outcomes = list(PREDICTOR.predict(items, PredictConfig()))
+    lines = [to_json(outcome) for outcome in outcomes]
+    assert ray.parse_chunk(items, "\n".join(lines)) == outcomes
     for wrong in (lines[::-1], lines[:2], [*lines, lines[0]]):
-        with pytest.raises(DataError, match=r"--ray: expected .* found .*--resume"):
-            ray.predict_on_ray(items, "".join(wrong))
+        with pytest.raises(DataError, match=r"--ray: a worker returned another order .*expected .* got .*--resume"):
+            ray.parse_chunk(items, "\n".join(wrong))
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -87,8 +87,8 @@ def test_a_store_gives_the_bytes_that_a_folder_gives(pictures, memory, tmp_path,
 
 def test_what_a_store_holds_beside_pictures_is_listed(memory):
     listing = list_images((memory,))
-    assert (listing.others, listing.folders) == (("notes.txt",), ("more/",))
-    assert list_images((memory,), recursive=True).folders == ()
+    assert (listing.other_files, listing.skipped_folders) == (("notes.txt",), ("more/",))
+    assert list_images((memory,), recursive=True).skipped_folders == ()
 
 
 def test_one_object_of_a_store_can_be_predicted(memory, tmp_path):
@@ -152,7 +152,7 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch, package,
 def test_where_no_cluster_is_one_line_says_so_at_once():
     pytest.importorskip("ray.data", reason="ray[data] is not installed (requirements-scale.txt)")
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"expected a Ray cluster at 127\.0\.0\.1:1, found .*refused"):
+    with pytest.raises(DataError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*refused"):
         ray.connect_ray("127.0.0.1:1").__enter__()
     assert time.monotonic() - started < 20
 
@@ -189,12 +189,12 @@ def test_an_s3_bucket_gives_the_bytes_that_a_folder_gives(bucket, pictures, tmp_
 
 def test_parts_hold_every_row_once_and_leave_none_of_an_earlier_run(pictures, tmp_path, monkeypatch):
     listing = list_images((pictures,))
-    outcomes = list(PREDICTOR.outcomes(listing.items, PredictConfig()))
+    outcomes = list(PREDICTOR.predict(listing.items, PredictConfig()))
     results = decide(outcomes, DecisionRule())
     folder = tmp_path / "out_parts"
     for rows, files in ((4, 4), (10, 2)):
         monkeypatch.setattr(ray, "SHARD_ROWS", rows)
-        tally = save(ray.sharded(results, tmp_path / "out.json"), tmp_path / "out.json", tmp_path / "all.jsonl")
+        tally = save(ray.write_shards(results, tmp_path / "out.json"), tmp_path / "out.json", tmp_path / "all.jsonl")
         assert tally.total == len(results)
         parts = sorted(folder.iterdir())
         assert [part.name for part in parts] == [f"part-{number:06d}.jsonl" for number in range(files)]

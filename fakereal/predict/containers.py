@@ -75,9 +75,9 @@ class Archive(Protocol):
     """What pictures can be read from by name, from several threads."""
 
     path: Path
-    in_order: bool  # True: reading members in another order than they lie in takes for ever
+    sequential: bool  # True: reading members in another order than they lie in takes for ever
     damage: str | None  # why listing ended before the archive did
-    twice: set[str]  # names that two members have
+    duplicates: set[str]  # names that two members have
 
     def members(self) -> Iterator[Member]:
         """Lists the files, without folders; once, before anything is read."""
@@ -126,11 +126,11 @@ def _leading_out(name: str) -> str | None:
 class Zip:
     """A zip archive; its members can be read in any order."""
 
-    in_order = False
+    sequential = False
     damage: str | None = None
 
     def __init__(self, path: Path) -> None:
-        self.path, self.twice = path, set()
+        self.path, self.duplicates = path, set()
         self._file = zipfile.ZipFile(ReopeningArchive(partial(_open_plain, path)))
         self._members = {_clean(info.filename): info for info in self._file.infolist() if not info.is_dir()}
 
@@ -148,7 +148,7 @@ class Zip:
                 continue
             name, left = _clean(info.filename), left - info.file_size
             if self._members[name] is not info:
-                self.twice.add(name)
+                self.duplicates.add(name)
             yield Member(name, _leading_out(name) or _problem_in_zip(info) or _too_much(left))
 
     def position(self, name: str) -> int:
@@ -171,7 +171,7 @@ class Tar:
     damage: str | None = None
 
     def __init__(self, path: Path, opener: Callable[[Path], Any] | None) -> None:
-        self.path, self.in_order, self.twice = path, opener is not None, set()
+        self.path, self.sequential, self.duplicates = path, opener is not None, set()
         self._opener = opener or _open_plain
         self._places: dict[str, tuple[int, int]] = {}  # offset and size of the content
         self._become_readable()
@@ -190,7 +190,7 @@ class Tar:
 
     def members(self) -> Iterator[Member]:
         """See `Archive`."""
-        limit = growth_limit(self.path) if self.in_order else sys.maxsize
+        limit = growth_limit(self.path) if self.sequential else sys.maxsize
         try:
             with self._opener(self.path) as file:
                 guarded = _Guarded(file, limit)
@@ -212,7 +212,7 @@ class Tar:
     def _member(self, info: tarfile.TarInfo) -> Member:
         name = _clean(info.name)
         if name in self._places:
-            self.twice.add(name)
+            self.duplicates.add(name)
         self._places[name] = info.offset_data, info.size
         return Member(name, _leading_out(name) or _problem_in_tar(info))
 
@@ -391,7 +391,7 @@ class StoreAddress(PurePosixPath):
 class ObjectStore:
     """The pictures below one address, by their names there; another process that it is sent to connects anew."""
 
-    in_order = False
+    sequential = False
 
     def __init__(self, url: str) -> None:
         self.url = url

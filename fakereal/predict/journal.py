@@ -65,7 +65,7 @@ def as_line(number: int, outcome: RawPrediction) -> str:
         "image": outcome.item.name,
         "stamp": outcome.stamp,
         "p_real": outcome.p_real,
-        "resaved": outcome.resaved,
+        "resaved": outcome.variants_p_real,
         "info": info and (info.width_px, info.height_px, info.format),
         "error": outcome.error,
     }
@@ -83,6 +83,21 @@ def outcome_of(entry: dict[str, Any], item: Item) -> RawPrediction:
         tuple(entry["resaved"]),
         stamp and tuple(stamp),
     )
+
+
+def to_json(prediction: RawPrediction) -> str:
+    """Return a prediction as one line of JSON; `from_json` reads it back, digit for digit."""
+    return as_line(0, prediction).rstrip("\n")
+
+
+def from_json(text: str, item: Item) -> RawPrediction:
+    """Return the prediction that `to_json` wrote for `item`."""
+    return outcome_of(json.loads(text), item)
+
+
+def image_of(text: str) -> str:
+    """Return the name of the image that `to_json` wrote."""
+    return json.loads(text)["image"]
 
 
 class Journal:
@@ -132,7 +147,7 @@ class Journal:
         for number, place in places:
             self._places[number] = place
 
-    def outcomes(self) -> Iterator[RawPrediction]:
+    def predictions(self) -> Iterator[RawPrediction]:
         """Yields the outcome of every item, in the order of the items; all must be there."""
         for number, place in enumerate(self._places):
             if self._file.tell() != place:

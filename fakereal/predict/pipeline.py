@@ -1,7 +1,7 @@
-"""Files -> arrays -> batches -> the network's outputs: reading and decoding go on while the network computes.
+"""Predict a stream of images: read and decode files, form batches, run the network, write overlays where asked for.
 
-One thread reads ahead, several decode, and whoever asks for the outcomes runs the network: it finds the next batch
-ready unless decoding is what takes longer.
+One thread reads ahead, several decode, and the caller's thread runs the network: the next batch is ready unless
+decoding is the slower part. Any `ImageSource` can be predicted, so evaluation on labelled images takes the same path.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fakereal.decoding import ImageInfo, decode, read_bytes
-from fakereal.engines import formats
-from fakereal.engines.formats import Network
+from fakereal.engines.formats import Network, core_count, pad_batch
 from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
@@ -31,97 +30,216 @@ from fakereal.model import calibration
 from fakereal.model.augmentation import stability_variants
 from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
-from fakereal.predict.inputs import Item, Stamp
+from fakereal.predict.inputs import Stamp
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import one_line
 
 _MAX_WORKERS = 16
-_MAX_GROUP = 8  # batches: a folder of a million unreadable files must neither fill the memory nor keep the bar still
+_MAX_BATCHES_PER_GROUP = 8  # a million unreadable files must neither fill the memory nor stop the progress bar
 _MAX_WAITING_BYTES = 128 * 2**20  # of files that one thread reads for the others, from compressed archives
+_CAPTION_PX = 26
+_MAX_NAME_BYTES = 200  # of the 255 that file systems usually allow
 
 T = TypeVar("T")
 
 
+class ImageSource(Protocol):
+    """An image to predict: a file, a member of an archive, or a labelled record of an evaluation."""
+
+    @property
+    def name(self) -> str:
+        """Name in results and error messages."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can't be opened; None: it can be tried."""
+
+    @property
+    def sequential(self) -> bool:
+        """True: must be opened in the given order by one thread, as members of a compressed tar."""
+
+    def open(self) -> Path | bytes:
+        """Return the path or the content; may raise ImageRefused."""
+
+    def stamp(self) -> Stamp | None:
+        """Return the file's stamp, None where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawPrediction:
-    """What became of one item: `p_real` or, with the reason in `error`, nothing."""
+    """The network's output for one image, before any threshold; or the reason why there is none."""
 
-    item: Item
+    item: ImageSource
     info: ImageInfo | None = None  # None where the file could not be read
     p_real: float | None = None  # the network's own output, rounded to DECIMALS
     error: str | None = None
-    resaved: tuple[float, ...] = ()  # the same for each re-saved variant that was asked for, see `model.augmentation`
+    variants_p_real: tuple[float, ...] = ()  # the same for each re-saved variant, see `model.augmentation`
     stamp: Stamp | None = None  # of the file just before it was read
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """An item that was read, or could not be."""
+class DecodedImage:
+    """An image that was decoded, or could not be."""
 
-    outcome: RawPrediction  # still without the network's output
-    images: tuple[np.ndarray, ...] = ()  # uint8 (size, size, 3), the picture and its variants; empty: unreadable
+    prediction: RawPrediction  # still without the network's output
+    arrays: tuple[np.ndarray, ...] = ()  # uint8 (S, S, 3): the image and its variants; empty: unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Decoded images and, for the readable ones, what the network computes."""
+
+    decoded: list[DecodedImage]
+    arrays: list[np.ndarray]  # uint8 (batch_size, S, S, 3), the last padded with black; one unless there are variants
+
+    def predictions(self, p_real: Iterable[float]) -> Iterator[RawPrediction]:
+        """Yield a prediction for each decoded image; `p_real` are the outputs for all arrays, in their order."""
+        outputs = iter(p_real)
+        for image in self.decoded:
+            own = [next(outputs) for _ in image.arrays]
+            yield with_output(image.prediction, *own) if own else image.prediction
 
 
 def predict_batches(
-    items: Iterable[Item],
+    items: Iterable[ImageSource],
     network: Network,
     preprocessing: Preprocessing,
     batch_size: int,
     variants: Sequence[str] = (),
 ) -> Iterator[RawPrediction]:
-    """Predicts every item, in their order; close the generator to stop early.
+    """Predict every item, in order; close the generator to stop early.
 
-    The network always sees `batch_size` pictures (the last batch is filled up with black ones): it is compiled for one
-    shape, and computes every row by itself with the same operations in the same order, so that a picture's output does
-    not depend on how many others there are, nor on which.
+    The network always gets `batch_size` images (the last batch is padded with black ones): it is compiled for one
+    shape, and computes every row with the same operations in the same order, so that an image's output depends
+    neither on the number of other images nor on their content.
 
     Args:
         items: taken one by one, in another thread.
         network: gives p_real.
         preprocessing: the model's.
-        batch_size: pictures the network sees at once.
-        variants: names of `stability.VARIANTS`, each of which costs as much as the picture itself.
+        batch_size: images per batch.
+        variants: names of `augmentation.RESAVES`, each of which costs as much as the image itself.
     """
-    with closing(batches(items, preprocessing, batch_size, variants)) as ready:
-        for batch, rows in ready:
-            yield from with_answers(batch, [p for images in rows for p in network.p_real(images)])
+    with closing(decode_batches(items, preprocessing, batch_size, variants)) as batches:
+        for batch in batches:
+            yield from batch.predictions([p for images in batch.arrays for p in network.p_real(images)])
 
 
-def batches(
-    items: Iterable[Item], preprocessing: Preprocessing, batch_size: int, variants: Sequence[str] = ()
-) -> Generator[tuple[list[Decoded], list[np.ndarray]]]:
-    """Decodes the items in order, in threads, and yields them batch by batch; close the generator to end the threads.
+def decode_batches(
+    items: Iterable[ImageSource], preprocessing: Preprocessing, batch_size: int, variants: Sequence[str] = ()
+) -> Generator[Batch]:
+    """Decode the items in order, in threads, and yield them in batches; close the generator to end the threads."""
+    decoded = _decode_ahead(items, preprocessing, batch_size, variants)
+    images_per_batch = max(1, batch_size // (1 + len(variants)))
+    groups = _group(decoded, images_per_batch)
+    yield from _in_background(Batch(group, _stack(group, batch_size)) for group in groups)
 
-    Yields:
-        Decoded items, readable and others, and what the network is to see for the readable ones: arrays of uint8
-        (batch_size, S, S, 3), the last filled up with black pictures; one array unless there are many variants.
+
+def worker_count() -> int:
+    """Return the number of decoding threads: one per processor core that this process may use, at most 16."""
+    return min(core_count(), _MAX_WORKERS)
+
+
+def with_output(prediction: RawPrediction, p_real: float, *variants_p_real: float) -> RawPrediction:
+    """Return the prediction with the network's outputs, or with an error where one is not finite.
+
+    Raises:
+        ModelFileError: an output is no probability.
     """
-    decoded = _decoded(items, preprocessing, batch_size, variants)
-    each = max(1, batch_size // (1 + len(variants)))
-    yield from _in_background((batch, _rows(batch, batch_size)) for batch in _grouped(decoded, each))
+    outputs = (p_real, *variants_p_real)
+    if not np.isfinite(outputs).all():
+        return replace(prediction, error="the network's output is not a number (NaN or infinite)")
+    if not all(0.0 <= p <= 1.0 for p in outputs):
+        raise ModelFileError(
+            f"expected a network whose output is p_real, from 0 to 1, got {p_real:.4g} for {prediction.item.name}:"
+            " give it a sigmoid output, or train one with train_model.py"
+        )
+    first, *others = (round(float(p), DECIMALS) for p in outputs)
+    return replace(prediction, p_real=first, variants_p_real=tuple(others))
 
 
-def workers() -> int:
-    """Returns how many threads decode pictures: one for each processor core that this process may use."""
-    return min(formats.core_count(), _MAX_WORKERS)
+def _decode_ahead(
+    items: Iterable[ImageSource], preprocessing: Preprocessing, batch_size: int, variants: Sequence[str]
+) -> Iterator[DecodedImage]:
+    """Decode in threads (Pillow releases the GIL), in order, a bounded number of files ahead."""
+    items = iter(items)
+    max_pending = batch_size // (1 + len(variants)) + worker_count()
+    pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="decode")
+    try:
+        pending: deque[tuple[Future[DecodedImage], int]] = deque()
+        waiting_bytes = 0
+        while True:
+            while (
+                len(pending) < max_pending
+                and waiting_bytes < _MAX_WAITING_BYTES
+                and (item := next(items, None)) is not None
+            ):
+                content = _read_if_sequential(item)
+                size = len(content) if isinstance(content, bytes) else 0
+                pending.append((pool.submit(_decode, item, content, preprocessing, variants), size))
+                waiting_bytes += size
+            if not pending:
+                return
+            future, size = pending.popleft()
+            waiting_bytes -= size
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _grouped(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    """Yields lists with `size` readable items each, and the others in between; fewer where these are many."""
-    batch: list[Decoded] = []
+def _read_if_sequential(item: ImageSource) -> bytes | ImageRefused | None:
+    """Return the content of an item that must be read in order, here; None: the decoding thread reads it."""
+    if item.problem or not item.sequential:
+        return None
+    try:
+        return item.open()
+    except ImageRefused as error:
+        return error
+
+
+def _decode(
+    item: ImageSource, content: bytes | ImageRefused | None, preprocessing: Preprocessing, variants: Sequence[str]
+) -> DecodedImage:
+    if item.problem:
+        return DecodedImage(RawPrediction(item, error=item.problem))
+    try:
+        if isinstance(content, ImageRefused):
+            raise content
+        stamp = item.stamp()  # first: a file that changes while it is read then counts as changed
+        source = item.open() if content is None else content
+        if variants and not isinstance(source, bytes):
+            source = read_bytes(source)
+        image, info = preprocessing.read_with_info(source)
+        others = stability_variants(source, preprocessing, variants) if variants else ()
+        return DecodedImage(RawPrediction(item, info, stamp=stamp), (image, *others))
+    except ImageRefused as error:
+        reason = one_line(error)
+    except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others
+        reason = f"expected a valid image, got one that can't be decoded ({type(error).__name__})"
+    return DecodedImage(RawPrediction(item, error=reason))
+
+
+def _group(decoded: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:
+    """Yield lists with `size` readable images each and the unreadable ones in between; fewer where these are many."""
+    group: list[DecodedImage] = []
     readable = 0
-    for each in decoded:
-        batch.append(each)
-        readable += bool(each.images)
-        if readable == size or len(batch) >= _MAX_GROUP * size:
-            yield batch
-            batch, readable = [], 0
-    if batch:
-        yield batch
+    for image in decoded:
+        group.append(image)
+        readable += bool(image.arrays)
+        if readable == size or len(group) >= _MAX_BATCHES_PER_GROUP * size:
+            yield group
+            group, readable = [], 0
+    if group:
+        yield group
+
+
+def _stack(group: Sequence[DecodedImage], batch_size: int) -> list[np.ndarray]:
+    arrays = [array for image in group for array in image.arrays]
+    return [pad_batch(arrays[start : start + batch_size], batch_size) for start in range(0, len(arrays), batch_size)]
 
 
 def _in_background(values: Iterator[T]) -> Generator[T]:
-    """Runs a generator in a thread of its own, which makes the next value while the last one is used."""
+    """Run a generator in its own thread, which computes the next value while the last one is used."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
     stop = threading.Event()
 
@@ -132,7 +250,7 @@ def _in_background(values: Iterator[T]) -> Generator[T]:
                 ready.put((value, None))
                 if stop.is_set():
                     break
-        except BaseException as raised:  # noqa: BLE001 - raised again where the value is waited for
+        except BaseException as raised:  # noqa: BLE001 - raised again in the consumer's thread
             error = raised
         finally:
             values.close()
@@ -157,163 +275,71 @@ def _in_background(values: Iterator[T]) -> Generator[T]:
                 continue
 
 
-def _decoded(
-    items: Iterable[Item], preprocessing: Preprocessing, batch_size: int, variants: Sequence[str]
-) -> Iterator[Decoded]:
-    """Decodes in threads (Pillow releases the interpreter's lock), in order, a bounded number of files ahead."""
-    items = iter(items)
-    most = batch_size // (1 + len(variants)) + workers()
-    pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
-    try:
-        ahead: deque[tuple[Future[Decoded], int]] = deque()
-        waiting = 0  # bytes
-        while True:
-            while len(ahead) < most and waiting < _MAX_WAITING_BYTES and (item := next(items, None)) is not None:
-                content = _content(item)
-                size = len(content) if isinstance(content, bytes) else 0
-                ahead.append((pool.submit(_decode, item, content, preprocessing, variants), size))
-                waiting += size
-            if not ahead:
-                return
-            future, size = ahead.popleft()
-            waiting -= size
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _content(item: Item) -> bytes | ImageRefused | None:
-    """Returns what must be read here and now; None: what the decoding thread reads for itself."""
-    if item.problem or not item.in_order:
-        return None
-    try:
-        return item.open()
-    except ImageRefused as error:
-        return error
-
-
-def _decode(
-    item: Item, content: bytes | ImageRefused | None, preprocessing: Preprocessing, variants: Sequence[str]
-) -> Decoded:
-    if item.problem:
-        return Decoded(RawPrediction(item, error=item.problem))
-    try:
-        if isinstance(content, ImageRefused):
-            raise content
-        stamp = item.stamp()  # first: a file that changes while it is read then counts as changed
-        source = item.open() if content is None else content
-        if variants and not isinstance(source, bytes):
-            source = read_bytes(source)
-        image, info = preprocessing.read_with_info(source)
-        others = stability_variants(source, preprocessing, variants) if variants else ()
-        return Decoded(RawPrediction(item, info, stamp=stamp), (image, *others))
-    except ImageRefused as error:
-        reason = one_line(error)
-    except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder, the others are still to be done
-        reason = f"expected a sound image, found one that can't be decoded ({type(error).__name__})"
-    return Decoded(RawPrediction(item, error=reason))
-
-
-def _rows(batch: Sequence[Decoded], batch_size: int) -> list[np.ndarray]:
-    images = [image for decoded in batch for image in decoded.images]
-    return [
-        formats.pad_batch(images[start : start + batch_size], batch_size) for start in range(0, len(images), batch_size)
-    ]
-
-
-def with_answers(batch: Sequence[Decoded], p_real: Iterable[float]) -> Iterator[RawPrediction]:
-    """Yields the outcome of each decoded item; `p_real` are the outputs for all pictures, in their order."""
-    outputs = iter(p_real)
-    for decoded in batch:
-        own = [next(outputs) for _ in decoded.images]
-        yield with_output(decoded.outcome, *own) if own else decoded.outcome
-
-
-def with_output(outcome: RawPrediction, p_real: float, *resaved_p_real: float) -> RawPrediction:
-    """Returns the outcome with the network's outputs, or with an error where one is no number.
-
-    Raises:
-        ModelFileError: an output is no probability.
-    """
-    outputs = (p_real, *resaved_p_real)
-    if not np.isfinite(outputs).all():
-        return replace(outcome, error="expected a probability from the network, found no number (NaN or infinite)")
-    if not all(0.0 <= p <= 1.0 for p in outputs):
-        raise ModelFileError(
-            f"expected a network whose output is p_real, from 0 to 1, found {p_real:.4g} for {outcome.item.name}:"
-            " give it a sigmoid output, or train one with train_model.py"
-        )
-    first, *others = (round(float(p), DECIMALS) for p in outputs)
-    return replace(outcome, p_real=first, resaved=tuple(others))
-
-
-# ---- `--explain DIR`: for every predicted picture an overlay that shows which regions speak for its label (Grad-CAM).
-
-_CAPTION_PX = 26
-_LONGEST_NAME_BYTES = 200  # of a file system's usual 255
-
-
 @dataclass(frozen=True)
 class Overlays:
-    """Where overlays go, and what they need beside the pictures."""
+    """Write, for every predicted image, an overlay that shows which regions speak for its label (Grad-CAM)."""
 
     folder: Path
     explainer: Explains
     preprocessing: Preprocessing
     decision: DecisionRule
-    names: Mapping[str, str]  # of each picture's overlay, see `overlay_names`
+    names: Mapping[str, str]  # image name -> file name, see `overlay_names`
 
-    def outcomes(self, items: Iterable[Item], batch_size: int, variants: Sequence[str] = ()) -> Iterator[RawPrediction]:
-        """Like `pipeline.outcomes`, with the same outputs from the same pass, and writes each batch's overlays."""
+    def predict_batches(
+        self, items: Iterable[ImageSource], batch_size: int, variants: Sequence[str] = ()
+    ) -> Iterator[RawPrediction]:
+        """Like the function of this name, with the same outputs from the same pass; also write the overlays."""
         with (
-            ThreadPoolExecutor(workers(), thread_name_prefix="overlay") as pool,
-            closing(batches(items, self.preprocessing, batch_size, variants)) as ready,
+            ThreadPoolExecutor(worker_count(), thread_name_prefix="overlay") as pool,
+            closing(decode_batches(items, self.preprocessing, batch_size, variants)) as batches,
         ):
-            for batch, rows in ready:
-                found = [self.explainer.explain(images) for images in rows]
-                outcomes = list(with_answers(batch, [p for each in found for p in each.p_real]))
-                readable = [outcome for outcome, each in zip(outcomes, batch, strict=True) if each.images]
-                evidence = [each for explanation in found for each in explanation.evidence][:: 1 + len(variants)]
-                # A disk that is full must stop the run: `list` lets the error through.
-                list(pool.map(self._write, readable, evidence))
-                yield from outcomes
+            for batch in batches:
+                explanations = [self.explainer.explain(images) for images in batch.arrays]
+                predictions = list(batch.predictions(p for each in explanations for p in each.p_real))
+                readable = [
+                    prediction for prediction, image in zip(predictions, batch.decoded, strict=True) if image.arrays
+                ]
+                evidence = [each for explanation in explanations for each in explanation.evidence]
+                # `list` raises the threads' errors: a full disk must stop the run.
+                list(pool.map(self._write, readable, evidence[:: 1 + len(variants)]))
+                yield from predictions
 
-    def _write(self, outcome: RawPrediction, evidence: np.ndarray) -> None:
-        if outcome.p_real is None:
+    def _write(self, prediction: RawPrediction, evidence: np.ndarray) -> None:
+        if prediction.p_real is None:
             return
         try:
-            image, _ = decode(outcome.item.open(), self.preprocessing.decode_px)
-        except ImageRefused:  # gone or changed since it was predicted
+            image, _ = decode(prediction.item.open(), self.preprocessing.decode_px)
+        except ImageRefused:  # removed or changed since it was predicted
             return
         content = io.BytesIO()
-        self._picture(image, outcome.p_real, evidence).save(content, "JPEG", quality=90)
-        write_atomic(self.folder / self.names[outcome.item.name], content.getvalue())
+        self._render(image, prediction.p_real, evidence).save(content, "JPEG", quality=90)
+        write_atomic(self.folder / self.names[prediction.item.name], content.getvalue())
 
-    def _picture(self, image: Image.Image, p_real: float, evidence: np.ndarray) -> Image.Image:
-        """Returns the picture, the same with its heatmap beside it, and above them what is shown."""
+    def _render(self, image: Image.Image, p_real: float, evidence: np.ndarray) -> Image.Image:
+        """Return the image, the same with its heatmap beside it, and a caption above."""
         label = int(calibration.labels(np.float64(p_real), self.decision))
-        sure = float(calibration.confidence(np.float64(p_real), self.decision))
+        confidence = float(calibration.confidence(np.float64(p_real), self.decision))
         shown = seen_part(image, self.preprocessing)
         sheet = Image.new("RGB", (max(2 * shown.width, 330), shown.height + _CAPTION_PX), "white")
         sheet.paste(shown, (0, _CAPTION_PX))
         sheet.paste(overlay(shown, heatmap(evidence, label)), (shown.width, _CAPTION_PX))
-        caption = f"{NAMES[label]} ({100 * sure:.0f} %); coloured: what speaks for {NAMES[label]}"
+        caption = f"{NAMES[label]} ({100 * confidence:.0f} %); coloured: what speaks for {NAMES[label]}"
         ImageDraw.Draw(sheet).text((6, 5), caption, "black", ImageFont.load_default(14))
         return sheet
 
 
 def overlay_names(names: Iterable[str]) -> dict[str, str]:
-    """Returns a file name for each picture's relative path, all different, also where upper and lower case are one."""
+    """Return a file name for each image's relative path, all different even where case is ignored."""
     plain = {name: name.replace("/", "__") + "_gradcam.jpg" for name in names}
     count = Counter(name.casefold() for name in plain.values())
     return {
         name: wanted
-        if count[wanted.casefold()] == 1 and len(wanted.encode(errors="surrogateescape")) <= _LONGEST_NAME_BYTES
-        else _with_hash(name, wanted)
+        if count[wanted.casefold()] == 1 and len(wanted.encode(errors="surrogateescape")) <= _MAX_NAME_BYTES
+        else _hashed_name(name, wanted)
         for name, wanted in plain.items()
     }
 
 
-def _with_hash(name: str, wanted: str) -> str:
+def _hashed_name(name: str, wanted: str) -> str:
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
     return f"{wanted[:40]}__{digest}_gradcam.jpg"

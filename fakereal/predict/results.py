@@ -1,4 +1,4 @@
-"""From outcomes, which are the network's, to results, which are decided; and from these to files and a summary."""
+"""Turn raw predictions into results, and write predictions.json and the details file (JSON, JSON Lines or CSV)."""
 
 from __future__ import annotations
 
@@ -22,90 +22,93 @@ from fakereal.predict.pipeline import RawPrediction
 from fakereal.predictions_json import Prediction, json_list, pieces, prediction_for
 from fakereal.runtime import one_line
 
-_AT_ONCE = 4096  # outcomes decided together
-_SHOWN = 20  # of a long list of failures, on the screen; predictions.json holds all of them
+_CHUNK = 4096  # raw predictions that are decided together
+_MAX_SHOWN = 20  # failures on the screen; predictions.json holds all of them
+
+DetailsRow = dict[str, object]
+"""Column -> text, number or None; every row has the same columns, and no value is NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionResult:
-    """One place in the result, decided."""
+    """The result for one image."""
 
-    outcome: RawPrediction
-    label: int | None = None  # 0 fake, 1 real, None where there is no output
+    raw: RawPrediction
+    label: int | None = None  # 0 fake, 1 real, None where the network gave no output
     verdict: str | None = None  # fake, real or uncertain
     confidence: float | None = None  # calibrated probability of the label, rounded to DECIMALS
-    flips: tuple[int, ...] = ()  # the numbers of the variants that get another label
+    flips: tuple[int, ...] = ()  # the numbers of the variants with another label
 
     @property
     def prediction(self) -> Prediction:
         """The entry of predictions.json."""
-        return prediction_for(self.outcome.item.key, self.label, self.outcome.error)
+        return prediction_for(self.raw.item.key, self.label, self.raw.error)
 
 
 @dataclass
-class Tally:
-    """What the summary says, counted while the results pass by."""
+class ResultCounts:
+    """The figures of the summary, counted while the results are written."""
 
     total: int = 0
     labels: Counter[int] = field(default_factory=Counter)
     uncertain: int = 0
     unstable: int = 0
     failed: int = 0
-    failures: list[str] = field(default_factory=list)  # the first ones, in words
+    failures: list[str] = field(default_factory=list)  # the first ones, name and reason
 
-    def counted(self, results: Iterable[PredictionResult]) -> Iterator[PredictionResult]:
-        """Yields the results as they are."""
+    def count(self, results: Iterable[PredictionResult]) -> Iterator[PredictionResult]:
+        """Count the results and yield them unchanged."""
         for result in results:
             self.total += 1
             self.uncertain += result.verdict == calibration.UNCERTAIN
             self.unstable += bool(result.flips)
             if result.label is None:
                 self.failed += 1
-                if len(self.failures) < _SHOWN:
-                    self.failures.append(f"{one_line(result.outcome.item.name)}: {result.outcome.error}")
+                if len(self.failures) < _MAX_SHOWN:
+                    self.failures.append(f"{one_line(result.raw.item.name)}: {result.raw.error}")
             else:
                 self.labels[result.label] += 1
             yield result
 
 
-def decide(outcomes: Sequence[RawPrediction], decision: DecisionRule) -> list[PredictionResult]:
-    """Returns the label, the verdict and the confidence of each outcome that has an output."""
-    answered = [outcome for outcome in outcomes if outcome.p_real is not None]
-    p_real = np.array([outcome.p_real for outcome in answered], np.float64)
+def decide(predictions: Sequence[RawPrediction], decision: DecisionRule) -> list[PredictionResult]:
+    """Return label, verdict and confidence of each raw prediction that has an output."""
+    valid = [prediction for prediction in predictions if prediction.p_real is not None]
+    p_real = np.array([prediction.p_real for prediction in valid], np.float64)
     labels = calibration.labels(p_real, decision).tolist()
-    answers = zip(
+    decided = zip(
         labels,
         calibration.verdicts(p_real, decision),
         np.round(calibration.confidence(p_real, decision), DECIMALS).tolist(),
-        _flips(answered, labels, decision),
+        _flips(valid, labels, decision),
         strict=True,
     )
-    return [PredictionResult(outcome, *(next(answers) if outcome.p_real is not None else ())) for outcome in outcomes]
+    return [PredictionResult(each, *(next(decided) if each.p_real is not None else ())) for each in predictions]
 
 
-def decided(outcomes: Iterable[RawPrediction], decision: DecisionRule) -> Iterator[PredictionResult]:
-    """Like `decide`, for outcomes that are too many for a list."""
-    outcomes = iter(outcomes)
-    while some := list(islice(outcomes, _AT_ONCE)):
-        yield from decide(some, decision)
+def decide_all(predictions: Iterable[RawPrediction], decision: DecisionRule) -> Iterator[PredictionResult]:
+    """Like `decide`, for raw predictions that are too many for a list."""
+    predictions = iter(predictions)
+    while chunk := list(islice(predictions, _CHUNK)):
+        yield from decide(chunk, decision)
 
 
 def _flips(
-    outcomes: Sequence[RawPrediction], labels: Sequence[int], decision: DecisionRule
+    predictions: Sequence[RawPrediction], labels: Sequence[int], decision: DecisionRule
 ) -> Iterator[tuple[int, ...]]:
-    for outcome, label in zip(outcomes, labels, strict=True):
-        again = calibration.labels(np.array(outcome.resaved, np.float64), decision) if outcome.resaved else ()
-        yield tuple(number for number, other in enumerate(again) if other != label)
+    for prediction, label in zip(predictions, labels, strict=True):
+        p_real = np.array(prediction.variants_p_real, np.float64)
+        yield tuple(number for number, other in enumerate(calibration.labels(p_real, decision)) if other != label)
 
 
 def details_of(result: PredictionResult, variants: Sequence[str] = ()) -> DetailsRow:
-    """Returns the row of one result; p_fake and p_real are the network's own, before calibration.
+    """Return the details row of one result; p_fake and p_real are the network's own, before calibration.
 
     Args:
-        result: it.
-        variants: names of the re-saves that were asked for, which add two columns.
+        result: the result.
+        variants: names of the re-saved variants that were predicted too, which add two columns.
     """
-    item, info, p_real = result.outcome.item, result.outcome.info, result.outcome.p_real
+    item, info, p_real = result.raw.item, result.raw.info, result.raw.p_real
     flips = " ".join(variants[number] for number in result.flips)
     stability = {
         "stable": None if result.label is None else not result.flips,
@@ -123,61 +126,51 @@ def details_of(result: PredictionResult, variants: Sequence[str] = ()) -> Detail
         "width": info and info.width_px,
         "height": info and info.height_px,
         "format": info and info.format,
-        "error": result.outcome.error,
+        "error": result.raw.error,
     }
 
 
 def save(
     results: Iterable[PredictionResult], output: Path, details_file: Path | None = None, variants: Sequence[str] = ()
-) -> Tally:
-    """Writes predictions.json and, where asked for, the details, in one go; each whole or not at all.
+) -> ResultCounts:
+    """Write predictions.json and, where asked for, the details, in one pass; each whole or not at all.
 
     Args:
         results: in the order of the document; taken one by one, so there may be any number of them.
         output: predictions.json.
-        details_file: its suffix is one of `details.SUFFIXES`.
+        details_file: its suffix is one of `DETAILS_SUFFIXES`.
         variants: see `details_of`.
-
-    Returns:
-        What was counted.
     """
-    tally = Tally()
+    counts = ResultCounts()
     with ExitStack() as files:
         document = files.enter_context(open_atomic(output))
         if details_file is None:
-            document.writelines(_encoded(tally.counted(results)))
-            return tally
+            document.writelines(_document(counts.count(results)))
+            return counts
         table = files.enter_context(open_atomic(details_file))
-        # Both writers take a result at a time, in turn, so there is never more than one to be kept.
-        first, second = tee(tally.counted(results))
-        rows = details_pieces(details_file, (details_of(result, variants) for result in second))
-        for piece, row in zip_longest(_encoded(first), rows, fillvalue=b""):
+        # Both writers take one result at a time, in turn, so `tee` never keeps more than one.
+        first, second = tee(counts.count(results))
+        rows = encode_details(details_file, (details_of(result, variants) for result in second))
+        for piece, row in zip_longest(_document(first), rows, fillvalue=b""):
             document.write(piece)
             table.write(row)
-    return tally
+    return counts
 
 
-def _encoded(results: Iterable[PredictionResult]) -> Iterator[bytes]:
+def _document(results: Iterable[PredictionResult]) -> Iterator[bytes]:
     return (piece.encode() for piece in pieces(result.prediction for result in results))
 
 
-# ---- The `--details` file: one row for each place in the result, as JSON, JSON Lines or CSV.
-
-DetailsRow = dict[str, object]
-"""Column -> text, number or None; every row has the same columns, and no value is NaN."""
-
-
 def write_details(path: Path, rows: Iterable[DetailsRow]) -> None:
-    """Writes the rows in the format that the path's suffix, one of `SUFFIXES`, names; whole or not at all."""
+    """Write the rows in the format of the path's suffix, one of `DETAILS_SUFFIXES`; whole or not at all."""
     with open_atomic(path) as file:
-        for piece in details_pieces(path, rows):
-            file.write(piece)
+        file.writelines(encode_details(path, rows))
 
 
-def details_pieces(path: Path, rows: Iterable[DetailsRow]) -> Iterator[bytes]:
-    """Yields the content of the file that the rows make, piece by piece."""
+def encode_details(path: Path, rows: Iterable[DetailsRow]) -> Iterator[bytes]:
+    """Yield the content of the details file piece by piece."""
     for text in _WRITERS[path.suffix.lower()](rows):
-        # A file name that is no UTF-8 reaches us with surrogates, which CSV has no escape for.
+        # Python gives file names that are no UTF-8 surrogates, which CSV has no escape for.
         yield text.encode("utf-8", errors="backslashreplace")
 
 

@@ -40,8 +40,8 @@ class FoundImages:
     base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
     names: list[str] = field(default_factory=list)  # of pictures, with "/"
     problems: dict[str, str] = field(default_factory=dict)  # of names: why one can't even be opened
-    others: list[str] = field(default_factory=list)  # files that are no pictures by name
-    folders: list[str] = field(default_factory=list)  # not looked into, with "/" at the end
+    other_files: list[str] = field(default_factory=list)  # files that are no pictures by name
+    skipped_folders: list[str] = field(default_factory=list)  # not looked into, with "/" at the end
     archive: Archive | None = None  # what the names are read from, None: the file system
     inner: str = ""  # the folder in the archive that base names, "" or ending in "/"
 
@@ -183,7 +183,7 @@ def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str
     skip = len(os.path.join(found.base, ""))
     for path in paths:
         found.add(path[skip:].replace(os.sep, "/"), problem_of(path))
-    found.others += [path[skip:].replace(os.sep, "/") for path in others]
+    found.other_files += [path[skip:].replace(os.sep, "/") for path in others]
     return found
 
 
@@ -213,9 +213,9 @@ def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
         if is_image_name(entry.name):
             found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
         elif not is_folder(entry):
-            found.others.append(name)
+            found.other_files.append(name)
         elif not entered:
-            found.folders.append(name + "/")
+            found.skipped_folders.append(name + "/")
     return found
 
 
@@ -233,8 +233,8 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
         if is_image_name(member.name.replace("\\", "/").rpartition("/")[2]):
             found.add(member.name, member.problem)
         else:
-            found.others.append(member.name)
-    for name in archive.twice & set(found.names):
+            found.other_files.append(member.name)
+    for name in archive.duplicates & set(found.names):
         found.problems[name] = "expected one file of this name, found several in the archive"
     found.names = list(dict.fromkeys(found.names))
     _start_below(found)
@@ -302,18 +302,18 @@ def of_url(url: str, recursive: bool) -> FoundImages:
         found = _found(url)
         for name, is_folder in _walk(system, root, recursive):
             if is_folder:
-                found.folders.append(f"{name}/")
+                found.skipped_folders.append(f"{name}/")
             elif is_image_name(posixpath.basename(name)):
                 found.add(name, None)
             else:
-                found.others.append(name)
+                found.other_files.append(name)
     except FakeRealError:
         raise
     except FileNotFoundError:
         found = FoundImages(url)
     except Exception as error:
         raise DataError(f"{url}: expected a store that can be listed, found {store_reason(error)}") from error
-    if not (found.names or found.others or found.folders):
+    if not (found.names or found.other_files or found.skipped_folders):
         raise DataError(f"{url}: expected images, found nothing there: look for a slip in the address")
     return found
 
