@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 from fakereal import predictions_json
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
-from fakereal.engines.formats import fill_batch
+from fakereal.engines.formats import pad_batch
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import relative_name
 from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
@@ -176,7 +176,7 @@ def extract_features(records: Sequence[Record], base: str) -> np.ndarray:
     with interrupts_at_checks_only():
         images = parallel_map(lambda record: _read(record, preprocessing), records, "computing features")
         while batch := list(islice(images, _BATCH)):
-            outputs = model.predict_on_batch(fill_batch(batch, _BATCH).astype(np.float32))
+            outputs = model.predict_on_batch(pad_batch(batch, _BATCH).astype(np.float32))
             rows.append(np.asarray(outputs, np.float32)[: len(batch)])
             check_interrupt()
     return np.concatenate(rows)
