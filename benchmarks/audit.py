@@ -56,14 +56,14 @@ def limited(dataset: Dataset, most: int) -> Dataset:
 def row(name: str, dataset: Dataset) -> str:
     """Returns a row of the table."""
     started = time.perf_counter()
-    before = audit.audit(dataset)
+    before = audit.audit_dataset(dataset)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "neutral")
         neutralize.write_copy(dataset, copy, neutralize.settings_for(dataset))
-        after = audit.audit(scan(copy, Preprocessing()))
-    carried = ", ".join(shortcuts.carriers(before.shortcut)) if before.shortcut.tells else "-"
-    carried = "; ".join(before.shortcut.giveaways[:1]) if carried == "-" and before.shortcut.giveaways else carried
+        after = audit.audit_dataset(scan(copy, Preprocessing()))
+    carried = ", ".join(shortcuts.strongest_features(before.shortcut)) if before.shortcut.separates else "-"
+    carried = "; ".join(before.shortcut.partial[:1]) if carried == "-" and before.shortcut.partial else carried
     figures = [before.shortcut, before.pixels, after.shortcut, after.pixels]
     files, pixels, files_after, pixels_after = map(auc, figures)
     count = f"{len(dataset.records):,}"
@@ -81,12 +81,12 @@ def shuffled(dataset: Dataset, seed: int) -> ProbeResult:
     """Returns the audit of the files after the labels were dealt out anew."""
     labels = np.random.default_rng(seed).permutation([record.label for record in dataset.records])
     pairs = zip(dataset.records, labels.tolist(), strict=True)
-    return audit.audit_in_short([replace(record, label=label) for record, label in pairs], ())
+    return audit.probe_shortcuts([replace(record, label=label) for record, label in pairs], ())
 
 
 def is_flagged(judged: ProbeResult) -> bool:
     """Says whether the audit would report a shortcut."""
-    return judged.tells or bool(judged.giveaways)
+    return judged.separates or bool(judged.partial)
 
 
 if __name__ == "__main__":

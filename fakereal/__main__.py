@@ -82,17 +82,17 @@ def run_audit(arguments: argparse.Namespace) -> int:
     if arguments.label_errors and not arguments.report:
         raise ConfigError("--label-errors: expected --report DIR too, for the suspects: add it")
     dataset = scan(arguments.data, Preprocessing())
-    audited = audit.audit(dataset)
+    audited = audit.audit_dataset(dataset)
     suspects, commands = None, []
     if arguments.label_errors:
         suspects, commands = _find_label_errors(dataset, audited.clusters, arguments.report)
-    found = audit.findings(audited, audit.of_label_errors(suspects, commands) if suspects else ())
+    found = audit.findings(audited, audit.label_error_findings(suspects, commands) if suspects else ())
     print("\n".join(report.lines(audited, found)))
     if arguments.report:
-        report.write_page(arguments.report, audited, found, suspects)
+        report.write_report(arguments.report, audited, found, suspects)
         log(f"\nreport: {arguments.report / 'report.html'}")
     incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
-    failed = arguments.strict and any(finding.grave for finding in found)
+    failed = arguments.strict and any(finding.serious for finding in found)
     return EXIT_PARTIAL if failed or incomplete or audited.counts["skipped"] else EXIT_OK
 
 

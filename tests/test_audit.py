@@ -51,7 +51,7 @@ def test_a_feature_that_decides_has_an_auc_of_1_and_an_interval_that_is_no_certa
     found = judged(category("format", np.where(LABELS == FAKE, "PNG", "JPEG").tolist()))
     assert found.auc == 1.0
     assert 0.9 < found.interval[0] < 1.0 == found.interval[1]
-    assert found.tells
+    assert found.separates
     assert found.features[0].values[0] == "PNG: 40 of 40 fakes, 0 of 40 reals"
 
 
@@ -60,8 +60,8 @@ def test_features_that_say_nothing_are_not_flagged():
     words = chance.choice(["a", "b", "c"], len(LABELS)).tolist()
     found = judged(category("word", words), shortcuts.Feature("number", {"number": chance.normal(size=len(LABELS))}))
     assert found.interval[0] <= 0.5 <= found.interval[1]
-    assert not found.tells
-    assert found.giveaways == ()
+    assert not found.separates
+    assert found.partial == ()
 
 
 def test_two_features_that_tell_only_together_are_found():
@@ -70,25 +70,25 @@ def test_two_features_that_tell_only_together_are_found():
     found = judged(category("one", one.astype(str)), category("other", (one ^ labels).astype(str)), labels=labels)
     assert found.auc > 0.95
     assert max(feature.auc for feature in found.features) < 0.65
-    assert "together" in shortcuts.file_verdict(found) or "details" in shortcuts.file_verdict(found)
+    assert "together" in shortcuts.file_verdict(found)
 
 
 def test_copies_are_not_learnt_and_judged_at_once():
     groups = np.arange(80) // 4  # four copies of each of 20 pictures, and labels that are dealt out at random
     labels = np.random.default_rng(1).permutation(np.repeat([FAKE, REAL], 10))[groups]
     own = shortcuts.Feature("own", {"own": groups.astype(float)})
-    assert judged(own, labels=labels).tells
+    assert judged(own, labels=labels).separates
     grouped = judged(own, labels=labels, groups=groups)
-    assert not grouped.tells
+    assert not grouped.separates
     assert grouped.interval[1] - grouped.interval[0] > 0.35  # of 20 pictures, not of 80
 
 
 def test_part_of_a_class_that_gives_itself_away_is_named_though_the_auc_is_low():
     words = ["PNG" if label == FAKE and number % 10 == 0 else "JPEG" for number, label in enumerate(LABELS)]
-    assert judged(category("format", words)).giveaways == ()  # 8 of 80, by chance perhaps
+    assert judged(category("format", words)).partial == ()  # 8 of 80, by chance perhaps
     words = ["PNG" if label == FAKE and number % 3 == 0 else "JPEG" for number, label in enumerate(LABELS)]
     found = judged(category("format", words))
-    assert found.giveaways[0] in ("PNG: 14 of 40 fakes, 0 of 40 reals", "JPEG: 26 of 40 fakes, 40 of 40 reals")
+    assert found.partial[0] in ("PNG: 14 of 40 fakes, 0 of 40 reals", "JPEG: 26 of 40 fakes, 40 of 40 reals")
 
 
 def test_too_few_pictures_give_no_verdict():
@@ -127,20 +127,20 @@ def test_the_quality_of_a_jpeg_is_read_from_its_table(make_image, tmp_path, qual
 def test_a_leaky_set_is_flagged_with_the_command_that_helps_and_strict_makes_that_exit_code_1(leaky, capsys):
     assert main(["audit", str(leaky), "--strict"]) == 1
     shown = capsys.readouterr().out
-    assert "this data set gives the answer away: file format alone tells fake from real with AUC 1.00" in shown
+    assert "shortcut found: file format alone separates fake from real (AUC 1.00" in shown
     assert "PNG: 12 of 12 fakes, 0 of 12 reals" in shown
     assert f"python train_model.py --data {leaky} --neutralize" in shown
 
 
 def test_a_sound_set_passes_with_strict(sound, capsys):
     assert main(["audit", str(sound), "--strict"]) == 0
-    assert "the files give nothing away" in capsys.readouterr().out
+    assert "no shortcut found: " in capsys.readouterr().out
 
 
 def test_the_neutral_copy_of_a_leaky_set_gives_nothing_away(leaky, tmp_path, capsys):
     assert main(["audit", str(leaky), "--neutralize", str(tmp_path / "neutral")]) == 0
     assert main(["audit", str(tmp_path / "neutral"), "--strict"]) == 0
-    assert "the files give nothing away" in capsys.readouterr().out
+    assert "no shortcut found: " in capsys.readouterr().out
 
 
 def test_the_report_stands_alone_and_names_every_file(leaky, make_image, tmp_path, capsys):
@@ -164,8 +164,8 @@ def test_the_report_stands_alone_and_names_every_file(leaky, make_image, tmp_pat
 
 def test_a_picture_in_both_classes_is_a_finding(sound, make_image):
     make_image(sound / "real" / "copy.jpg", 0, quality=90)
-    found = audit.findings(audit.audit(scan(sound, Preprocessing())))
-    assert [finding.kind for finding in found if finding.grave] == ["identical_across_classes"]
+    found = audit.findings(audit.audit_dataset(scan(sound, Preprocessing())))
+    assert [finding.kind for finding in found if finding.serious] == ["identical_across_classes"]
     assert "fake/00.jpg and real/copy.jpg" in found[0].what
 
 
@@ -199,7 +199,7 @@ def test_odd_files_are_named_each_with_what_is_odd(sound, make_image, tmp_path):
     make_image(sound / "fake" / "lies.png", 33, format="JPEG")
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green")]
     frames[0].save(sound / "fake" / "film.gif", save_all=True, append_images=frames[1:])
-    files = audit.audit(scan(sound, Preprocessing())).files
+    files = audit.audit_dataset(scan(sound, Preprocessing())).files
     found = {
         kind: [(problem.path.name, problem.detail) for problem in problems]
         for kind, problems in files.items()
@@ -208,8 +208,8 @@ def test_odd_files_are_named_each_with_what_is_odd(sound, make_image, tmp_path):
     assert found == {
         "tiny": [("tiny.png", "16x40")],
         "odd_shaped": [("long.png", "200x40")],
-        "wrong_extension": [("lies.png", "is JPEG inside")],
-        "animated": [("film.gif", "2 frames; only the first counts")],
+        "wrong_extension": [("lies.png", "the content is JPEG")],
+        "animated": [("film.gif", "2 frames; only the first is used")],
     }
 
 
@@ -217,17 +217,17 @@ def test_file_names_alone_are_a_note_and_no_shortcut(make_image, tmp_path):
     for number in range(12):
         make_image(tmp_path / "images" / "fake" / f"{number + 1}.png", number)
         make_image(tmp_path / "images" / "real" / f"IMG_{number:04}.png", 50 + number)
-    audited = audit.audit(scan(tmp_path / "images", Preprocessing()))
-    assert not audited.shortcut.tells
-    assert audited.names.tells
-    assert [(finding.kind, finding.grave) for finding in audit.findings(audited)] == [("file_names", False)]
+    audited = audit.audit_dataset(scan(tmp_path / "images", Preprocessing()))
+    assert not audited.shortcut.separates
+    assert audited.names.separates
+    assert [(finding.kind, finding.serious) for finding in audit.findings(audited)] == [("file_names", False)]
 
 
 def test_counts_say_class_split_and_source(make_folder):
     folders = {
         f"{source}/{split}/{name}": 6 for source in "ab" for split in ("train", "test") for name in ("fake", "real")
     }
-    audited = audit.audit(scan(make_folder(folders), Preprocessing()))
+    audited = audit.audit_dataset(scan(make_folder(folders), Preprocessing()))
     assert audited.counts["by_class"] == {"fake": 24, "real": 24}
     assert audited.counts["by_split"] == {"test": {"fake": 12, "real": 12}, "train": {"fake": 12, "real": 12}}
     assert audited.counts["by_source"]["a"] == {"fake": 12, "real": 12}
@@ -237,7 +237,7 @@ def test_counts_say_class_split_and_source(make_folder):
 def test_the_audit_does_not_depend_on_the_run(leaky):
     trees = []
     for _ in range(2):
-        audited = audit.audit(scan(leaky, Preprocessing()))
+        audited = audit.audit_dataset(scan(leaky, Preprocessing()))
         trees.append(json.dumps(report.as_json(audited, audit.findings(audited)), allow_nan=False))
     assert trees[0] == trees[1]
 
@@ -245,7 +245,7 @@ def test_the_audit_does_not_depend_on_the_run(leaky):
 def test_before_training_the_shortcut_is_said_in_short(leaky):
     dataset = scan(leaky, Preprocessing())
     tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=False)
-    assert lines[0].startswith("warning: this data set gives the answer away")
+    assert lines[0].startswith("warning: shortcut found: ")
     assert tree["findings"][0]["level"] == "finding"
     tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=True)
     assert tree["findings"][0]["level"] == "note"

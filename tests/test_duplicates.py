@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fakereal.dataset import near_duplicates
-from fakereal.dataset.near_duplicates import crossing, find_duplicates
+from fakereal.dataset.near_duplicates import find_duplicates
 from fakereal.dataset.scan import THUMBNAIL_PX, scan, thumbnail_of
 from fakereal.preprocessing import Preprocessing
 
@@ -120,7 +120,7 @@ def test_a_cluster_says_what_it_lies_across(root, first, second, words):
         (root / folder).mkdir(parents=True, exist_ok=True)
         picture(100).save(root / folder / name)
     (cluster,) = find_duplicates(scan(root, PREPROCESSING).records)
-    assert crossing(cluster) == words
+    assert cluster.scope == words
 
 
 def test_plain_colours_gradients_and_bare_horizons_are_not_taken_for_one_another():

@@ -1,122 +1,146 @@
-"""An audit as lines for the terminal and as JSON for programs."""
+"""Report an audit: lines for the terminal, audit.json for programs, report.html with thumbnails for people."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fakereal import html
 from fakereal.audit import shortcuts
-from fakereal.audit.audit import KINDS, Audit, Finding, audit_in_short, of_shortcut
-from fakereal.audit.shortcuts import ProbeResult, Strength
-from fakereal.dataset.near_duplicates import Cluster, crossing
+from fakereal.audit.audit import FILE_PROBLEMS, Audit, Finding, probe_shortcuts, shortcut_findings
+from fakereal.audit.shortcuts import FeatureResult, ProbeResult
+from fakereal.dataset.near_duplicates import Cluster
 from fakereal.dataset.scan import Record
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
 from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES
 
+_ACROSS = ("classes", "splits")
 _FEATURES_SHOWN = 5  # in the terminal
+_EXAMPLES, _CLUSTERS, _PER_CLUSTER, _SUSPECTS, _PROBLEMS = 8, 12, 4, 48, 12  # thumbnails on the page, each 5 KB
+_FILES_LISTED = 100  # of each kind on the page; audit.json has all
+_THUMBNAIL_PX = 128
+_SHOWN_PROBLEMS = ("animated", "tiny", "odd_shaped", "wrong_extension")  # kinds of files with a thumbnail
 
 
 def lines(audit: Audit, findings: Sequence[Finding]) -> list[str]:
-    """Returns the audit for people at a terminal."""
+    """Return the audit for people at a terminal."""
     return [
         *_counts_lines(audit),
         "",
-        f"shortcut: {shortcuts.file_verdict(audit.shortcut)}",
+        shortcuts.file_verdict(audit.shortcut),
         *_feature_lines(audit.shortcut),
-        f"pixels: {shortcuts.pixel_verdict(audit.pixels)}",
+        f"pixel statistics: {shortcuts.pixel_verdict(audit.pixels)}",
         *_feature_lines(audit.pixels),
-        *sample_lines(audit),
+        *_sample_lines(audit),
         "",
-        *finding_lines(findings),
+        *_finding_lines(findings),
     ]
-
-
-def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Returns the findings, each with what to do about it."""
-    grave = sum(finding.grave for finding in findings)
-    found = [f"{grave} finding{'s' * (grave != 1)}, {len(findings) - grave} note{'s' * (len(findings) - grave != 1)}"]
-    for finding in findings:
-        found += [f"{'!' if finding.grave else '-'} {finding.what}", f"    {finding.what_to_do}"]
-        found += [f"    $ {line}" for line in finding.command.splitlines()]
-    return found
 
 
 def _counts_lines(audit: Audit) -> list[str]:
     counts = audit.counts
     total = counts["pictures"]
     classes = ", ".join(f"{count:,} {name} ({count / total:.1%})" for name, count in counts["by_class"].items())
-    found = [f"{audit.dataset.root}: {total:,} pictures, {classes}"]
-    for key, word in (("by_split", "split"), ("by_source", "source")):
-        for name, row in list(counts[key].items()):
+    found = [f"{audit.dataset.root}: {total:,} images, {classes}"]
+    for key, noun in (("by_split", "split"), ("by_source", "source")):
+        for name, row in counts[key].items():
             share = sum(row.values()) / total
-            found.append(f"  {word} {name or '(none)'}: {row['fake']:,} fake, {row['real']:,} real ({share:.1%})")
+            found.append(f"  {noun} {name or '(none)'}: {row['fake']:,} fake, {row['real']:,} real ({share:.1%})")
     for key in ("formats", "sizes"):
-        parts = (f"{name} {_first(counts[key][name])}" for name in NAMES)
+        parts = (f"{name} {_list_counts(counts[key][name])}" for name in NAMES)
         found.append(f"  {key}: {'; '.join(parts)}")
-    problems = [f"{len(audit.files[kind]):,} {words}" for kind, words in KINDS.items() if audit.files[kind]]
-    found.append(f"  files: {'; '.join(problems) or 'nothing wrong with any'}")
-    return [*found, f"  duplicates: {_duplicates_line(audit.clusters)}"]
+    problems = [f"{len(audit.files[kind]):,} {text}" for kind, text in FILE_PROBLEMS.items() if audit.files[kind]]
+    found.append(f"  files: {'; '.join(problems) or 'no problems'}")
+    return [*found, f"  duplicates: {_duplicates_text(audit.clusters)}"]
 
 
-def _first(counts: dict[str, int]) -> str:
+def _list_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{value} {count:,}" for value, count in counts.items())
 
 
-def _duplicates_line(clusters: Sequence[Cluster]) -> str:
+def _duplicates_text(clusters: Sequence[Cluster]) -> str:
     parts = []
     for kind in ("identical", "near"):
         found = [cluster for cluster in clusters if cluster.kind == kind]
-        places = [f"{sum(getattr(c, f'across_{where}') for c in found):,} across {where}" for where in _ACROSS]
-        pictures = sum(len(cluster.records) for cluster in found)
-        parts.append(f"{len(found):,} {kind} groups of {pictures:,} pictures ({', '.join(places)})" if found else "")
-    return "; ".join(filter(None, parts)) or "none"
+        across = ", ".join(f"{_count_across(found, where):,} across {where}" for where in _ACROSS)
+        images = sum(len(cluster.records) for cluster in found)
+        parts += [f"{len(found):,} {kind} groups of {images:,} images ({across})"] if found else []
+    return "; ".join(parts) or "none"
 
 
-_ACROSS = ("classes", "splits")
+def _count_across(clusters: Sequence[Cluster], where: str) -> int:
+    return sum(getattr(cluster, f"across_{where}") for cluster in clusters)
 
 
-def _feature_lines(judged: ProbeResult) -> list[str]:
-    telling = _telling(judged)
-    shown = [f"  AUC {feature.auc:.2f}  {_told_by(feature)}" for feature in telling]
-    rest = [feature.name for feature in telling[_FEATURES_SHOWN:]]
-    return [*shown[:_FEATURES_SHOWN], *([f"  and {', '.join(rest)}"] if rest else [])]
+def _feature_lines(result: ProbeResult) -> list[str]:
+    separating = [feature for feature in result.features if feature.separates]
+    shown = [f"  AUC {feature.auc:.2f}  {_feature_text(feature)}" for feature in separating[:_FEATURES_SHOWN]]
+    rest = [feature.name for feature in separating[_FEATURES_SHOWN:]]
+    return [*shown, *([f"  and {', '.join(rest)}"] if rest else [])]
 
 
-def _told_by(feature: Strength) -> str:
-    value = feature.values[0] if feature.values else "in no simple way"
+def _feature_text(feature: FeatureResult) -> str:
+    value = feature.values[0] if feature.values else "by no single value"
     return value if value.startswith(feature.name) else f"{feature.name}: {value}"
 
 
-def _telling(judged: ProbeResult) -> list[Strength]:
-    return [feature for feature in judged.features if feature.auc >= 0.6 and feature.interval[0] > 0.5]
-
-
-def sample_lines(audit: Audit) -> list[str]:
-    """Returns what was drawn of a large set, as a line, or no line."""
+def _sample_lines(audit: Audit) -> list[str]:
+    """Return how many images of a large set were examined, as one line, or no line."""
     if not audit.sampled:
         return []
     return [
-        f"(of {audit.counts['pictures']:,} pictures, {audit.shortcut.images:,} were drawn for the shortcut audit,"
-        f" {audit.pixels.images:,} for the pixels)"
+        f"(of {audit.counts['pictures']:,} images, {audit.shortcut.images:,} were sampled for the shortcut audit,"
+        f" {audit.pixels.images:,} for the pixel statistics)"
     ]
 
 
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
+    serious = sum(finding.serious for finding in findings)
+    notes = len(findings) - serious
+    found = [f"{serious} finding{'s' * (serious != 1)}, {notes} note{'s' * (notes != 1)}"]
+    for finding in findings:
+        found += [f"{'!' if finding.serious else '-'} {finding.what}", f"    {finding.what_to_do}"]
+        found += [f"    $ {line}" for line in finding.command.splitlines()]
+    return found
+
+
+def before_training(
+    records: Sequence[Record], near: Sequence[Cluster], root: Path, neutralized: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Look for a shortcut before a training; the other checks are left to the audit.
+
+    Args:
+        records: the images that take part in the training.
+        near: their near-copies.
+        root: the data set's folder.
+        neutralized: whether the training neutralizes the images.
+
+    Returns:
+        The result for the model's report, and as lines for people.
+    """
+    result = probe_shortcuts(records, near)
+    found = shortcut_findings(result, root, neutralized)
+    verdict = shortcuts.file_verdict(result)
+    tree = {"shortcut": _probe_json(result, verdict), "findings": [finding.as_json() for finding in found]}
+    lines = [f"warning: {verdict}", *_feature_lines(result), f"  {found[0].what_to_do}"] if found else [verdict]
+    return tree, [*lines, *(f"  $ {finding.command}" for finding in found if finding.command)]
+
+
 def as_json(audit: Audit, findings: Sequence[Finding], label_errors: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the audit for programs; paths are relative to the data set's folder."""
+    """Return the content of audit.json; paths are relative to the data set's folder."""
     return {
         "data": str(audit.dataset.root),
         "counts": audit.counts,
-        "shortcut": label_errors_json(audit.shortcut, shortcuts.file_verdict(audit.shortcut)),
-        "pixels": label_errors_json(audit.pixels, shortcuts.pixel_verdict(audit.pixels)),
-        "file_names": label_errors_json(audit.names),
+        "shortcut": _probe_json(audit.shortcut, shortcuts.file_verdict(audit.shortcut)),
+        "pixels": _probe_json(audit.pixels, shortcuts.pixel_verdict(audit.pixels)),
+        "file_names": _probe_json(audit.names),
         "duplicates": _duplicates_json(audit),
         "files": {
-            kind: [{"image": name_of(problem.path, audit), "detail": problem.detail} for problem in problems]
+            kind: [{"image": _name(problem.path, audit), "detail": problem.detail} for problem in problems]
             for kind, problems in audit.files.items()
         },
         "label_errors": label_errors,
@@ -124,23 +148,21 @@ def as_json(audit: Audit, findings: Sequence[Finding], label_errors: dict[str, A
     }
 
 
-def label_errors_json(judged: ProbeResult, verdict: str | None = None) -> dict[str, Any]:
-    """Returns how well something tells, for programs."""
-
-    def rounded(interval: Iterable[float] | None) -> list[float] | None:
+def _probe_json(result: ProbeResult, verdict: str | None = None) -> dict[str, Any]:
+    def rounded(interval: tuple[float, float] | None) -> list[float] | None:
         return None if interval is None else [round(value, 4) for value in interval]
 
     return {
-        "auc": None if judged.auc is None else round(judged.auc, 4),
-        "interval": rounded(judged.interval),
-        "images": judged.images,
-        "tells": judged.tells,
+        "auc": None if result.auc is None else round(result.auc, 4),
+        "interval": rounded(result.interval),
+        "images": result.images,
+        "tells": result.separates,
         **({"verdict": verdict} if verdict else {}),
         "features": [
             {"name": f.name, "auc": round(f.auc, 4), "interval": rounded(f.interval), "values": list(f.values)}
-            for f in judged.features
+            for f in result.features
         ],
-        "giveaways": list(judged.giveaways),
+        "giveaways": list(result.partial),
     }
 
 
@@ -149,131 +171,101 @@ def _duplicates_json(audit: Audit) -> dict[str, Any]:
     return {
         "identical": sum(cluster.kind == "identical" for cluster in clusters),
         "near": sum(cluster.kind == "near" for cluster in clusters),
-        **{f"across_{where}": sum(getattr(cluster, f"across_{where}") for cluster in clusters) for where in _ACROSS},
+        **{f"across_{where}": _count_across(clusters, where) for where in _ACROSS},
         "clusters": [
             {
                 "kind": cluster.kind,
-                "crossing": crossing(cluster),
-                "images": [name_of(record.path, audit) for record in cluster.records],
+                "crossing": cluster.scope,
+                "images": [_name(record.path, audit) for record in cluster.records],
             }
             for cluster in clusters
         ],
     }
 
 
-def name_of(path: Path, audit: Audit) -> str:
-    """Returns a path relative to the data set's folder."""
+def _name(path: Path, audit: Audit) -> str:
     return relative_name(path, audit.dataset.root)
 
 
-def before_training(
-    records: Sequence[Record], near: Sequence[Cluster], root: Path, neutralized: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """Runs the audit in short: the shortcuts alone.
-
-    Args:
-        records: those that take part in the training.
-        near: their near-copies.
-        root: the data set's folder.
-        neutralized: whether the training neutralizes them.
-
-    Returns:
-        What was found for programs, and as lines for people.
-    """
-    judged = audit_in_short(records, near)
-    found = of_shortcut(judged, root, neutralized)
-    verdict = shortcuts.file_verdict(judged)
-    tree = {"shortcut": label_errors_json(judged, verdict), "findings": [finding.as_json() for finding in found]}
-    lines = [f"warning: {verdict}", *_feature_lines(judged), f"  {found[0].what_to_do}"] if found else [verdict]
-    return tree, [*lines, *(f"  $ {finding.command}" for finding in found if finding.command)]
-
-
-# ---- An audit as a page that stands alone, with thumbnails; and as JSON beside it.
-
-_EXAMPLES, _CLUSTERS, _OF_A_CLUSTER, _SUSPECTS, _PROBLEMS = 8, 12, 4, 48, 12  # thumbnails on the page, each 5 KB
-_FILES_LISTED = 100  # of each kind on the page; audit.json has all
-_THUMBNAIL_PX = 128
-_LOOKED_AT = ("animated", "tiny", "odd_shaped", "wrong_extension")  # kinds of files that can be shown
-
-
-def write_page(
+def write_report(
     folder: Path, audit: Audit, findings: Sequence[Finding], label_errors: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Writes `audit.json` and `report.html` into a folder, and returns the former.
+    """Write `audit.json` and `report.html`, one file that needs no other, into a folder; return the former's content.
 
     Args:
-        folder: made where it is missing; an earlier audit in it is replaced.
+        folder: created where missing; an earlier report in it is replaced.
         audit: what was found.
         findings: all of them.
-        label_errors: as `label_errors.as_json` gives it, or None where labels were not judged.
+        label_errors: what `label_errors.as_json` returns, or None where labels were not checked.
+
+    Raises:
+        DataError: a file can't be written.
     """
     tree = as_json(audit, findings, label_errors)
     write_atomic(folder / "audit.json", json.dumps(tree, indent=4, allow_nan=False).encode())
+    suspects = (label_errors or {"suspects": []})["suspects"][:_SUSPECTS]
     html.write_page(
         folder / "report.html",
         "audit.html",
         **tree,
         levels=_levels(audit),
-        kinds=KINDS,
+        kinds=FILE_PROBLEMS,
         files_listed=_FILES_LISTED,
-        sample=sample_lines(audit),
-        examples={name: _pictures(_of_class(audit, label), audit) for label, name in enumerate(NAMES)},
+        sample=_sample_lines(audit),
+        separating={"shortcut": _separating(audit.shortcut), "pixels": _separating(audit.pixels)},
+        examples={name: _thumbnails(_of_class(audit, label), audit) for label, name in enumerate(NAMES)},
         clusters=[_cluster(cluster, audit) for cluster in _worst(audit.clusters)],
-        problem_pictures={
-            kind: _pictures([p.path for p in audit.files[kind]][:_PROBLEMS], audit) for kind in _LOOKED_AT
+        problem_images={
+            kind: _thumbnails([p.path for p in audit.files[kind]][:_PROBLEMS], audit) for kind in _SHOWN_PROBLEMS
         },
-        suspects=[_suspect(row, audit) for row in (label_errors or {"suspects": []})["suspects"][:_SUSPECTS]],
+        suspects=[{**row, "thumbnail": _thumbnail(audit.dataset.root / row["image"])} for row in suspects],
     )
     return tree
 
 
 def _levels(audit: Audit) -> dict[str, str]:
-    """Returns how bad each verdict is: the names of the page's colours."""
-    if audit.shortcut.tells:
-        shortcut = "bad" if audit.shortcut.auc >= shortcuts.GIVES_AWAY else "doubtful"
+    """Return how bad each verdict is, as the CSS classes of the page's colors."""
+    result = audit.shortcut
+    if result.separates:
+        shortcut = "bad" if result.auc >= shortcuts.STRONG_AUC else "doubtful"
     else:
-        shortcut = "doubtful" if audit.shortcut.giveaways or shortcuts.is_undecided(audit.shortcut) else "good"
-    return {"shortcut": shortcut, "pixels": "doubtful" if audit.pixels.tells else "good"}
+        shortcut = "doubtful" if result.partial or result.is_inconclusive else "good"
+    return {"shortcut": shortcut, "pixels": "doubtful" if audit.pixels.separates else "good"}
+
+
+def _separating(result: ProbeResult) -> list[str]:
+    return [feature.name for feature in result.features if feature.separates]
 
 
 def _of_class(audit: Audit, label: int) -> list[Path]:
-    """Returns some pictures of a class, drawn by their content."""
+    """Return some images of a class, sampled by their content."""
     records = sorted((r for r in audit.dataset.records if r.label == label), key=lambda record: record.content)
     return [record.path for record in records[:_EXAMPLES]]
 
 
 def _worst(clusters: Sequence[Cluster]) -> list[Cluster]:
-    """Returns the groups to show: those across classes first, then across splits."""
+    """Return the groups to show: those across classes first, then across splits."""
     return sorted(clusters, key=lambda c: (not c.across_classes, not c.across_splits))[:_CLUSTERS]
 
 
 def _cluster(cluster: Cluster, audit: Audit) -> dict[str, Any]:
     shown = cluster.records
-    if cluster.across_classes:  # one of each class at least
+    if cluster.across_classes:  # at least one of each class
         shown = sorted(shown, key=lambda record: record.label)
         shown = [shown[0], shown[-1], *shown[1:-1]]
-    shown = shown[:_OF_A_CLUSTER]
-    pictures = _pictures([record.path for record in shown], audit)
-    for picture, record in zip(pictures, shown, strict=True):
-        picture |= {"label": NAMES[record.label], "split": record.split}
-    return {
-        "kind": cluster.kind,
-        "crossing": crossing(cluster),
-        "pictures": pictures,
-        "more": len(cluster.records) - len(shown),
-    }
+    shown = shown[:_PER_CLUSTER]
+    images = _thumbnails([record.path for record in shown], audit)
+    for image, record in zip(images, shown, strict=True):
+        image |= {"label": NAMES[record.label], "split": record.split}
+    return {"kind": cluster.kind, "scope": cluster.scope, "images": images, "more": len(cluster.records) - len(shown)}
 
 
-def _pictures(paths: Sequence[Path], audit: Audit) -> list[dict[str, Any]]:
-    return [{"image": name_of(path, audit), "thumbnail": _thumbnail(path)} for path in paths]
-
-
-def _suspect(row: dict[str, Any], audit: Audit) -> dict[str, Any]:
-    return {**row, "thumbnail": _thumbnail(audit.dataset.root / row["image"])}
+def _thumbnails(paths: Sequence[Path], audit: Audit) -> list[dict[str, Any]]:
+    return [{"image": _name(path, audit), "thumbnail": _thumbnail(path)} for path in paths]
 
 
 def _thumbnail(path: Path) -> str | None:
-    """Returns a data URI, or None where the picture has gone since."""
+    """Return a data URI, or None where the image can't be read any more."""
     try:
         return html.thumbnail(decode(path, _THUMBNAIL_PX)[0], _THUMBNAIL_PX)
     except ImageRefused:

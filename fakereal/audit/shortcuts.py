@@ -1,10 +1,11 @@
-"""The shortcut audit: do the files give the answer away, without a look at the pictures?
+"""Find shortcuts: can fake and real images be told apart without looking at them?
 
-A detector that learns to tell JPEG from PNG scores 100 % and is worth nothing (Grommelt et al., Fake or JPEG?,
-arXiv 2403.17608). So a classifier that sees nothing but headers must not do better than chance.
+A detector that learns to tell JPEG from PNG scores 100 % and is worth nothing (Grommelt et al., "Fake or JPEG?",
+arXiv 2403.17608). So a classifier that sees only header fields must not do better than chance: its cross-validated
+ROC AUC is reported overall and per feature, with 95 % confidence intervals.
 
-File names are judged apart: no network sees them. The file's bytes by the picture's pixels belong to the picture
-statistics: among files of one encoding they measure how much there is to see, and nothing else.
+File names are probed apart, as no network sees them. Bytes per pixel belong to the pixel statistics: among files of
+one encoding they measure how much detail an image has.
 """
 
 from __future__ import annotations
@@ -17,48 +18,135 @@ from typing import Any
 
 import numpy as np
 
-from fakereal.dataset.image_metadata import PIXEL_FEATURES, FileFacts, PixelStatistics
+from fakereal.dataset.image_metadata import FileFacts, PixelStatistics
 from fakereal.labels import FAKE, NAMES, REAL
 
-GIVES_AWAY = 0.9
-"""From this AUC on a data set gives the answer away; from 0.6 on it helps to guess."""
+MIN_AUC = 0.6
+"""AUC from which on a difference between the classes matters, if its interval excludes chance."""
 
-_TOO_WIDE = 0.6  # an interval up to there doesn't exclude a shortcut
+STRONG_AUC = 0.9
+"""AUC from which on a shortcut is all that a detector needs to learn."""
+
+FOLDS = 5
+"""Of the cross-validation; fewer where a class has fewer images."""
+
+MIN_IMAGES = 10
+"""Different images that each class needs, for an AUC to mean anything."""
+
+_RULED_OUT_BELOW = 0.6  # an interval that ends below this rules a shortcut out
+_NEAR_TOTAL = 0.02  # a feature whose AUC is this close to that of all features carries the shortcut alone
+_Z = 1.96  # standard deviations that hold the middle 95 %
+_TREES = 50
+_MIN_DIFFERENCE = 0.1  # an indicative value must be more frequent in one class by at least this share
+_MAX_P = 0.01  # of Fisher's exact test, after Bonferroni's correction
 
 
-def audit_files(
+@dataclass(frozen=True)
+class Feature:
+    """One property of the images, such as their size: columns for the classifier, and values for people."""
+
+    name: str
+    columns: dict[str, np.ndarray]  # float arrays are numbers, object arrays are categories; each (n,)
+    values: np.ndarray | None = None  # object (n,), counted when values are named; None: only a limit is named
+
+    @property
+    def varies(self) -> bool:
+        """Whether any two images differ in it."""
+        return any(len(set(column.tolist())) > 1 for column in self.columns.values())
+
+
+@dataclass(frozen=True)
+class FeatureResult:
+    """How well one feature alone separates the classes."""
+
+    name: str
+    auc: float
+    interval: tuple[float, float]  # 95 %
+    values: tuple[str, ...]  # the most indicative ones: "PNG: 40 of 40 fakes, 0 of 25 reals"
+
+    @property
+    def separates(self) -> bool:
+        """Whether it separates the classes clearly better than chance."""
+        return _separates(self.auc, self.interval)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How well all features together separate the classes, and each of them alone."""
+
+    images: int  # examined
+    auc: float | None  # out of fold; None where there are too few images
+    interval: tuple[float, float] | None  # 95 %
+    features: tuple[FeatureResult, ...] = ()  # those that vary, strongest first
+    partial: tuple[str, ...] = ()  # values that separate only a part of a class, beyond chance
+
+    @property
+    def separates(self) -> bool:
+        """Whether the features separate the classes clearly better than chance."""
+        return self.auc is not None and _separates(self.auc, self.interval)
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether there are too few images to rule out a shortcut that was not found."""
+        return self.auc is None or (not self.separates and self.interval[1] >= _RULED_OUT_BELOW)
+
+
+def _separates(auc: float, interval: tuple[float, float]) -> bool:
+    return auc >= MIN_AUC and interval[0] > 0.5
+
+
+def probe_files(
     facts: Sequence[FileFacts], labels: np.ndarray, groups: Sequence[Hashable], seed: int = 0
 ) -> ProbeResult:
-    """Returns how well headers tell real from fake; arguments as in `telling.judge`."""
+    """Return how well header fields separate the classes; `labels`, `groups` and `seed` as in `probe`."""
     return probe(_file_features(facts), labels, groups, seed)
 
 
-def audit_names(
+def probe_file_names(
     facts: Sequence[FileFacts], labels: np.ndarray, groups: Sequence[Hashable], seed: int = 0
 ) -> ProbeResult:
-    """Returns how well the make-up of file names tells: how many digits, letters and separators, never which."""
-    return probe([_name_feature(facts)], labels, groups, seed)
+    """Return how well patterns of file names do: the number of digits, letters and separators, never which."""
+    patterns = _category("file name", [f.name_pattern for f in facts], "pattern")
+    patterns.columns["length"] = np.array([f.name_length for f in facts], float)
+    return probe([patterns], labels, groups, seed)
+
+
+def probe_pixels(
+    statistics: Sequence[PixelStatistics],
+    facts: Sequence[FileFacts],
+    labels: np.ndarray,
+    groups: Sequence[Hashable],
+    seed: int = 0,
+) -> ProbeResult:
+    """Return how well pixel statistics and bytes per pixel do; `labels`, `groups` and `seed` as in `probe`."""
+    columns = np.array([astuple(each) for each in statistics], float).reshape(-1, 7).T
+    bytes_per_pixel = np.array([f.bytes_per_pixel for f in facts])
+    simple = dict(zip(("brightness", "contrast", "saturation", "sharpness", "8x8 blocks"), columns, strict=False))
+    features = [Feature(name, {name: column}) for name, column in simple.items()]
+    features.append(Feature("resampling", {"strength": columns[5], "period": columns[6]}))
+    features.append(Feature("bytes per pixel", {"bytes per pixel": bytes_per_pixel}))
+    return probe(features, labels, groups, seed)
 
 
 def _file_features(facts: Sequence[FileFacts]) -> list[Feature]:
-    """In the order in which equally strong ones are named."""
+    """Return the features in the order in which equally strong ones are named."""
     return [
-        _counted("file format", [f.format for f in facts]),
+        _category("file format", [f.format for f in facts]),
         _size_feature(facts),
         _jpeg_table_feature(facts),
-        _counted("EXIF", ["EXIF" if f.exif else "no EXIF" for f in facts]),
-        _counted("colour profile", ["colour profile" if f.icc else "no colour profile" for f in facts]),
-        _counted("chroma subsampling", [f.subsampling or "no JPEG" for f in facts]),
-        _counted("progressive", ["progressive" if f.progressive else "not progressive" for f in facts]),
-        _counted("colour mode", [f"{f.mode}, {f.bits} bits" for f in facts]),
-        _counted("other tags", [f.tags or "no tags" for f in facts]),
-        _counted("extension", [f.extension for f in facts]),
+        _category("EXIF", ["EXIF" if f.exif else "no EXIF" for f in facts]),
+        _category("color profile", ["color profile" if f.icc else "no color profile" for f in facts]),
+        _category("chroma subsampling", [f.subsampling or "no JPEG" for f in facts]),
+        _category("progressive", ["progressive" if f.progressive else "not progressive" for f in facts]),
+        _category("color mode", [f"{f.mode}, {f.bits} bits" for f in facts]),
+        _category("other tags", [f.tags or "no tags" for f in facts]),
+        _category("extension", [f.extension for f in facts]),
     ]
 
 
-def _counted(name: str, words: list[str]) -> Feature:
-    values = np.array(words, dtype=object)
-    return Feature(name, {name: values}, values)
+def _category(name: str, values: Sequence[str], column: str | None = None) -> Feature:
+    array = np.array(values, dtype=object)
+    return Feature(name, {column or name: array}, array)
 
 
 def _size_feature(facts: Sequence[FileFacts]) -> Feature:
@@ -66,140 +154,37 @@ def _size_feature(facts: Sequence[FileFacts]) -> Feature:
     columns = {
         "width": widths,
         "height": heights,
-        "width by height": widths / heights,
-        "a side's factor": np.array([_power_of_two(f.width_px, f.height_px) for f in facts], float),
+        "aspect ratio": widths / heights,
+        "power of two in both sides": np.array([_power_of_two(f.width_px, f.height_px) for f in facts], float),
     }
-    return Feature("picture size", columns, np.array([f"{f.width_px}x{f.height_px}" for f in facts], dtype=object))
+    return Feature("image size", columns, np.array([f"{f.width_px}x{f.height_px}" for f in facts], dtype=object))
 
 
 def _power_of_two(*sides_px: int) -> int:
-    """Returns the largest power of two, up to 64, that divides all sides: generators work in multiples of 8 or 64."""
+    """Return the largest power of two, up to 64, that divides all sides: generators work in multiples of 8 or 64."""
     return next(factor for factor in (64, 32, 16, 8, 4, 2, 1) if not any(side % factor for side in sides_px))
 
 
 def _jpeg_table_feature(facts: Sequence[FileFacts]) -> Feature:
-    words = [f"quality {f.jpeg_quality:.0f} (table {f.jpeg_table})" if f.jpeg_table else "no JPEG" for f in facts]
-    quality = np.array([np.nan if f.jpeg_quality is None else f.jpeg_quality for f in facts])
-    names = np.array(words, dtype=object)
-    return Feature("JPEG quantization table", {"table": names, "quality": quality}, names)
-
-
-def _name_feature(facts: Sequence[FileFacts]) -> Feature:
-    patterns = np.array([f.name_pattern for f in facts], dtype=object)
-    lengths = np.array([f.name_length for f in facts], float)
-    return Feature("file name", {"make-up": patterns, "length": lengths}, patterns)
-
-
-def file_verdict(judged: ProbeResult) -> str:
-    """Returns the finding in one sentence for people."""
-    if judged.auc is None:
-        return "too few pictures to say whether the files give the answer away"
-    if not judged.features:
-        return "the files give nothing away: they are alike in all that was looked at"
-    low, high = judged.interval
-    value = f"AUC {judged.auc:.2f} (95 % interval {low:.2f} to {high:.2f})"
-    if not judged.tells:
-        return _not_proven(judged, value)
-    names = carriers(judged)
-    start = "gives the answer away" if judged.auc >= GIVES_AWAY else "helps to guess"
-    by_itself = " alone tells" if len(names) == 1 else " together tell"
-    return f"this data set {start}: {_listed(names)}{by_itself} fake from real with {value}"
-
-
-def is_undecided(judged: ProbeResult) -> bool:
-    """Says whether there are too few pictures to exclude a shortcut that was not found."""
-    return judged.auc is None or (not judged.tells and judged.interval[1] >= _TOO_WIDE)
-
-
-def _not_proven(judged: ProbeResult, value: str) -> str:
-    if judged.giveaways:
-        return (
-            f"part of this data set gives itself away ({judged.giveaways[0]}); for the whole, files tell with {value}"
-        )
-    if is_undecided(judged):
-        return f"no shortcut found, but {judged.images} pictures are too few to exclude one: {value}"
-    little = "next to nothing" if judged.interval[0] > 0.5 else "nothing"
-    return f"the files give {little} away: without the pictures, fake is told from real with {value}"
-
-
-def carriers(judged: ProbeResult) -> list[str]:
-    """Returns the one feature that tells as much as all, or else those that tell something, up to three."""
-    strong = [feature for feature in judged.features if feature.auc >= judged.auc - 0.02]
-    if strong:
-        return [strong[0].name]
-    return [feature.name for feature in judged.features if feature.interval[0] > 0.5][:3] or ["its files' details"]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-
-
-# ---- How well a few plain facts tell fake from real: cross-validated, with an interval, and which facts it is.
-
-FOLDS = 5
-"""Of the cross-validation; fewer where a class has fewer pictures."""
-
-MIN_IMAGES = 10
-"""Different pictures that each class needs, for an AUC to mean anything."""
-
-_Z = 1.96  # standard deviations that hold the middle 95 %
-_TREES = 50
-_MIN_DIFFERENCE = 0.1  # a telling value must be more frequent in one class by at least this share
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One thing to tell by, such as the picture's size: a column or more for the classifier, and words for people."""
-
-    name: str
-    columns: dict[str, np.ndarray]  # float arrays are numbers, object arrays are categories; each (n,)
-    words: np.ndarray | None = None  # object (n,): what to count when naming values; None: only "above" and "below"
-
-    @property
-    def varies(self) -> bool:
-        """Whether two pictures differ in it at all."""
-        return any(len(set(values.tolist())) > 1 for values in self.columns.values())
-
-
-@dataclass(frozen=True)
-class Strength:
-    """How well one feature tells by itself."""
-
-    name: str
-    auc: float
-    interval: tuple[float, float]  # 95 %
-    values: tuple[str, ...]  # those that tell most: "PNG: 40 of 40 fakes, 0 of 25 reals"
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """How well all features tell together, and each by itself."""
-
-    images: int  # looked at
-    auc: float | None  # out of fold; None where there are too few pictures
-    interval: tuple[float, float] | None  # 95 %
-    features: tuple[Strength, ...] = ()  # strongest first, those that vary only
-    giveaways: tuple[str, ...] = ()  # values by which part of a class gives itself away, no matter of chance
-
-    @property
-    def tells(self) -> bool:
-        """Whether it tells better than chance, in earnest: the interval is above 0.5, and the AUC at least 0.6."""
-        return self.auc is not None and self.auc >= 0.6 and self.interval[0] > 0.5
+    tables = [f"quality {f.jpeg_quality:.0f} (table {f.jpeg_table})" if f.jpeg_table else "no JPEG" for f in facts]
+    feature = _category("JPEG quantization table", tables, "table")
+    feature.columns["quality"] = np.array([np.nan if f.jpeg_quality is None else f.jpeg_quality for f in facts])
+    return feature
 
 
 def probe(features: Sequence[Feature], labels: np.ndarray, groups: Sequence[Hashable], seed: int = 0) -> ProbeResult:
-    """Returns how well the features tell real from fake on pictures that the classifier has not seen.
+    """Return how well features separate the classes on images that the classifier was not trained on.
 
-    A random forest learns from four fifths of the pictures and judges the last fifth, in turn. Each feature by itself
-    is judged in the same way by a single tree, which is as good for one thing and much faster.
+    All features go into a random forest, each feature alone into a single tree, which is as good for one feature and
+    much faster; both are cross-validated.
 
     Args:
-        features: in the order in which they are named where they tell equally well.
+        features: in the order in which equally strong ones are named.
         labels: int (n,), 0 fake, 1 real.
-        groups: (n,), equal for pictures that are the same: they are never learnt and judged at once, and count once.
+        groups: (n,), equal for copies of one image, which stay in one fold and count once.
         seed: of the folds and the forest.
     """
-    sizes = tuple(len({g for g, label in zip(groups, labels, strict=True) if label == c}) for c in (0, 1))
+    sizes = tuple(len({g for g, label in zip(groups, labels, strict=True) if label == c}) for c in (FAKE, REAL))
     varying = [feature for feature in features if feature.varies]
     if min(sizes) < MIN_IMAGES:
         return ProbeResult(len(labels), None, None)
@@ -207,29 +192,30 @@ def probe(features: Sequence[Feature], labels: np.ndarray, groups: Sequence[Hash
         return ProbeResult(len(labels), 0.5, (0.5, 0.5))
     folds = _folds(labels, groups, min(FOLDS, *sizes), seed)
     auc = _out_of_fold_auc(varying, labels, folds, _forest(seed))
-    strengths = [_strength(feature, labels, folds, sizes, seed) for feature in varying]
-    strengths.sort(key=lambda strength: -round(strength.auc, 2))  # stable: the order given decides between equals
+    results = [_probe_one(feature, labels, folds, sizes, seed) for feature in varying]
+    results.sort(key=lambda result: -round(result.auc, 2))  # stable: equally strong ones keep their order
     once = np.unique([f"{group} {label}" for group, label in zip(groups, labels, strict=True)], return_index=True)[1]
-    return ProbeResult(len(labels), auc, auc_interval(auc, *sizes), tuple(strengths), _giveaways(varying, labels, once))
+    partial = _partial_shortcuts(varying, labels, once)
+    return ProbeResult(len(labels), auc, auc_interval(auc, *sizes), tuple(results), partial)
 
 
 def auc_interval(auc: float, fakes: int, reals: int) -> tuple[float, float]:
-    """Returns the 95 % interval of an area under the ROC curve that was found on so many pictures of each class.
+    """Return the 95 % confidence interval of a ROC AUC measured on this number of images of each class, within 0..1.
 
-    It is Newcombe's method 5 (Statistics in Medicine 2006; 25:559-573): the values that the AUC found is no surprise
-    for, by the variance of Hanley and McNeil. It stays within 0..1, and 1.0 on few pictures is no certainty.
+    Newcombe's method 5 (Statistics in Medicine 2006; 25:559-573): the true values for which the measured AUC is no
+    surprise, by the variance of Hanley and McNeil. So an AUC of 1.0 on few images keeps an interval.
     """
     from scipy.optimize import brentq
 
     shared = (fakes + reals) / 2 - 1
 
-    def spread(true: float) -> float:
+    def margin(true: float) -> float:
         pairs = 1 + shared * ((1 - true) / (2 - true) + true / (1 + true))
         return _Z * math.sqrt(true * (1 - true) * pairs / (fakes * reals))
 
-    beside = 1e-9  # at 0 and 1 the AUC itself is a solution, but not the one that is looked for
-    low = brentq(lambda true: auc - true - spread(true), 0.0, auc - beside) if auc > beside else 0.0
-    high = brentq(lambda true: true - auc - spread(true), auc + beside, 1.0) if auc < 1 - beside else 1.0
+    beside = 1e-9  # at 0 and 1 the AUC itself is a solution, but not the one looked for
+    low = brentq(lambda true: auc - true - margin(true), 0.0, auc - beside) if auc > beside else 0.0
+    high = brentq(lambda true: true - auc - margin(true), auc + beside, 1.0) if auc < 1 - beside else 1.0
     return low, high
 
 
@@ -257,36 +243,36 @@ def _tree(seed: int) -> Callable[[int], Any]:
     )
 
 
-def _strength(feature: Feature, labels: np.ndarray, folds: list, sizes: tuple[int, int], seed: int) -> Strength:
+def _probe_one(feature: Feature, labels: np.ndarray, folds: list, sizes: tuple[int, int], seed: int) -> FeatureResult:
     auc = _out_of_fold_auc([feature], labels, folds, _tree(seed))
-    return Strength(feature.name, auc, auc_interval(auc, *sizes), tuple(most_indicative_values(feature, labels)))
+    return FeatureResult(feature.name, auc, auc_interval(auc, *sizes), tuple(indicative_values(feature, labels)))
 
 
 def _out_of_fold_auc(features: Sequence[Feature], labels: np.ndarray, folds: list, make: Callable[[int], Any]) -> float:
-    """Returns the share of pairs, a fake and a real of one fold, that are in the right order; ties count half.
+    """Return the share of pairs, a fake and a real image of one fold, that are in the right order; ties count half.
 
     Pairs across folds would compare the outputs of two classifiers, which lowers the AUC where values are rare.
     """
     from sklearn.metrics import roc_auc_score
 
     columns = [column for feature in features for column in feature.columns.values()]
-    right = pairs = 0.0
-    for learnt, judged in folds:
-        counts = np.bincount(labels[judged], minlength=2)
+    ordered = pairs = 0.0
+    for train, test in folds:
+        counts = np.bincount(labels[test], minlength=2)
         if not counts.all():
             continue
-        encode = _encoder(columns, learnt)
-        classifier = make(len(learnt)).fit(encode(learnt), labels[learnt])
-        scores = classifier.predict_proba(encode(judged))[:, list(classifier.classes_).index(REAL)]
-        right += roc_auc_score(labels[judged], scores) * counts.prod()
+        encode = _encoder(columns, train)
+        classifier = make(len(train)).fit(encode(train), labels[train])
+        scores = classifier.predict_proba(encode(test))[:, list(classifier.classes_).index(REAL)]
+        ordered += roc_auc_score(labels[test], scores) * counts.prod()
         pairs += counts.prod()
-    return float(right / pairs) if pairs else 0.5
+    return float(ordered / pairs) if pairs else 0.5
 
 
-def _encoder(columns: Sequence[np.ndarray], learnt: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from pictures' numbers to the classifier's input: numbers, and categories as one column each.
+def _encoder(columns: Sequence[np.ndarray], train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from row numbers to the classifier's input: numbers, and categories one-hot encoded.
 
-    Categories that the learning pictures have once only, or after the 30 most frequent ones, count as one: other.
+    Categories that occur once in the training rows, or after the 30 most frequent ones, are encoded as one.
     """
     from sklearn.preprocessing import OneHotEncoder
 
@@ -297,21 +283,21 @@ def _encoder(columns: Sequence[np.ndarray], learnt: np.ndarray) -> Callable[[np.
         handle_unknown="infrequent_if_exist", min_frequency=2, max_categories=30, sparse_output=False
     )
     if categories:
-        one_hot.fit(stacked[learnt])
+        one_hot.fit(stacked[train])
 
-    def encode(chosen: np.ndarray) -> np.ndarray:
-        parts = [np.nan_to_num(number[chosen], nan=-1.0)[:, None] for number in numbers]
-        return np.concatenate([*parts, *([one_hot.transform(stacked[chosen])] if categories else [])], axis=1)
+    def encode(rows: np.ndarray) -> np.ndarray:
+        parts = [np.nan_to_num(number[rows], nan=-1.0)[:, None] for number in numbers]
+        return np.concatenate([*parts, *([one_hot.transform(stacked[rows])] if categories else [])], axis=1)
 
     return encode
 
 
-def most_indicative_values(feature: Feature, labels: np.ndarray, most: int = 2) -> list[str]:
-    """Returns what tells most: `PNG: 40 of 40 fakes, 0 of 25 reals`.
+def indicative_values(feature: Feature, labels: np.ndarray, most: int = 2) -> list[str]:
+    """Return the values that differ most between the classes: `PNG: 40 of 40 fakes, 0 of 25 reals`.
 
-    Values that many pictures share are counted; where none is much more frequent in one class, a limit is named.
+    Values that many images share are counted; where none is much more frequent in one class, a limit is named.
     """
-    counted = _counted_words(feature, labels) if feature.words is not None else []
+    counted = _value_differences(feature, labels) if feature.values is not None else []
     limits = [_best_limit(name, column, labels) for name, column in feature.columns.items() if column.dtype != object]
     named = sorted(counted, key=lambda found: (-abs(found[0]), found[0]))  # of two that say the same, the fakes'
     best = max(limits, key=lambda found: abs(found[0]), default=(0.0, ""))
@@ -320,39 +306,39 @@ def most_indicative_values(feature: Feature, labels: np.ndarray, most: int = 2) 
     return [text for difference, text in named[:most] if abs(difference) >= _MIN_DIFFERENCE]
 
 
-def _counted_words(feature: Feature, labels: np.ndarray) -> list[tuple[float, str]]:
-    """Returns for each value how much more frequent it is among reals, -1 to 1, and the words."""
+def _value_differences(feature: Feature, labels: np.ndarray) -> list[tuple[float, str]]:
+    """Return for each value how much more frequent it is among reals, -1 to 1, and its counts as text."""
     totals = [np.count_nonzero(labels == label) for label in (FAKE, REAL)]
     return [
-        (counts[REAL] / totals[REAL] - counts[FAKE] / totals[FAKE], _words(word, counts, totals))
-        for word, counts in _counts(feature.words, labels).items()
+        (counts[REAL] / totals[REAL] - counts[FAKE] / totals[FAKE], _counts_text(value, counts, totals))
+        for value, counts in _count_values(feature.values, labels).items()
     ]
 
 
-def _counts(words: np.ndarray, labels: np.ndarray) -> dict[str, tuple[int, int]]:
-    fakes, reals = (Counter(words[labels == label].tolist()) for label in (FAKE, REAL))
-    return {word: (fakes[word], reals[word]) for word in sorted(fakes.keys() | reals.keys())}
+def _count_values(values: np.ndarray, labels: np.ndarray) -> dict[str, tuple[int, int]]:
+    fakes, reals = (Counter(values[labels == label].tolist()) for label in (FAKE, REAL))
+    return {value: (fakes[value], reals[value]) for value in sorted(fakes.keys() | reals.keys())}
 
 
-def _giveaways(features: Sequence[Feature], labels: np.ndarray, once: np.ndarray) -> tuple[str, ...]:
-    """Returns the values that are more frequent in one class by at least a tenth of it, which chance can't explain.
+def _partial_shortcuts(features: Sequence[Feature], labels: np.ndarray, once: np.ndarray) -> tuple[str, ...]:
+    """Return the values that are more frequent in one class by at least a tenth of it, beyond chance.
 
-    That is Fisher's exact test at 1 %, divided by the number of values tested (Bonferroni); copies count once. An AUC
-    near 0.5 may hide them: where a fifth of the fakes are the only PNGs, it is 0.6.
+    By Fisher's exact test at 1 %, divided by the number of values tested (Bonferroni); copies count once. An AUC near
+    0.5 may hide such values: where a fifth of the fakes are the only PNGs, it is 0.6.
     """
     from scipy.stats import fisher_exact
 
     labels = labels[once]
     totals = np.bincount(labels, minlength=2)
-    counted = [(word, n) for f in features if f.words is not None for word, n in _counts(f.words[once], labels).items()]
-    different = [(word, n) for word, n in counted if abs(np.subtract(*(n / totals))) >= _MIN_DIFFERENCE]
+    counted = [pair for f in features if f.values is not None for pair in _count_values(f.values[once], labels).items()]
+    different = [(value, n) for value, n in counted if abs(np.subtract(*(n / totals))) >= _MIN_DIFFERENCE]
     chances = [fisher_exact([n, totals - n]).pvalue * len(counted) for _, n in different]
     found = sorted(zip(chances, different, strict=True), key=lambda item: item[0])
-    return tuple(_words(word, n, totals) for chance, (word, n) in found if chance < 0.01)
+    return tuple(_counts_text(value, n, totals) for chance, (value, n) in found if chance < _MAX_P)
 
 
 def _best_limit(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[float, str]:
-    """Returns the difference in shares on both sides of the limit that divides the classes best, and the words."""
+    """Return the difference in shares above the limit that divides the classes best, and its counts as text."""
     known = ~np.isnan(values)
     limits = np.unique(values[known])
     totals = [np.count_nonzero(labels == label) for label in (FAKE, REAL)]
@@ -361,45 +347,65 @@ def _best_limit(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[floa
     above = [
         np.count_nonzero(known & (labels == c)) - np.searchsorted(np.sort(values[known & (labels == c)]), limits)
         for c in (FAKE, REAL)
-    ]  # pictures of each class with at least that value
+    ]  # images of each class with at least that value
     difference = above[REAL] / totals[REAL] - above[FAKE] / totals[FAKE]
     best = int(np.argmax(np.abs(difference)))
     counts = [int(count[best]) for count in above]
-    return float(difference[best]), _words(f"{name} of at least {limits[best]:.4g}", counts, totals)
+    return float(difference[best]), _counts_text(f"{name} of at least {limits[best]:.4g}", counts, totals)
 
 
-def _words(value: str, counts: Sequence[int], totals: Sequence[int]) -> str:
+def _counts_text(value: str, counts: Sequence[int], totals: Sequence[int]) -> str:
     parts = [f"{counts[c]:,} of {totals[c]:,} {NAMES[c]}s" for c in (FAKE, REAL)]
     return f"{value}: {', '.join(parts)}"
 
 
-def audit_pixels(
-    statistics: Sequence[PixelStatistics],
-    facts: Sequence[FileFacts],
-    labels: np.ndarray,
-    groups: Sequence[Hashable],
-    seed: int = 0,
-) -> ProbeResult:
-    """Returns how well trivial measures tell real from fake; `labels` and on as in `telling.judge`.
-
-    Bytes by pixel stand here: among files of one encoding they measure how much there is to see.
-    """
-    rows = np.array([astuple(each) for each in statistics], dtype=float)
-    features = [Feature(name, {name: rows[:, column]}) for column, name in enumerate(PIXEL_FEATURES[:-1])]
-    features.append(Feature(PIXEL_FEATURES[-1], {"strength": rows[:, -2], "period": rows[:, -1]}))
-    features.append(Feature("bytes per pixel", {"bytes per pixel": np.array([f.bytes_per_pixel for f in facts])}))
-    return probe(features, labels, groups, seed)
+def file_verdict(result: ProbeResult) -> str:
+    """Return the result of `probe_files` in one sentence."""
+    if result.auc is None:
+        return f"too few images to look for a shortcut: each class needs at least {MIN_IMAGES}"
+    if not result.features:
+        return "no shortcut found: all files are alike in format, size and metadata"
+    if result.separates:
+        return _shortcut_text(result)
+    if result.partial:
+        return f"part of a class is a shortcut: {result.partial[0]} (all files: {_auc_text(result)})"
+    if result.is_inconclusive:
+        return f"no shortcut found, but {result.images} images are too few to rule one out ({_auc_text(result)})"
+    power = "hardly tell" if result.interval[0] > 0.5 else "can't tell"
+    return f"no shortcut found: format, size and metadata alone {power} fake from real ({_auc_text(result)}; 0.50 is chance)"
 
 
-def pixel_verdict(judged: ProbeResult) -> str:
-    """Returns the hint in one sentence for people."""
-    if judged.auc is None:
-        return "too few pictures to say anything"
-    if not judged.features:
-        return "all pictures measure the same"
-    low, high = judged.interval
-    value = f"AUC {judged.auc:.2f} (95 % interval {low:.2f} to {high:.2f})"
-    if not judged.tells:
-        return f"no hint: brightness, sharpness and the like tell fake from real with {value}"
-    strong = [feature.name for feature in judged.features if feature.auc >= 0.6][:2] or ["brightness, sharpness"]
-    return f"a hint, no proof: {' and '.join(strong)} and the like tell fake from real with {value}"
+def pixel_verdict(result: ProbeResult) -> str:
+    """Return the result of `probe_pixels` in one sentence."""
+    if result.auc is None:
+        return f"too few images to compare: each class needs at least {MIN_IMAGES}"
+    if not result.features:
+        return "all images have the same pixel statistics"
+    if not result.separates:
+        return f"brightness, sharpness and the like don't tell fake from real ({_auc_text(result)}; 0.50 is chance)"
+    strong = [feature.name for feature in result.features if feature.separates][:2]
+    which = f"mainly {' and '.join(strong)}" if strong else "only in combination"
+    return f"the classes differ, {which} ({_auc_text(result)}): a hint, no proof of a shortcut"
+
+
+def strongest_features(result: ProbeResult) -> list[str]:
+    """Return the one feature that separates as well as all of them, or else up to three that separate at all."""
+    for feature in result.features:
+        if feature.auc >= result.auc - _NEAR_TOTAL:
+            return [feature.name]
+    return [feature.name for feature in result.features if feature.interval[0] > 0.5][:3]
+
+
+def _shortcut_text(result: ProbeResult) -> str:
+    names = strongest_features(result)
+    strength = "shortcut" if result.auc >= STRONG_AUC else "weak shortcut"
+    if len(names) == 1:
+        which = f"{names[0]} alone separates"
+    else:
+        which = f"{', '.join(names[:-1])} and {names[-1]} together separate" if names else "files together separate"
+    return f"{strength} found: {which} fake from real ({_auc_text(result)})"
+
+
+def _auc_text(result: ProbeResult) -> str:
+    low, high = result.interval
+    return f"AUC {result.auc:.2f}, 95 % CI {low:.2f}-{high:.2f}"

@@ -1,4 +1,9 @@
-"""What a picture's file says about itself, apart from what the picture shows: read from its header alone."""
+"""Read what an image file gives without a network: the fields of its header, and statistics of its pixels.
+
+The shortcut audit compares both between the classes. `read_file_facts` opens the header alone. `measure_pixels` works
+at the image's own resolution, since resizing destroys most of what it measures. What metadata say of an image's origin
+is read by `fakereal.provenance`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +21,15 @@ from PIL import Image, JpegImagePlugin
 
 from fakereal.decoding import FORMATS, MAX_SIDE_PX, decode
 from fakereal.errors import ImageRefused
-from fakereal.labels import FAKE, REAL
 from fakereal.runtime import parallel_map
 
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 16, "F": 32}  # by Pillow's mode; 8 in all others
 _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0", -1: "other"}
-_NO_TAGS = (
+_IGNORED_TAGS = (
     *("exif", "icc_profile", "jfif_version", "jfif_unit", "jfif_density"),
     *("progressive", "progression", "interlace", "transparency", "background", "duration", "loop"),
 )
-"""What Pillow lists beside a picture that has a feature of its own, or says no more than its neighbour does."""
+"""Keys of Pillow's `info` that have a field of their own in `FileFacts`, or always come with another key."""
 
 # The luminance table of the JPEG standard (ITU-T T.81, table K.1), in natural order; the common encoders scale it.
 _STANDARD_TABLE = np.array(
@@ -35,57 +38,61 @@ _STANDARD_TABLE = np.array(
     dtype=float,
 )
 
+_CROP_PX = 512  # side of the center that is measured; a multiple of 8, cut along the grid of blocks
+_BLOCK_PX = 8  # of a JPEG
+_EPSILON = 1e-3  # gray levels
+
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What one file says; `None` or "" where its format has no such thing."""
+    """Header fields of one image file; `None` or "" where its format has no such field."""
 
     format: str  # Pillow's name: JPEG, PNG, ...
     extension: str  # lower case, with the dot
     width_px: int  # as stored
     height_px: int
     file_bytes: int
-    jpeg_table: str  # names the quantization tables; equal tables, equal names
-    jpeg_quality: float | None  # 1..100, of the standard table that comes nearest to its luminance table
-    subsampling: str  # of a JPEG's colours: 4:4:4, 4:2:2, 4:2:0
+    jpeg_table: str  # name of the quantization tables; equal tables, equal names
+    jpeg_quality: float | None  # 1..100, of the scaled standard table nearest to the luminance table
+    subsampling: str  # of a JPEG's chroma: 4:4:4, 4:2:2, 4:2:0
     progressive: bool  # a progressive JPEG, an interlaced PNG
     exif: bool
-    icc: bool  # has a colour profile
-    tags: str  # names of whatever else stands beside the picture: dpi, comment, xmp, ...
+    icc: bool  # has a color profile
+    tags: str  # names of all other metadata: dpi, comment, xmp, ...
     mode: str  # Pillow's name: RGB, L, P, ...
-    bits: int  # a channel
+    bits: int  # per channel
     frames: int
-    name_pattern: str  # the name without its extension: runs of digits as their count, runs of letters as a
+    name_pattern: str  # file name without extension: runs of digits as their count, runs of letters as a
     name_length: int  # characters, without the extension
 
     @property
     def bytes_per_pixel(self) -> float:
-        """The file's size by the picture's."""
+        """File size divided by the number of pixels."""
         return self.file_bytes / (self.width_px * self.height_px)
 
     @property
     def aspect(self) -> float:
-        """Width by height."""
+        """Width divided by height."""
         return self.width_px / self.height_px
 
 
 def read_file_facts(path: Path) -> FileFacts | None:
-    """Returns what a file says, or None where its header can't be read (any more)."""
+    """Return the header fields of a file, or None where the header can't be read (any more)."""
     try:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-            return _facts(path, os.fstat(file.fileno()).st_size, image)
+            return _file_facts(path, os.fstat(file.fileno()).st_size, image)
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything on damaged headers
         return None
 
 
 def read_all_file_facts(paths: Sequence[Path]) -> list[FileFacts | None]:
-    """Reads files' headers in threads, in the order given; they must be regular files, as a scan's records are."""
+    """Read the headers of regular files in threads, as `read_file_facts`; results in the order of `paths`."""
     return list(parallel_map(read_file_facts, paths, "reading headers"))
 
 
-def _facts(path: Path, file_bytes: int, image: Image.Image) -> FileFacts:
-    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)  # and MPO, a JPEG with more pictures behind it
-    table_name, quality = _tables(_as_tuples(getattr(image, "quantization", None) or {}))
+def _file_facts(path: Path, file_bytes: int, image: Image.Image) -> FileFacts:
+    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)  # and MPO, a JPEG followed by more images
+    table_name, quality = _describe_tables(_as_tuples(getattr(image, "quantization", None) or {}))
     info = image.info
     return FileFacts(
         format="JPEG" if image.format == "MPO" else str(image.format),
@@ -99,11 +106,11 @@ def _facts(path: Path, file_bytes: int, image: Image.Image) -> FileFacts:
         progressive=bool(info.get("progressive") or info.get("interlace")),
         exif=bool(info.get("exif")),
         icc=bool(info.get("icc_profile")),
-        tags=" ".join(sorted(str(key)[:30] for key in info if key not in _NO_TAGS)),
+        tags=" ".join(sorted(str(key)[:30] for key in info if key not in _IGNORED_TAGS)),
         mode=image.mode,
         bits=_BITS.get(image.mode, 8),
         frames=1 if jpeg else getattr(image, "n_frames", 1),
-        name_pattern=_pattern(path.stem),
+        name_pattern=_name_pattern(path.stem),
         name_length=len(path.stem),
     )
 
@@ -112,36 +119,34 @@ def _as_tuples(tables: dict[int, Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(tables[key]) for key in sorted(tables))
 
 
-@lru_cache(maxsize=4096)  # most sets have a handful of them
-def _tables(tables: tuple[tuple[int, ...], ...]) -> tuple[str, float | None]:
-    """Returns a name for quantization tables, and the quality whose scaled standard table comes nearest to the first.
+@lru_cache(maxsize=4096)  # most data sets have a handful of them
+def _describe_tables(tables: tuple[tuple[int, ...], ...]) -> tuple[str, float | None]:
+    """Return a name for quantization tables, and the quality whose scaled standard table is nearest to the first.
 
-    The first is the luminance table, by the habit of all encoders.
+    The first is the luminance table in all common encoders.
     """
     if not tables:
         return "", None
-    distance = np.abs(_STANDARD_TABLES - np.array(tables[0], dtype=float)).sum(axis=1)
+    distance = np.abs(_standard_tables() - np.array(tables[0], dtype=float)).sum(axis=1)
     return hashlib.sha256(repr(tables).encode()).hexdigest()[:6], float(1 + np.argmin(distance))
 
 
+@lru_cache(maxsize=1)
 def _standard_tables() -> np.ndarray:
-    """Returns the standard table at the qualities 1 to 100, as libjpeg scales it: float (100, 64)."""
+    """Return the standard table at the qualities 1 to 100, as libjpeg scales it: float (100, 64)."""
     qualities = np.arange(1, 101)[:, None]
     percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
     return np.clip((_STANDARD_TABLE * percent + 50) // 100, 1, 255)
 
 
-_STANDARD_TABLES = _standard_tables()
-
-
-def _pattern(stem: str) -> str:
-    """Returns a name's make-up: `IMG_0012 (3)` is `a_4 (1)`."""
+def _name_pattern(stem: str) -> str:
+    """Return how a file name is built: `IMG_0012 (3)` is `a_4 (1)`."""
     digits = re.sub(r"\d+", lambda run: str(min(len(run[0]), 9)), stem)
     return re.sub(r"[^\W\d_]+", "a", digits)[:60]
 
 
-def pixels_of(content: bytes) -> int:
-    """Returns how many pixels a file's header announces, 0 where it can't be read."""
+def header_pixel_count(content: bytes) -> int:
+    """Return the number of pixels that a file's header states, 0 where it can't be read."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.width * image.height
@@ -149,59 +154,21 @@ def pixels_of(content: bytes) -> int:
         return 0
 
 
-# ---- Trivial measures of a picture's pixels: how bright, how sharp, resampled, with traces of JPEG's 8x8 blocks.
-#
-# Where they tell fake from real, that is a hint and no proof of a leak: it may be what the pictures show. They are
-# taken from the picture at its own resolution, since resizing destroys most of them.
-
-MOST_OF_A_CLASS = 500
-"""Pictures of a class that are measured; fewer where they are large, see `PIXEL_BUDGET`."""
-
-PIXEL_BUDGET = 250_000_000
-"""Pixels decoded for each class: some seconds."""
-
-_LEAST_OF_A_CLASS = 30
-_CROP_PX = 512  # the centre that is measured; a multiple of 8, cut along the grid of blocks
-_BLOCK_PX = 8
-_EPSILON = 1e-3  # grey levels
-
-
 @dataclass(frozen=True)
 class PixelStatistics:
-    """Measures of one picture's centre."""
+    """Statistics of the center of one image."""
 
-    brightness: float  # mean grey, 0..255
-    contrast: float  # standard deviation of grey
+    brightness: float  # mean gray level, 0..255
+    contrast: float  # standard deviation of the gray levels
     saturation: float  # mean of (largest - smallest channel) / largest, 0..1
-    sharpness: float  # log10 of the mean absolute Laplacian of grey
-    block_grid: float  # log2 of the mean step across the borders of 8x8 blocks, by that within them; 0: no trace
-    resampling: float  # log10 of the strongest peak in the spectrum of second differences, by their median
+    sharpness: float  # log10 of the mean absolute Laplacian of the gray levels
+    block_grid: float  # log2 of (mean step across borders of 8x8 blocks / mean step within them); 0: no trace of JPEG
+    resampling: float  # log10 of (strongest peak in the spectrum of second differences / its median)
     resampling_period_px: float  # of that peak, 2 or more: enlarging by 2 leaves a period of 2
 
 
-PIXEL_FEATURES = ("brightness", "contrast", "saturation", "sharpness", "8x8 blocks", "resampling")
-"""Of the measures for people; the last two of `PixelStatistics` are one."""
-
-
-def sample_for_pixels(facts: Sequence[FileFacts], labels: np.ndarray, order: Sequence[int]) -> list[int]:
-    """Returns the numbers of the pictures to measure, from both classes in turn.
-
-    Args:
-        facts: (n,), for the pictures' sizes.
-        labels: int (n,).
-        order: the pictures' numbers in the order in which they are drawn.
-    """
-    per_class = []
-    for label in (FAKE, REAL):
-        numbers = np.array([number for number in order if labels[number] == label][:MOST_OF_A_CLASS], dtype=int)
-        pixels = np.cumsum([facts[number].width_px * facts[number].height_px for number in numbers])
-        affordable = int(np.searchsorted(pixels, PIXEL_BUDGET))
-        per_class.append(numbers[: max(affordable, _LEAST_OF_A_CLASS)].tolist())
-    return [number for number in chain(*zip_longest(*per_class)) if number is not None]
-
-
-def measure_all(paths: Sequence[Path]) -> list[PixelStatistics | None]:
-    """Measures pictures in threads, in the order given; None where one can't be read any more."""
+def measure_all_pixels(paths: Sequence[Path]) -> list[PixelStatistics | None]:
+    """Measure images in threads, in the order of `paths`; None where one can't be read any more."""
     return list(parallel_map(_measure_file, paths, "measuring pixels"))
 
 
@@ -213,32 +180,32 @@ def _measure_file(path: Path) -> PixelStatistics | None:
 
 
 def measure_pixels(image: Image.Image) -> PixelStatistics:
-    """Measures the centre of an RGB picture; both sides should have 16 pixels at least."""
+    """Measure the center of an RGB image; both sides should have at least 16 pixels."""
     left, top = (max(0, (side - _CROP_PX) // 2) // _BLOCK_PX * _BLOCK_PX for side in image.size)
     image = image.crop((left, top, min(left + _CROP_PX, image.width), min(top + _CROP_PX, image.height)))
-    rgb, grey = np.asarray(image, np.float32), np.asarray(image.convert("L"), np.float32)
+    rgb, gray = np.asarray(image, np.float32), np.asarray(image.convert("L"), np.float32)
     largest = rgb.max(axis=2)
-    laplacian = np.abs(_second_differences(grey)[1:-1]) + np.abs(_second_differences(grey.T)[1:-1].T)
-    strength, period = _resampling(grey)
+    laplacian = np.abs(_second_differences(gray)[1:-1]) + np.abs(_second_differences(gray.T)[1:-1].T)
+    strength, period = _resampling(gray)
     return PixelStatistics(
-        brightness=float(grey.mean()),
-        contrast=float(grey.std()),
+        brightness=float(gray.mean()),
+        contrast=float(gray.std()),
         saturation=float(np.mean((largest - rgb.min(axis=2)) / np.maximum(largest, 1.0))),
         sharpness=float(np.log10(np.mean(laplacian) + _EPSILON)) if laplacian.size else 0.0,
-        block_grid=_block_grid(grey),
+        block_grid=_block_grid(gray),
         resampling=strength,
         resampling_period_px=period,
     )
 
 
-def _second_differences(grey: np.ndarray) -> np.ndarray:
-    """Along rows: float (h, w - 2)."""
-    return grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2]
+def _second_differences(gray: np.ndarray) -> np.ndarray:
+    """Return the second differences along rows: float (h, w - 2)."""
+    return gray[:, 2:] - 2 * gray[:, 1:-1] + gray[:, :-2]
 
 
-def _block_grid(grey: np.ndarray) -> float:
+def _block_grid(gray: np.ndarray) -> float:
     across, within = [], []
-    for plane in (grey, grey.T):
+    for plane in (gray, gray.T):
         steps = np.abs(np.diff(plane, axis=1)).mean(axis=0) if min(plane.shape) > 1 else np.zeros(0)
         border = np.arange(len(steps)) % _BLOCK_PX == _BLOCK_PX - 1
         across += steps[border].tolist()
@@ -248,20 +215,20 @@ def _block_grid(grey: np.ndarray) -> float:
     return float(np.log2((np.mean(across) + _EPSILON) / (np.mean(within) + _EPSILON)))
 
 
-def _resampling(grey: np.ndarray) -> tuple[float, float]:
-    """Returns how periodic second differences are, and the period in pixels.
+def _resampling(gray: np.ndarray) -> tuple[float, float]:
+    """Return how periodic the second differences are, and the period in pixels.
 
-    Interpolated pixels have smaller ones, at regular distances (Gallagher, "Detection of linear and cubic
-    interpolation in JPEG compressed images", CRV 2005).
+    Interpolated pixels have smaller second differences, at regular distances (Gallagher, "Detection of linear and
+    cubic interpolation in JPEG compressed images", CRV 2005).
     """
     best = (0.0, 0.0)
-    for plane in (grey, grey.T):
+    for plane in (gray, gray.T):
         profile = np.abs(_second_differences(plane)).mean(axis=0) if plane.shape[1] > 2 else np.zeros(0)
         if len(profile) < 16:
             continue
         spectrum = np.abs(np.fft.rfft((profile - profile.mean()) * np.hanning(len(profile))))
         frequencies = np.fft.rfftfreq(len(profile))
-        # Slow changes are the picture's own; the harmonics of 1/8 are JPEG's blocks, which are measured already.
+        # Slow changes are the image's own; the harmonics of 1/8 are JPEG's blocks, which are measured already.
         of_blocks = np.abs(frequencies * _BLOCK_PX - np.rint(frequencies * _BLOCK_PX)) < 16 / len(profile)
         of_blocks &= frequencies < 0.45
         spectrum[(frequencies < 0.15) | of_blocks] = 0.0

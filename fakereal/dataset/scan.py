@@ -116,10 +116,10 @@ def skipped_lines(dataset: Dataset) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for item in dataset.skipped:
         by_reason.setdefault(item.reason, []).append(relative_name(item.path, dataset.root))
-    return [f"skipped {len(paths)}: {reason} ({sample(paths)})" for reason, paths in by_reason.items()]
+    return [f"skipped {len(paths)}: {reason} ({abbreviate(paths)})" for reason, paths in by_reason.items()]
 
 
-def sample(names: list[str]) -> str:
+def abbreviate(names: list[str]) -> str:
     """Returns the first few names, and how many more there are."""
     more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

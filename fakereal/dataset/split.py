@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakereal.dataset.near_duplicates import Cluster, find_duplicates
-from fakereal.dataset.scan import Dataset, Record, class_counts, sample
+from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES, label_of_name
@@ -251,7 +251,7 @@ def summary(split: Split) -> list[str]:
     reasons = defaultdict(list)
     for item in split.left_out:
         reasons[item.reason].append(str(item.record.path))
-    lines += [f"left out {len(paths)}: {reason} ({sample(paths)})" for reason, paths in reasons.items()]
+    lines += [f"left out {len(paths)}: {reason} ({abbreviate(paths)})" for reason, paths in reasons.items()]
     return lines + _near_lines(split)
 
 
@@ -268,10 +268,10 @@ def _near_lines(split: Split) -> list[str]:
         for path, name in placed.items():
             if name != first:
                 parted[name, first].append(path)
-    lines = [f"near-copies kept together: {len(together)} ({sample(together)})"] if together else []
+    lines = [f"near-copies kept together: {len(together)} ({abbreviate(together)})"] if together else []
     for (name, first), paths in parted.items():
         found = f"warning: {len(paths)} of {name} are near-copies of pictures in {first}"
-        lines.append(f"{found}, which flatters its figures ({sample(paths)})")
+        lines.append(f"{found}, which flatters its figures ({abbreviate(paths)})")
     return lines
 
 

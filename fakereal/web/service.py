@@ -131,7 +131,7 @@ class Analyst:
             return _Read(RawPrediction(item, error=one_line(error)), facts, None, ())
 
     def _check_pixels(self, content: bytes) -> None:
-        pixels = image_metadata.pixels_of(content)
+        pixels = image_metadata.header_pixel_count(content)
         if pixels > self.limits.pixels:
             most = self.limits.pixels / 1e6
             raise ImageRefused("too_large", f"expected at most {most:.0f} megapixels, found {pixels / 1e6:.0f}")
