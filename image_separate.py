@@ -20,21 +20,21 @@ from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, HelpFormatter,
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the arguments; exits with 2 where they can't be used."""
+    """Return the arguments; exit with 2 where they are invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("source", nargs="?", type=Path, help="folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json")
-    add("--output", type=Path, default=Path("data/clean"), help="gets real_images/, fake_images/ and the journal")
+    add("--output", type=Path, default=Path("data/clean"), help="folder for real_images/, fake_images/ and the journal")
     add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
-    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs, or folders of them, elsewhere")
-    add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="repeatable; several for a folder vote")
-    add("--skip", action="append", default=[], metavar="FOLDER", help="a sub-folder that is meant to stay; repeatable")
+    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs, or folders of JSONs, elsewhere")
+    add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="repeatable: several for one folder vote")
+    add("--skip", action="append", default=[], metavar="FOLDER", help="leave a sub-folder alone; repeatable")
     add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes, besides more than half")
-    add("--weight", action="append", default=[], metavar="NAME=N", help="votes of a JSON, or a folder of them, count N")
-    add("--decisions", type=Path, metavar="JSON", help="labels that people gave, by path; they outrank all votes")
-    add("--no-check", action="store_true", help="don't decode the pictures; damaged ones are separated like any other")
+    add("--weight", action="append", default=[], metavar="NAME=N", help="of the votes of a JSON, or a folder of them")
+    add("--decisions", type=Path, metavar="JSON", help="labels that people gave; they outrank all votes")
+    add("--no-check", action="store_true", help="don't decode the images; damaged ones are separated, too")
     add("--dry-run", action="store_true", help="print the plan, write nothing")
-    add("--undo", type=Path, metavar="JOURNAL", help="put every file of a journal back where it was")
+    add("--undo", type=Path, metavar="JOURNAL", help="put every file of a journal back to where it was")
     args = parser.parse_args(argv)
     if (args.source is None) == (args.undo is None) or (args.undo and args.dry_run):
         parser.error("expected either SOURCE or --undo JOURNAL (without --dry-run): see --help")
@@ -42,31 +42,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Separates, previews or undoes; returns the exit code."""
+    """Separate, preview or undo; return the exit code."""
     args = parse(argv)
     from fakereal.separation import report, separate
 
     if args.undo:
-        journal, outcome = separate.undo(args.undo)
-        return _finish(report.undo_lines(journal, outcome), outcome.stayed, outcome.interrupted)
+        journal, returned = separate.undo(args.undo)
+        return _finish(report.undo_lines(journal, returned), returned.skipped, returned.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
     rules = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
     options = separate.Options(args.source, args.output, args.mode, *lists, *rules)
     if args.dry_run:
         plan = separate.preview(options)
-        return _finish(report.plan_lines(plan, args.source), plan.stays or plan.problems)
+        return _finish(report.plan_lines(plan, args.source), plan.skipped or plan.problems)
     result = separate.separate(options)
-    written = report.write_report(result, options)
-    lines = report.result_lines(result, options, written)
-    return _finish(lines, result.stays or result.plan.problems, result.outcome.interrupted)
+    lines = report.result_lines(result, options, report.write_report(result, options))
+    return _finish(lines, result.skipped or result.plan.problems, result.last.interrupted)
 
 
-def _finish(lines: Iterable[str], left: Sequence[object], interrupted: bool = False) -> int:
-    """Prints the lines; returns the exit code."""
+def _finish(lines: Iterable[str], left_out: Sequence[object], interrupted: bool = False) -> int:
+    """Print the lines; return the exit code."""
     print(*lines, sep="\n")
     if interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_PARTIAL if left else EXIT_OK
+    return EXIT_PARTIAL if left_out else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The errors that users meet: each is one line that says what was expected, what was found and what to do."""
+"""Errors that users can resolve: one line with what is wrong and what to do about it."""
 
 
 class FakeRealError(Exception):
-    """A problem that the user can put right; doors print it as one line and exit with code 2."""
+    """A problem that the user can resolve; the commands print it as one line and exit with code 2."""
 
 
 class ConfigError(FakeRealError):
-    """An option or a configuration file that can't be used as it is."""
+    """An invalid option or configuration file."""
 
 
 class DataError(FakeRealError):
-    """A folder, a label or a set of images that can't be used as it is."""
+    """An unusable folder, file, label or set of images."""
 
 
 class ModelFileError(FakeRealError):
@@ -18,14 +18,14 @@ class ModelFileError(FakeRealError):
 
 
 class EngineRefused(FakeRealError):
-    """An engine or a format that can't be used for a model; unless the user insists, the next one is taken."""
+    """An engine or format that doesn't fit a model; unless the user named it, the next one is tried."""
 
 
 class ImageRefused(FakeRealError):
-    """One image that can't be read; long jobs list it and go on.
+    """An image that can't be read; long jobs list it and continue.
 
     Attributes:
-        reason: one word for programs, one of `REASONS`. The message is the sentence for people.
+        reason: for programs, one of `REASONS`; the message is for people.
     """
 
     REASONS = ("missing", "empty", "truncated", "not_an_image", "too_large", "unsupported", "unreadable")

@@ -1,10 +1,10 @@
-"""Labels: 0 = fake, 1 = real, everywhere; this module alone knows their names and their folders' names."""
+"""Labels: 0 = fake, 1 = real, everywhere; the only module that knows their names and the names of class folders."""
 
 from __future__ import annotations
 
 FAKE, REAL = 0, 1
 NAMES = ("fake", "real")
-"""`NAMES[label]` is the word users read and write."""
+"""`NAMES[label]` is the word that users read and write."""
 
 _FOLDER_WORDS = {
     FAKE: (
@@ -20,17 +20,17 @@ _PREFIXES = ("0_", "1_")
 
 
 def label_of_name(name: str) -> int | None:
-    """Returns the label that the word `fake` or `real` stands for (any case), or None for any other word."""
+    """Return the label of the word `fake` or `real`, in any case; None for any other word."""
     lowered = name.strip().lower()
     return NAMES.index(lowered) if lowered in NAMES else None
 
 
 def label_of_folder(name: str) -> int | None:
-    """Returns the label that a class folder's name stands for, or None if it isn't a class folder.
+    """Return the label of a class folder by its name; None for any other folder.
 
-    Known are words such as `fake`, `AI`, `generated`, `tampered`, `real`, `genuine`, `nature`, in any case, with
-    `-` or a space for `_`, with `_images` or the like behind, and with GenImage's and CNNDetection's `0_`/`1_` before
-    them (the word decides, not the digit).
+    Class folders have names such as `fake`, `AI`, `generated`, `tampered`, `real`, `genuine` or `nature`: in any case,
+    with `-` or a space in place of `_`, with a suffix such as `_images`, and with the prefixes `0_` and `1_` of
+    GenImage and CNNDetection (the word counts, not the digit).
     """
     word = name.strip().lower().replace("-", "_").replace(" ", "_")
     for prefix in _PREFIXES:
@@ -44,11 +44,11 @@ def label_of_folder(name: str) -> int | None:
 
 
 def is_plain_class_folder(name: str) -> bool:
-    """Says whether a class folder's name holds the very word fake or real, as in `1_fake` or `real_images`."""
+    """Say whether the name of a class folder contains the word fake or real itself, as `1_fake` or `real_images` do."""
     words = name.strip().lower().replace("-", "_").replace(" ", "_").split("_")
     return any(word in NAMES for word in words)
 
 
 def known_folder_names() -> str:
-    """Returns a short sample of class folder names, for error messages."""
+    """Return some names of class folders, for error messages."""
     return "fake, fake_images, ai, generated, tampered ... and real, real_images, genuine, nature ..."

@@ -1,4 +1,4 @@
-"""The prediction JSON that separation reads and prediction writes: `[{"index": 1, "prediction": "fake"}, ...]`."""
+"""The prediction JSON, which prediction writes and separation reads: `[{"index": 1, "prediction": "fake"}, ...]`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from fakereal.labels import NAMES, label_of_name
 
 @dataclass(frozen=True)
 class Prediction:
-    """One entry: which file, and `fake`, `real` or, with the reason in `error`, nothing."""
+    """One entry: the label of one file, or the error that explains why there is none."""
 
     label: int | None  # 0 fake, 1 real, None where the file could not be read
-    index: int | None = None  # the number that is the file's stem; exactly one of index and image is set
+    index: int | None = None  # the file's stem as a number; either this or image is set
     image: str | None = None  # the path relative to the folder, with "/", for a file whose stem is no number
     error: str | None = None  # why there is no label
 
     @property
     def key(self) -> int | str:
-        """What the entry is found by: the number, or the relative path."""
+        """The number or the relative path."""
         return self.index if self.index is not None else str(self.image)
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a file holds: the entries that can be used, and a sentence for each that can't."""
+    """The entries of a file that can be used, and a sentence for each that can't."""
 
     path: Path
     predictions: tuple[Prediction, ...]
@@ -38,7 +38,7 @@ class Document:
 
 
 def key_of_file(relative_path: Path) -> int | str:
-    """Returns the number that a file's stem is (`7.png` and `007.png` give 7), else its relative path with "/"."""
+    """Return a file's stem as a number (7 for `7.png` and `007.png`), or else its relative path with "/"."""
     stem = relative_path.stem
     if len(relative_path.parts) == 1 and stem.isascii() and stem.isdigit():
         return int(stem)
@@ -46,27 +46,27 @@ def key_of_file(relative_path: Path) -> int | str:
 
 
 def prediction_for(key: int | str, label: int | None, error: str | None = None) -> Prediction:
-    """Returns the entry for a key as `key_of_file` gives it."""
+    """Return the entry for a key that `key_of_file` returned."""
     if isinstance(key, int):
         return Prediction(label, index=key, error=error)
     return Prediction(label, image=key, error=error)
 
 
 def read(path: Path) -> Document:
-    """Reads a prediction JSON and names every entry that can't be used.
+    """Read a prediction JSON; every entry that can't be used becomes a problem of the document.
 
     Raises:
-        DataError: the file can't be read, is no JSON or no list.
+        DataError: the file can't be read, or is no JSON list.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise DataError(f"{path}: expected a prediction JSON, found {error.strerror or error}") from error
+        raise DataError(f"{path}: can't read the prediction JSON: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected a JSON list of predictions, found no valid JSON ({error})") from error
+        raise DataError(f"{path}: expected a JSON list of predictions, got invalid JSON ({error})") from error
     if not isinstance(content, list):
         raise DataError(
-            f'{path}: expected a JSON list like [{{"index": 1, "prediction": "fake"}}], found {type(content).__name__}'
+            f'{path}: expected a JSON list like [{{"index": 1, "prediction": "fake"}}], got {type(content).__name__}'
         )
     parsed = [_parse(entry, f"{path}: entry {number}") for number, entry in enumerate(content, start=1)]
     return Document(
@@ -77,20 +77,20 @@ def read(path: Path) -> Document:
 
 
 def _parse(entry: object, where: str) -> Prediction | str:
-    """Returns the entry, or the sentence that says why it can't be used."""
+    """Return the entry, or a sentence about why it can't be used."""
     if not isinstance(entry, dict):
-        return f"{where}: expected an object with index and prediction, found {type(entry).__name__}"
+        return f"{where}: expected an object with index and prediction, got {type(entry).__name__}"
     index, image = entry.get("index"), entry.get("image")
-    if isinstance(index, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", index):  # Python reads no number of 5,000 digits
+    if isinstance(index, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", index):  # int() refuses numbers of 5,000 digits
         index = int(index)
     has_index = isinstance(index, int) and not isinstance(index, bool) and index >= 0
     has_image = isinstance(image, str) and image != ""
     if has_index == has_image:
-        return f'{where}: expected either "index" (a whole number) or "image" (a path), found {_short(entry)}'
+        return f'{where}: expected either "index" (a whole number) or "image" (a path), got {_short(entry)}'
     raw = entry.get("prediction")
     label = label_of_name(raw) if isinstance(raw, str) else None
     if label is None and not (raw is None and "prediction" in entry):
-        return f'{where}: expected the prediction "fake" or "real", found {_short(raw)}'
+        return f'{where}: expected the prediction "fake" or "real", got {_short(raw)}'
     error = str(entry.get("error") or "no prediction") if label is None else None
     return prediction_for(index if has_index else image, label, error)
 
@@ -101,22 +101,22 @@ def _short(value: object) -> str:
 
 
 def sort_key(prediction: Prediction) -> tuple[bool, int, str]:
-    """Numbers first, in numeric order (2 before 10), then paths."""
+    """Return the sort key of an entry: numbers first, in numeric order (2 before 10), then paths."""
     return prediction.index is None, prediction.index or 0, prediction.image or ""
 
 
 def dumps(predictions: list[Prediction]) -> str:
-    """Returns the document's text: sorted, 4-space indent, the same bytes for the same predictions."""
+    """Return the document's text: sorted, 4-space indent, the same bytes for the same predictions."""
     return "".join(pieces(sorted(predictions, key=sort_key)))
 
 
 def pieces(predictions: Iterable[Prediction]) -> Iterator[str]:
-    """Yields the document's text piece by piece, for predictions that are sorted already and too many for a list."""
+    """Yield the document's text in pieces, for predictions that are sorted already and too many for a list."""
     return json_list(map(_as_dict, predictions))
 
 
 def json_list(entries: Iterable[dict[str, object]]) -> Iterator[str]:
-    """Yields what `json.dumps(list(entries), indent=4)` gives, and the end of the line."""
+    """Yield the text of `json.dumps(list(entries), indent=4)` and a newline in pieces."""
     before = "["
     for entry in entries:
         yield before + json.dumps([entry], indent=4, allow_nan=False)[1:-2]
@@ -132,5 +132,5 @@ def _as_dict(prediction: Prediction) -> dict[str, object]:
 
 
 def write(path: Path, predictions: list[Prediction]) -> None:
-    """Writes the document whole, or leaves what stood at `path` untouched."""
+    """Write the document atomically: a failure leaves the file at `path` as it was."""
     write_atomic(path, dumps(predictions).encode())

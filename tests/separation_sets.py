@@ -12,7 +12,7 @@ from fakereal.files import sha256_of
 from fakereal.separation.journal import Entry
 
 
-def picture(path: Path, shade: int = 0) -> Path:
+def write_image(path: Path, shade: int = 0) -> Path:
     """Writes a PNG that differs from any other path's and shade's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = (shade % 256, len(os.fsencode(path)) % 256, sum(os.fsencode(path)) % 256)
@@ -32,7 +32,7 @@ def predictions(path: Path, *labels: str | None, **named: str | None) -> Path:
 def folder_of_three(source: Path, name: str = "x", *labels: str | None) -> Path:
     """Makes 1.png, 2.png, 3.png and their predictions."""
     for number in (1, 2, 3):
-        picture(source / name / f"{number}.png", number)
+        write_image(source / name / f"{number}.png", number)
     predictions(source / f"{name}_preds.json", *(labels or ("fake", "real", "fake")))
     return source / name
 

@@ -140,11 +140,11 @@ def test_what_is_no_list_is_refused_in_one_sentence(tmp_path, content):
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "preds.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="found no valid JSON"):
+    with pytest.raises(DataError, match="got invalid JSON"):
         read(path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "missing.json", tmp_path):
-        with pytest.raises(DataError, match="expected a prediction JSON"):
+        with pytest.raises(DataError, match="can't read the prediction JSON"):
             read(path)

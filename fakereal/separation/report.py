@@ -1,4 +1,9 @@
-"""What a separation came to, for people (lines) and for programs (`separation_report.json`)."""
+"""Report a separation: lines for the terminal, `separation_report.json`, and the review page.
+
+The review page and the JSON beside it list the images that the experiments disagree about. The JSON is a prediction
+JSON without labels, its paths relative to the source; with labels filled in, by hand or by the page, it is what
+`--decisions` reads.
+"""
 
 from __future__ import annotations
 
@@ -16,156 +21,117 @@ from fakereal.errors import ImageRefused
 from fakereal.files import display_path, relative_name, write_atomic
 from fakereal.labels import NAMES
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
-from fakereal.separation.pairing import Folder, names_for
+from fakereal.separation.pairing import Folder, prediction_file_names
 from fakereal.separation.separate import Options, Plan, SeparationResult
 from fakereal.separation.transfer import REASONS, SkippedFile
 from fakereal.separation.voting import agreement_as_json, agreement_lines, agreements
 
 REPORT_NAME = "separation_report.json"
-"""In the output: what the last run left where it was."""
+"""In the output: the counts of the last run, and what it skipped."""
 
+REVIEW_FOLDER = "review"
+"""In the output: the review pages and their JSONs."""
 
-@dataclass(frozen=True)
-class Written:
-    """The files that tell of a run."""
+MAX_REVIEW_IMAGES = 500
+"""Images on a review page; its JSON lists them all."""
 
-    report: Path | None = None  # what stayed, for programs
-    review: Path | None = None  # the page on which people decide
-
-
+_REVIEW_REASONS = ("disagreement", "conflict")
+_THUMBNAIL_PX = 160
 _DONE = {"move": "moved", "copy": "copied", "link": "linked"}
 
 
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files that describe a run."""
+
+    report: Path | None = None  # for programs
+    review: Path | None = None  # the page on which people decide
+
+
 def plan_lines(plan: Plan, source: Path) -> Iterator[str]:
-    """Yields a line for every file that would be carried, then for all that stays, then the counts."""
+    """Yield a line for every file that would be transferred, then for each skipped one, then the counts."""
     source = Path(os.path.realpath(source))
     for entry in plan.entries:
-        yield f"{display_path(_within_report(entry.source, source))} -> {CLASS_FOLDERS[entry.label]}/{display_path(entry.name)}"
-    yield from _stay_lines(plan.stays, plan.problems, source)
-    yield from _table(plan.folders, [*plan.entries, *plan.already], plan.stays)
+        yield f"{_shown(entry.source, source)} -> {CLASS_FOLDERS[entry.label]}/{display_path(entry.name)}"
+    yield from _skipped_lines(plan.skipped, plan.problems, source)
+    yield from _table(plan.folders, [*plan.entries, *plan.already], plan.skipped)
     yield from _experiment_lines(plan)
-    yield f"a dry run: nothing was written; {len(plan.entries):,} files would go, {len(plan.stays):,} would stay"
+    yield f"dry run, nothing was written: {len(plan.entries):,} files to separate, {len(plan.skipped):,} to skip"
 
 
-def result_lines(result: SeparationResult, options: Options, written: Written) -> Iterator[str]:
-    """Yields a line for all that stays, the counts, and how to put everything back."""
+def result_lines(result: SeparationResult, options: Options, files: ReportFiles) -> Iterator[str]:
+    """Yield a line for each skipped file, the counts, and how to undo the run."""
     source = Path(os.path.realpath(options.source))
-    yield from _stay_lines(result.stays, result.plan.problems, source)
-    if result.outcome.interrupted:
-        yield f"interrupted: {result.outcome.handled:,} of {len(result.journals[-1].entries):,} files are in place"
-        yield "to go on: run the same command again"
+    yield from _skipped_lines(result.skipped, result.plan.problems, source)
+    if result.last.interrupted:
+        yield f"interrupted: {result.last.completed:,} of {len(result.journals[-1].entries):,} files are in place"
+        yield "to resume: run the same command again"
     else:
-        yield from _table(result.plan.folders, in_place(result), result.stays)
+        yield from _table(result.plan.folders, in_place(result), result.skipped)
         yield from _experiment_lines(result.plan)
         yield from _counts(result, options)
-    if written.review:
-        yield to_decide(written.review, sum(map(is_open, result.stays)))
-    if written.report:
-        yield f"report: {display_path(written.report)}"
+    if files.review:
+        count = sum(map(needs_review, result.skipped))
+        yield f"to decide on {count:,}: open {display_path(files.review)}, save decisions.json there,"
+        yield "  then run the same command again with --decisions decisions.json"
+    if files.report:
+        yield f"report: {display_path(files.report)}"
     for journal in reversed(result.journals):
-        yield f"to put everything back: python image_separate.py --undo {shlex.quote(display_path(journal.path))}"
+        yield f"to undo: python image_separate.py --undo {shlex.quote(display_path(journal.path))}"
 
 
-def undo_lines(journal: Journal, outcome: TransferResult) -> Iterator[str]:
-    """Yields a line for each file that can't be put back, then the count."""
-    yield from _stay_lines(outcome.stayed, (), journal.source)
-    back = f"{outcome.handled:,} of {len(journal.entries):,} files are where they were"
-    yield f"interrupted: {back}; to go on: run the same command again" if outcome.interrupted else back
+def undo_lines(journal: Journal, result: TransferResult) -> Iterator[str]:
+    """Yield a line for each file that can't be put back, then the count."""
+    yield from _skipped_lines(result.skipped, (), journal.source)
+    count = f"{result.completed:,} of {len(journal.entries):,} files are back in their places"
+    yield f"interrupted: {count}; to resume: run the same command again" if result.interrupted else count
 
 
 def in_place(result: SeparationResult) -> list[Entry]:
-    """Returns what lies in the class folders now, from this run and earlier ones."""
-    stayed = {stay.path for stay in result.outcome.stayed}
-    return [*result.plan.already, *(entry for entry in result.plan.entries if entry.source not in stayed)]
-
-
-def write_report(result: SeparationResult, options: Options) -> Written:
-    """Writes what stayed, and why, into the output, and `review/` where the experiments disagree.
-
-    Nothing is written where the run was interrupted, or where there is no output and nothing to decide.
-    """
-    source, output = Path(os.path.realpath(options.source)), Path(os.path.realpath(options.output))
-    if result.outcome.interrupted:
-        return Written()
-    review = write_review(result.stays, source, output)
-    if not output.is_dir():
-        return Written()
-    report = {
-        "counts": _class_counts(result),
-        "decided_by_people": result.plan.decided,
-        "weights": dict(_weights(result.plan)),
-        "agreement": [agreement_as_json(each) for each in agreements(result.plan.pairs)],
-        "review": review and relative_name(review, output),
-        "stayed": [_stay_as_json(stay, source) for stay in result.stays],
-        "problems": result.plan.problems,
-    }
-    write_atomic(output / REPORT_NAME, (json.dumps(report, indent=4) + "\n").encode("ascii"))
-    return Written(output / REPORT_NAME, review)
-
-
-def _class_counts(result: SeparationResult) -> dict[str, int]:
-    counts = Counter(NAMES[entry.label] for entry in in_place(result))
-    return {name: counts[name] for name in NAMES}
-
-
-def _stay_as_json(stay: SkippedFile, source: Path) -> dict[str, object]:
-    votes = {"votes": {name: NAMES[label] for name, label in stay.votes}} if stay.votes else {}
-    return {"path": os.fspath(_within_report(stay.path, source)), "reason": stay.reason, "detail": stay.detail, **votes}
-
-
-def _weights(plan: Plan) -> list[tuple[str, float]]:
-    """Returns the experiments whose votes count otherwise than once."""
-    experiments = (experiment for folder in plan.experiments.values() for experiment in folder)
-    return sorted({(experiment.name, experiment.weight) for experiment in experiments if experiment.weight != 1})
-
-
-def _experiment_lines(plan: Plan) -> Iterator[str]:
-    yield from agreement_lines(agreements(plan.pairs))
-    for name, weight in _weights(plan):
-        yield f"{name}: its votes count {weight:g}"
-    if plan.decided:
-        yield f"decided by people: {plan.decided:,}"
+    """Return what lies in the class folders now, from this run and earlier ones."""
+    skipped = {file.path for file in result.last.skipped}
+    return [*result.plan.already, *(entry for entry in result.plan.entries if entry.source not in skipped)]
 
 
 def _counts(result: SeparationResult, options: Options) -> Iterator[str]:
-    before = len(in_place(result)) - result.carried
+    before = len(in_place(result)) - result.completed
     yield (
-        f"{result.carried:,} files {_DONE[options.mode]} to {display_path(options.output)}"
+        f"{result.completed:,} files {_DONE[options.mode]} to {display_path(options.output)}"
         + (f", {before:,} were there already" if before > 0 else "")
-        + f"; {len(result.stays):,} stayed"
+        + f"; {len(result.skipped):,} skipped"
     )
-    reasons = Counter(stay.reason for stay in result.stays).most_common()
+    reasons = Counter(file.reason for file in result.skipped).most_common()
     yield from (f"  {count:,}: {REASONS[reason]}" for reason, count in reasons)
     if result.plan.problems:
         yield f"  {len(result.plan.problems):,} JSONs or entries could not be used"
 
 
-def _stay_lines(stays: Iterable[SkippedFile], problems: Sequence[str], source: Path) -> Iterator[str]:
-    """A folder without predictions is one line, however many pictures it holds."""
+def _skipped_lines(skipped: Iterable[SkippedFile], problems: Sequence[str], source: Path) -> Iterator[str]:
+    """Yield a line for each problem and each file; a folder without predictions is one line for all its images."""
     whole_folders: Counter[Path] = Counter()
     for problem in problems:
         yield f"unusable  {display_path(problem)}"
-    for stay in stays:
-        if stay.reason == "no_predictions":
-            whole_folders[stay.path.parent] += 1
+    for file in skipped:
+        if file.reason == "no_predictions":
+            whole_folders[file.path.parent] += 1
         else:
-            detail = f" ({display_path(stay.detail)})" if stay.detail else ""
-            yield f"stays     {display_path(_within_report(stay.path, source))}: {REASONS[stay.reason]}{detail}"
+            detail = f" ({display_path(file.detail)})" if file.detail else ""
+            yield f"skipped   {_shown(file.path, source)}: {REASONS[file.reason]}{detail}"
     for folder, count in sorted(whole_folders.items()):
-        pictures = f"{count:,} picture{'s' * (count > 1)}"
-        names = ", ".join(names_for(display_path(folder.name)))
-        yield f"stays     {display_path(_within_report(folder, source))}/ ({pictures}): no prediction JSON (looked for {names})"
+        images = f"{count:,} image{'s' * (count > 1)}"
+        names = ", ".join(prediction_file_names(display_path(folder.name)))
+        yield f"skipped   {_shown(folder, source)}/ ({images}): no prediction JSON (looked for {names})"
 
 
-def _within_report(path: Path, source: Path) -> Path:
-    return path.relative_to(source) if path.is_relative_to(source) else path
+def _shown(path: Path, source: Path) -> str:
+    return display_path(relative_name(path, source))
 
 
-def _table(folders: Sequence[Folder], entries: Sequence[Entry], stays: Sequence[SkippedFile]) -> Iterator[str]:
-    paths = {folder.path: display_path(folder.name) for folder in folders}
-    cells = Counter((_row(entry.source, paths), NAMES[entry.label]) for entry in entries)
-    cells += Counter((_row(stay.path, paths), "stayed") for stay in stays)
-    columns = (*NAMES, "stayed")
+def _table(folders: Sequence[Folder], entries: Sequence[Entry], skipped: Sequence[SkippedFile]) -> Iterator[str]:
+    names = {folder.path: display_path(folder.name) for folder in folders}
+    cells = Counter((_row(entry.source, names), NAMES[entry.label]) for entry in entries)
+    cells += Counter((_row(file.path, names), "skipped") for file in skipped)
+    columns = (*NAMES, "skipped")
     rows = sorted({row for row, _ in cells})
     width = max(map(len, [*rows, "share"]), default=0)
     yield f"{'':{width}}" + "".join(f"{column:>10}" for column in columns)
@@ -176,90 +142,114 @@ def _table(folders: Sequence[Folder], entries: Sequence[Entry], stays: Sequence[
     yield f"{'share':{width}}" + "".join(f"{total / max(len(entries), 1):>10.1%}" for total in totals[: len(NAMES)])
 
 
-def _row(path: Path, folders: dict[Path, str]) -> str:
-    return next((folders[parent] for parent in (path, *path.parents) if parent in folders), "(elsewhere)")
+def _row(path: Path, names: dict[Path, str]) -> str:
+    return next((names[parent] for parent in (path, *path.parents) if parent in names), "(elsewhere)")
 
 
-# ---- What stayed because the experiments disagree, listed for people to decide: a JSON to fill in, and a page to look at.
-#
-# The JSON is a prediction JSON, with the paths relative to the source and no label yet; filled in, by hand or by the
-# page, it is what `--decisions` reads.
-
-REVIEW_FOLDER = "review"
-"""In the output."""
-
-MOST_SHOWN = 500
-"""Pictures on the page; the JSON lists them all."""
-
-_REASONS = ("disagreement", "conflict")
-_THUMBNAIL_PX = 160
+def _experiment_lines(plan: Plan) -> Iterator[str]:
+    yield from agreement_lines(agreements(plan.vote_pairs))
+    for name, weight in _weights(plan):
+        yield f"{name}: weight {weight:g}"
+    if plan.decided:
+        yield f"decided by people: {plan.decided:,}"
 
 
-def write_review(stays: Iterable[SkippedFile], source: Path, output: Path) -> Path | None:
-    """Writes the listing into `review/`; what lies there already, perhaps filled in by somebody, is left alone.
+def _weights(plan: Plan) -> list[tuple[str, float]]:
+    """Return the experiments whose weight is not 1."""
+    experiments = (experiment for folder in plan.experiments.values() for experiment in folder)
+    return sorted({(experiment.name, experiment.weight) for experiment in experiments if experiment.weight != 1})
+
+
+def write_report(result: SeparationResult, options: Options) -> ReportFiles:
+    """Write the report into the output, and a review page where the experiments disagree.
+
+    Nothing is written where the run was interrupted, or where there is no output and nothing to review.
+    """
+    source, output = Path(os.path.realpath(options.source)), Path(os.path.realpath(options.output))
+    if result.last.interrupted:
+        return ReportFiles()
+    review = write_review(result.skipped, source, output)
+    if not output.is_dir():
+        return ReportFiles()
+    report = {
+        "counts": _class_counts(result),
+        "decided_by_people": result.plan.decided,
+        "weights": dict(_weights(result.plan)),
+        "agreement": [agreement_as_json(each) for each in agreements(result.plan.vote_pairs)],
+        "review": review and relative_name(review, output),
+        "stayed": [_as_json(file, source) for file in result.skipped],  # a published key
+        "problems": result.plan.problems,
+    }
+    write_atomic(output / REPORT_NAME, (json.dumps(report, indent=4) + "\n").encode("ascii"))
+    return ReportFiles(output / REPORT_NAME, review)
+
+
+def _class_counts(result: SeparationResult) -> dict[str, int]:
+    counts = Counter(NAMES[entry.label] for entry in in_place(result))
+    return {name: counts[name] for name in NAMES}
+
+
+def _as_json(file: SkippedFile, source: Path) -> dict[str, object]:
+    votes = {"votes": dict(_votes(file))} if file.votes else {}
+    return {"path": relative_name(file.path, source), "reason": file.reason, "detail": file.detail, **votes}
+
+
+def _votes(file: SkippedFile) -> list[tuple[str, str]]:
+    return [(experiment, NAMES[label]) for experiment, label in file.votes]
+
+
+def write_review(skipped: Iterable[SkippedFile], source: Path, output: Path) -> Path | None:
+    """Write the images to review into `review/`; files there, perhaps with labels filled in, are left alone.
 
     Args:
-        stays: all that stayed; those that no experiment contradicts are passed over.
+        skipped: all skipped files; those that no experiment contradicts are left out.
         source: absolute path of the folder of folders.
         output: absolute path.
 
     Returns:
-        The page's path, its JSON lies beside it; None where there is nothing to decide.
+        The page's path, its JSON is beside it; None where there is nothing to review.
     """
-    disputed = [stay for stay in stays if is_open(stay)]
+    disputed = [file for file in skipped if needs_review(file)]
     if not disputed:
         return None
-    names = [_within(stay.path, source) for stay in disputed]
-    reasons = [f"{REASONS[stay.reason]}: {stay.detail}" for stay in disputed]
-    open_questions = [
+    names = [relative_name(file.path, source) for file in disputed]
+    reasons = [f"{REASONS[file.reason]}: {file.detail}" for file in disputed]
+    undecided = [
         predictions_json.Prediction(None, image=name, error=reason) for name, reason in zip(names, reasons, strict=True)
     ]
-    content = predictions_json.dumps(open_questions).encode()
-    json = _free(output / REVIEW_FOLDER, content)
+    content = predictions_json.dumps(undecided).encode()
+    json = _free_name(output / REVIEW_FOLDER, content)
     if not json.exists():
         write_atomic(json, content)
     html.write_page(json.with_suffix(".html"), "review.html", **_page(disputed, names, reasons))
     return json.with_suffix(".html")
 
 
-def is_open(stay: SkippedFile) -> bool:
-    """Says whether a picture stayed because experiments, or the entries of one, contradict each other."""
-    return stay.reason in _REASONS
+def needs_review(file: SkippedFile) -> bool:
+    """Say whether an image was skipped because experiments, or the entries of one, contradict each other."""
+    return file.reason in _REVIEW_REASONS
 
 
-def _free(folder: Path, content: bytes) -> Path:
-    """Returns the first name that is free, or that holds the very content already."""
+def _free_name(folder: Path, content: bytes) -> Path:
+    """Return the first name that is free, or whose file has this very content."""
     number = 1
     while (path := folder / f"review_{number:03}.json").exists() and path.read_bytes() != content:
         number += 1
     return path
 
 
-def _within(path: Path, source: Path) -> str:
-    return (path.relative_to(source) if path.is_relative_to(source) else path).as_posix()
-
-
 def _page(disputed: Sequence[SkippedFile], names: Sequence[str], reasons: Sequence[str]) -> dict[str, object]:
-    rows = zip(disputed[:MOST_SHOWN], names, reasons, strict=False)
-    pictures = [
-        {"name": name, "reason": reason, "thumbnail": _thumbnail(stay.path), "votes": _votes(stay)}
-        for stay, name, reason in rows
+    rows = zip(disputed[:MAX_REVIEW_IMAGES], names, reasons, strict=False)
+    images = [
+        {"name": name, "reason": reason, "thumbnail": _thumbnail(file.path), "votes": _votes(file)}
+        for file, name, reason in rows
     ]
-    return {"pictures": pictures, "names": list(names[:MOST_SHOWN]), "total": len(disputed), "classes": NAMES}
-
-
-def _votes(stay: SkippedFile) -> list[tuple[str, str]]:
-    return [(experiment, NAMES[label]) for experiment, label in stay.votes]
+    return {"images": images, "names": list(names[:MAX_REVIEW_IMAGES]), "total": len(disputed), "classes": NAMES}
 
 
 def _thumbnail(path: Path) -> str:
-    """Returns a data URI, empty for a picture that can't be read."""
+    """Return a data URI, empty for an image that can't be read."""
     try:
         return html.thumbnail(decode(path, _THUMBNAIL_PX)[0], _THUMBNAIL_PX)
     except (ImageRefused, OSError):
         return ""
-
-
-def to_decide(page: Path, count: int) -> str:
-    """Returns the line that says how to go on."""
-    return f"to decide on {count:,}: open {display_path(page)} and save decisions.json; then run again with --decisions FILE"

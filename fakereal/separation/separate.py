@@ -1,6 +1,7 @@
-"""Raw folders and their prediction JSONs become `real_images/` and `fake_images/`, and back again.
+"""Separate raw folders of images into `real_images/` and `fake_images/` by their prediction JSONs, and undo it.
 
-`preview` shows the very plan that `separate` carries out. Whatever is not in the plan is in its `stays` or `problems`.
+`preview` returns the very plan that `separate` carries out: each image in the source once, with its label and new
+name, or with the reason why it is skipped.
 """
 
 from __future__ import annotations
@@ -23,41 +24,73 @@ from fakereal.predictions_json import read
 from fakereal.preprocessing import IMAGE_SIZE_PX
 from fakereal.runtime import deferred_interrupts, interrupt_requested, log, parallel_map, progress_bar
 from fakereal.separation import journal as journals
-from fakereal.separation.journal import CLASS_FOLDERS, NOTHING, Entry, Journal, TransferResult
-from fakereal.separation.pairing import Folder, contents_of, find_folders
+from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
+from fakereal.separation.pairing import Folder, list_images, pair_folders
 from fakereal.separation.transfer import SkippedFile
 from fakereal.separation.voting import (
     Ballot,
     Experiment,
+    VotePair,
     VoteResult,
     cast_votes,
-    decide,
+    count_vote_pairs,
     experiments_of,
+    human_decisions,
     index_images,
-    pairs_of,
-    people_decide,
+    majority_vote,
 )
 
-_FILE_NOTE = "finishing the current file ..."
+_INTERRUPT_NOTE = "finishing the current file ..."
+_MAX_NAME_BYTES = 255  # of one file name, on nearly every file system
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a separation."""
+
+    source: Path  # the folder of folders
+    output: Path  # for fake_images/, real_images/ and the journal
+    mode: str = "move"  # move, copy or link
+    predictions: tuple[Path, ...] = ()  # JSONs, or folders of them, to look in instead of the source
+    pairs: tuple[str, ...] = ()  # FOLDER=JSON
+    skip: tuple[str, ...] = ()  # names of sub-folders to leave alone
+    min_agreement: float = 0.5  # share of the votes that a label needs, besides more than half
+    check_images: bool = True  # decode every image, and skip the damaged ones
+    weights: tuple[str, ...] = ()  # NAME=N
+    decisions: Path | None = None  # prediction JSON of people, who outrank every vote
+
+
+@dataclass
+class Plan:
+    """Every image in the source once: in `entries`, `already` or `skipped`."""
+
+    folders: tuple[Folder, ...] = ()
+    entries: list[Entry] = field(default_factory=list)  # to be transferred
+    already: list[Entry] = field(default_factory=list)  # transferred by an earlier run
+    skipped: list[SkippedFile] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # sentences on JSONs and entries that can't be used
+    experiments: dict[Path, tuple[Experiment, ...]] = field(default_factory=dict)  # by the path of their folder
+    vote_pairs: Counter[VotePair] = field(default_factory=Counter)  # see count_vote_pairs
+    decided: int = 0  # labels that people gave
 
 
 @dataclass(frozen=True)
 class SeparationResult:
-    """What a run came to."""
+    """The result of a run."""
 
     plan: Plan
-    journals: tuple[Journal, ...] = ()  # gone on with, or written, in this run
-    outcome: TransferResult = NOTHING  # of the last of them
-    carried: int = 0  # files that are in their places by this run's journals
+    journals: tuple[Journal, ...] = ()  # resumed or written by this run
+    last: TransferResult = field(default_factory=TransferResult)  # of the last of them
+    completed: int = 0  # files that this run's journals brought to their places
 
     @property
-    def stays(self) -> list[SkippedFile]:
+    def skipped(self) -> list[SkippedFile]:
         """Every file that is still where it was, by path."""
-        return sorted((*self.plan.stays, *self.outcome.stayed), key=lambda stay: stay.path)
+        return sorted((*self.plan.skipped, *self.last.skipped), key=lambda file: file.path)
 
 
 def preview(options: Options) -> Plan:
-    """Returns the plan that `separate` would carry out now; writes nothing."""
+    """Return the plan that `separate` would carry out now; write nothing."""
     options = _resolve_paths(options)
     found = journals.find(options.output)
     _unfinished(found, options)
@@ -65,185 +98,138 @@ def preview(options: Options) -> Plan:
 
 
 def separate(options: Options) -> SeparationResult:
-    """Separates the pictures; goes on first with what an earlier, killed run of the same command began.
+    """Separate the images; first finish what an earlier run of the same command left unfinished.
 
     Raises:
-        ConfigError: options that can't be used together or name what isn't there.
-        DataError: no folder with predictions, an output that can't be written, another run at work.
+        ConfigError: options that exclude each other, or name what doesn't exist.
+        DataError: no folder has predictions, the output can't be written, or another run is using it.
     """
     options = _resolve_paths(options)
-    with _folder(options.output), locked_folders(options.source, options.output):
-        journals.clear_torn(options.output)
+    with _output_folder(options.output), locked_folders(options.source, options.output):
+        journals.remove_partial(options.output)
         found = journals.find(options.output)
         resumed = _unfinished(found, options)
-        carried = 0
-        with deferred_interrupts(
-            _FILE_NOTE
-        ):  # over all journals: pressed during the last file of one, it ends the run too
-            for journal in resumed:
-                outcome = _work(journals.apply, journal, "going on")
-                if outcome.interrupted or interrupt_requested():
-                    outcome = dataclasses.replace(outcome, interrupted=True)
-                    return SeparationResult(Plan(), (journal,), outcome, outcome.handled)
-                carried += outcome.handled
+        finished = _resume(resumed)
+        if finished.last.interrupted:
+            return finished
         plan = make_plan(options, found)
         if not plan.entries:
-            return SeparationResult(plan, tuple(resumed), carried=carried)
+            return dataclasses.replace(finished, plan=plan)
         journal = journals.create(options.output, options.mode, options.source, plan.entries)
-        outcome = _work(journals.apply, journal, "separating")
-        return SeparationResult(plan, (*resumed, journal), outcome, carried + outcome.handled)
+        result = _run(journals.apply, journal, "separating")
+        return SeparationResult(plan, (*resumed, journal), result, finished.completed + result.completed)
 
 
 def undo(path: Path) -> tuple[Journal, TransferResult]:
-    """Puts back every file that a journal names.
+    """Put back every file that a journal names.
 
     Raises:
-        DataError: no such journal, or another run is at work.
+        DataError: there is no such journal, or another run is using its folders.
     """
     journal = journals.read(path)
     with locked_folders(journal.source, journal.path.parent):
-        journals.clear_torn(journal.path.parent)
+        journals.remove_partial(journal.path.parent)
         journal = journals.read(path)  # again: a run that has just ended may have added to it
-        return journal, _work(journals.undo, journal, "putting back")
+        return journal, _run(journals.undo, journal, "putting back")
 
 
-def _work(step: Callable[..., TransferResult], journal: Journal, description: str) -> TransferResult:
-    with deferred_interrupts(_FILE_NOTE), progress_bar(description, len(journal.entries)) as advance:
+def _resume(unfinished: Sequence[Journal]) -> SeparationResult:
+    """Apply journals to the end; Ctrl-C during the last file of one ends the run, too."""
+    completed = 0
+    with deferred_interrupts(_INTERRUPT_NOTE):
+        for journal in unfinished:
+            result = _run(journals.apply, journal, "resuming")
+            if result.interrupted or interrupt_requested():
+                result = dataclasses.replace(result, interrupted=True)
+                return SeparationResult(Plan(), (journal,), result, result.completed)
+            completed += result.completed
+    return SeparationResult(Plan(), tuple(unfinished), completed=completed)
+
+
+def _run(step: Callable[..., TransferResult], journal: Journal, description: str) -> TransferResult:
+    with deferred_interrupts(_INTERRUPT_NOTE), progress_bar(description, len(journal.entries)) as advance:
         return step(journal, advance, interrupt_requested)
 
 
 def _resolve_paths(options: Options) -> Options:
-    """Returns the options with absolute paths, links resolved."""
+    """Return the options with absolute paths, links resolved."""
     source, output = Path(os.path.realpath(options.source)), Path(os.path.realpath(options.output))
     if not source.is_dir():
-        raise DataError(
-            f"{display_path(options.source)}: expected a folder of folders of pictures, found no such folder"
-        )
+        raise DataError(f"{display_path(options.source)}: no such folder: name a folder of folders of images")
     if options.decisions and not options.decisions.is_file():
-        raise ConfigError(
-            f"--decisions {display_path(options.decisions)}: expected a prediction JSON, found no such file"
-        )
+        raise ConfigError(f"--decisions {display_path(options.decisions)}: no such file: name a prediction JSON")
     if output == source:
-        raise ConfigError(
-            f"--output {display_path(options.output)}: expected another folder than the source, found the same"
-        )
+        raise ConfigError(f"--output {display_path(options.output)}: this is the source: choose another folder")
     predictions = tuple(Path(os.path.realpath(path)) for path in options.predictions)
     return dataclasses.replace(options, source=source, output=output, predictions=predictions)
 
 
 @contextlib.contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """Makes the output folder, and takes it away again where nothing came into it."""
-    was_there = path.exists()
+def _output_folder(path: Path) -> Iterator[None]:
+    """Create the output folder, and remove it again where nothing was written to it."""
+    existed = path.exists()
     journals.make_folder(path)
     try:
         yield
     finally:
-        if not was_there and not any(path.iterdir()):
+        if not existed and not any(path.iterdir()):
             path.rmdir()
 
 
 def _unfinished(found: Sequence[Journal], options: Options) -> list[Journal]:
-    """Returns the journals to go on with: those that the same command left half done."""
+    """Return the journals to resume: those that the same command left unfinished."""
     for journal in found:
-        way_back = f"python image_separate.py --undo {display_path(journal.path)}"
+        undo_command = f"python image_separate.py --undo {display_path(journal.path)}"
         if journal.status == "undoing":
-            raise DataError(
-                f"{display_path(options.output)}: expected no undo half done, found one: finish it with {way_back}"
-            )
+            raise DataError(f"{display_path(options.output)}: an unfinished undo exists: finish it with {undo_command}")
         if journal.status == "open" and (journal.mode, journal.source) != (options.mode, options.source):
             raise DataError(
-                f"{display_path(options.output)}: expected no other separation half done, found one"
-                f" (--mode {journal.mode} from {display_path(journal.source)}): run that one again, or take it back with {way_back}"
+                f"{display_path(options.output)}: another unfinished separation exists (--mode {journal.mode} from"
+                f" {display_path(journal.source)}): run that command again, or undo it with {undo_command}"
             )
         if journal.status == "open":
-            log(f"an earlier run was interrupted and is gone on with first: {display_path(journal.path)}")
+            log(f"resuming the interrupted run first: {display_path(journal.path)}")
     return [journal for journal in found if journal.status == "open"]
 
 
-# ---- The plan of a separation: every picture in the source once, with its label and new name, or with why it stays.
-
-_MAX_NAME_BYTES = 255  # of one file name, on nearly every file system
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for."""
-
-    source: Path  # the folder of folders
-    output: Path  # gets fake_images/, real_images/ and the journal
-    mode: str = "move"  # move, copy or link
-    predictions: tuple[Path, ...] = ()  # JSONs, or folders of them, to look in instead of the source
-    pairs: tuple[str, ...] = ()  # FOLDER=JSON
-    skip: tuple[str, ...] = ()  # names of sub-folders that are meant to stay
-    min_agreement: float = 0.5  # share of the votes that a label needs, besides more than half
-    check_images: bool = True  # decode every picture, so that a damaged one stays
-    weights: tuple[str, ...] = ()  # NAME=N
-    decisions: Path | None = None  # prediction JSON of people, who outrank every vote
-
-
-@dataclass
-class Plan:
-    """Every picture in the source, once."""
-
-    folders: tuple[Folder, ...] = ()
-    entries: list[Entry] = field(default_factory=list)  # to be carried to their new names
-    already: list[Entry] = field(default_factory=list)  # brought there by an earlier run
-    stays: list[SkippedFile] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # sentences on JSONs and entries that can't be used
-    experiments: dict[Path, tuple[Experiment, ...]] = field(default_factory=dict)  # by the folder that they judge
-    pairs: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)  # as pairs_of counts them
-    decided: int = 0  # labels that people gave
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A picture with a label."""
-
-    path: Path
-    label: int
-    name: str  # the new one
-    sha256: str = ""
-    size: int = 0  # bytes
-
-
 def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
-    """Plans a separation; reads, and writes nothing.
+    """Plan a separation; write nothing.
 
     Args:
         options: with absolute paths.
-        earlier: the journals in the output, so that pictures already separated are not missed in their folders.
+        earlier: the journals in the output, so that images already separated still count for their folders.
 
     Raises:
-        ConfigError: an option names what isn't there.
+        ConfigError: an option names what doesn't exist.
         DataError: no sub-folder has predictions.
     """
-    pairing = find_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
+    pairing = pair_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
     if not options.decisions and not any(folder.experiments for folder in pairing.folders):
         raise DataError(_nothing_paired(options, pairing.folders))
-    plan = Plan(pairing.folders, stays=list(pairing.stays), problems=list(pairing.problems))
+    plan = Plan(pairing.folders, skipped=list(pairing.skipped), problems=list(pairing.problems))
     plan.experiments = experiments_of(pairing.folders, options.weights)
     separated = _separated(earlier, {folder.path for folder in pairing.folders})
-    pictures = {folder.path: _images(folder, separated.get(folder.path, {}), options, plan) for folder in plan.folders}
-    decided = _decided(list(chain.from_iterable(pictures.values())), options, plan)
+    images = {folder.path: _images_of(folder, separated.get(folder.path, {}), options, plan) for folder in plan.folders}
+    decided = _decided(list(chain.from_iterable(images.values())), options, plan)
     candidates: list[_Candidate] = []
     for folder in pairing.folders:
-        decisions = _decisions(folder, pictures[folder.path], decided, options, plan)
-        candidates += _label_pictures(folder, decisions, separated.get(folder.path, {}), options, plan)
-    _give_names(_sound(candidates, options, plan), options, plan)
+        results = _label(folder, images[folder.path], decided, options, plan)
+        candidates += _candidates(folder, results, separated.get(folder.path, {}), options, plan)
+    _assign_names(_check_images(candidates, options, plan), options, plan)
     return plan
 
 
 def _nothing_paired(options: Options, folders: Sequence[Folder]) -> str:
-    names = ", ".join(display_path(folder.path.name) + "/" for folder in folders[:5]) or "no sub-folder at all"
+    names = ", ".join(display_path(folder.path.name) + "/" for folder in folders[:5]) or "no sub-folder"
     return (
-        f"{display_path(options.source)}: expected sub-folders with prediction JSONs,"
-        f" such as X/ with X.json, X_preds.json or X_predictions.json, found {names} and no JSON for any: name the JSONs with --predictions or --pair"
+        f"{display_path(options.source)}: expected sub-folders with prediction JSONs, such as X/ with X.json,"
+        f" X_preds.json or X_predictions.json, got {names} and no JSON for any: name the JSONs with --predictions or"
+        " --pair"
     )
 
 
 def _separated(earlier: Sequence[Journal], folders: set[Path]) -> dict[Path, dict[Path, Entry]]:
-    """Returns, by folder, the pictures that earlier runs moved away and that lie where those put them."""
+    """Return, by folder, the images that earlier runs moved away and that still lie where those put them."""
     found: dict[Path, dict[Path, Entry]] = {}
     for journal in earlier:
         for entry in journal.entries if journal.status != "undone" else ():
@@ -253,74 +239,81 @@ def _separated(earlier: Sequence[Journal], folders: set[Path]) -> dict[Path, dic
     return found
 
 
-def _images(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> list[Path]:
-    """Returns the pictures that lie in a folder, and those that earlier runs moved away."""
-    judged = {other.path for other in plan.folders if other.experiments}
-    contents = contents_of(folder.path, {options.output, *judged} - {folder.path}, options.source)
-    plan.stays += contents.stays
-    return [*contents.pictures, *separated]
+def _images_of(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> list[Path]:
+    """Return the images in a folder, and those that earlier runs moved out of it."""
+    with_predictions = {other.path for other in plan.folders if other.experiments}
+    contents = list_images(folder.path, {options.output, *with_predictions} - {folder.path}, options.source)
+    plan.skipped += contents.skipped
+    return [*contents.images, *separated]
 
 
-def _decided(pictures: Sequence[Path], options: Options, plan: Plan) -> dict[Path, VoteResult]:
+def _decided(images: Sequence[Path], options: Options, plan: Plan) -> dict[Path, VoteResult]:
     if options.decisions is None:
         return {}
-    decided, problems = people_decide(read(options.decisions), options.source, list(dict.fromkeys(pictures)))
+    decided, problems = human_decisions(read(options.decisions), options.source, list(dict.fromkeys(images)))
     plan.problems += problems
-    plan.decided = sum(decision.label is not None for decision in decided.values())
+    plan.decided = sum(result.label is not None for result in decided.values())
     return decided
 
 
-def _decisions(
-    folder: Folder, pictures: Sequence[Path], decided: dict[Path, VoteResult], options: Options, plan: Plan
+def _label(
+    folder: Folder, images: Sequence[Path], decided: dict[Path, VoteResult], options: Options, plan: Plan
 ) -> Iterator[tuple[Path, VoteResult, Ballot]]:
-    """Yields each picture of a folder with the decision and the votes that there were."""
-    for path, ballot in _ballots(folder, pictures, plan).items():
+    """Yield each image of a folder with its result and the votes."""
+    for path, ballot in _collect_votes(folder, images, plan).items():
         if path in decided:
             yield path, decided[path], ballot
         elif folder.experiments:
-            yield path, decide(ballot, options.min_agreement, folder.experiments), ballot
+            yield path, majority_vote(ballot, options.min_agreement, folder.experiments), ballot
         else:
             yield path, VoteResult(None, "no_predictions"), ballot
 
 
-def _label_pictures(
-    folder: Folder,
-    decisions: Iterator[tuple[Path, VoteResult, Ballot]],
-    separated: dict[Path, Entry],
-    options: Options,
-    plan: Plan,
-) -> Iterator[_Candidate]:
-    for path, decision, ballot in decisions:
-        if path in separated:
-            _look_back(separated[path], decision.label, plan)
-        elif decision.label is None:
-            votes = tuple((vote.name, vote.label) for vote in ballot.votes)
-            plan.stays.append(SkippedFile(path, decision.reason, decision.detail, votes))
-        elif options.mode == "move" and not _is_writable(path.parent):
-            plan.stays.append(SkippedFile(path, "read_only", "nothing can be moved out of it: use --mode copy"))
-        else:
-            yield _Candidate(path, decision.label, "__".join((folder.name, *path.relative_to(folder.path).parts)))
-
-
-def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _ballots(folder: Folder, pictures: Sequence[Path], plan: Plan) -> dict[Path, Ballot]:
-    ballots = {picture: Ballot() for picture in pictures}
-    index = index_images(folder.path, pictures)
+def _collect_votes(folder: Folder, images: Sequence[Path], plan: Plan) -> dict[Path, Ballot]:
+    ballots = {image: Ballot() for image in images}
+    index = index_images(folder.path, images)
     experiments = plan.experiments[folder.path]
     for experiment in experiments:
         try:
             plan.problems += cast_votes(read(experiment.path), index, ballots, experiment.file, experiment.weight)
         except DataError as error:
             plan.problems.append(str(error))
-    plan.pairs += pairs_of(ballots.values(), experiments)
+    plan.vote_pairs += count_vote_pairs(ballots.values(), experiments)
     return ballots
 
 
-def _look_back(entry: Entry, label: int | None, plan: Plan) -> None:
-    """A picture that an earlier run separated is done; that the predictions have changed since must be said."""
+@dataclass(frozen=True)
+class _Candidate:
+    """An image with a label."""
+
+    path: Path
+    label: int
+    name: str  # the new one
+    sha256: str = ""
+    size: int = 0  # bytes
+
+
+def _candidates(
+    folder: Folder,
+    results: Iterator[tuple[Path, VoteResult, Ballot]],
+    separated: dict[Path, Entry],
+    options: Options,
+    plan: Plan,
+) -> Iterator[_Candidate]:
+    for path, result, ballot in results:
+        if path in separated:
+            _compare_with_earlier(separated[path], result.label, plan)
+        elif result.label is None:
+            votes = tuple((vote.name, vote.label) for vote in ballot.votes)
+            plan.skipped.append(SkippedFile(path, result.reason, result.detail, votes))
+        elif options.mode == "move" and not _is_writable(path.parent):
+            plan.skipped.append(SkippedFile(path, "read_only", "files can't be moved out of it: use --mode copy"))
+        else:
+            yield _Candidate(path, result.label, "__".join((folder.name, *path.relative_to(folder.path).parts)))
+
+
+def _compare_with_earlier(entry: Entry, label: int | None, plan: Plan) -> None:
+    """Note that an earlier run separated an image, and report a label that has changed since."""
     plan.already.append(entry)
     if label not in (None, entry.label):
         plan.problems.append(
@@ -329,19 +322,23 @@ def _look_back(entry: Entry, label: int | None, plan: Plan) -> None:
         )
 
 
-def _sound(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> list[_Candidate]:
-    """Returns the candidates that can be read, with what identifies their content."""
-    inspect = _inspect_image if options.check_images else _identify
-    sound = []
-    for result in parallel_map(inspect, candidates, "reading images"):
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _check_images(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> list[_Candidate]:
+    """Return the candidates that can be read, with the hash and the size of their content."""
+    check = _check_image if options.check_images else _identify
+    readable = []
+    for result in parallel_map(check, candidates, "reading images"):
         if isinstance(result, SkippedFile):
-            plan.stays.append(result)
+            plan.skipped.append(result)
         else:
-            sound.append(result)
-    return sound
+            readable.append(result)
+    return readable
 
 
-def _inspect_image(candidate: _Candidate) -> _Candidate | SkippedFile:
+def _check_image(candidate: _Candidate) -> _Candidate | SkippedFile:
     try:
         decode(candidate.path, IMAGE_SIZE_PX)
     except ImageRefused as error:
@@ -352,13 +349,13 @@ def _inspect_image(candidate: _Candidate) -> _Candidate | SkippedFile:
 def _identify(candidate: _Candidate) -> _Candidate | SkippedFile:
     try:
         size = candidate.path.stat().st_size
-        return _Candidate(candidate.path, candidate.label, candidate.name, sha256_of(candidate.path), size)
+        return dataclasses.replace(candidate, sha256=sha256_of(candidate.path), size=size)
     except OSError as error:
-        return SkippedFile(candidate.path, "unreadable", f"expected a readable file, found: {error.strerror or error}")
+        return SkippedFile(candidate.path, "unreadable", error.strerror or str(error))
 
 
-def _give_names(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> None:
-    """Makes entries of the candidates whose new names are free, in both classes and in any spelling of case."""
+def _assign_names(candidates: Sequence[_Candidate], options: Options, plan: Plan) -> None:
+    """Make entries of the candidates whose new names are free in both classes, whatever the case of the letters."""
     holders = {}
     for folder in (options.output / name for name in CLASS_FOLDERS):
         holders.update({_folded(path.name): path for path in folder.iterdir()} if folder.is_dir() else {})
@@ -367,19 +364,18 @@ def _give_names(candidates: Sequence[_Candidate], options: Options, plan: Plan) 
         holder = holders.setdefault(_folded(candidate.name), candidate.path)
         if len(os.fsencode(candidate.name)) > _MAX_NAME_BYTES:
             detail = f"{len(os.fsencode(candidate.name))} bytes, at most {_MAX_NAME_BYTES} are possible"
-            plan.stays.append(SkippedFile(candidate.path, "name_too_long", detail))
+            plan.skipped.append(SkippedFile(candidate.path, "name_too_long", detail))
         elif holder is candidate.path:
             plan.entries.append(entry)
         elif options.mode != "move" and _is_copy(holder, entry, options.output):
             plan.already.append(entry)
         else:
-            plan.stays.append(
-                SkippedFile(candidate.path, "name_taken", f"{candidate.name} is the name of {display_path(holder)}")
-            )
+            detail = f"{candidate.name} is the name of {display_path(holder)}"
+            plan.skipped.append(SkippedFile(candidate.path, "name_taken", detail))
 
 
 def _folded(name: str) -> str:
-    """Returns what a file system that ignores case and accents' spelling takes the name for."""
+    """Return the name as file systems compare it that ignore case and how accents are encoded."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

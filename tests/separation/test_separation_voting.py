@@ -3,7 +3,7 @@ import os
 import re
 
 import pytest
-from separation_sets import folder_of_three, journal_in, names_in, picture, predictions, separate, separated, tree
+from separation_sets import folder_of_three, journal_in, names_in, predictions, separate, separated, tree, write_image
 
 from fakereal import predictions_json
 from fakereal.separation.voting import Agreement
@@ -36,7 +36,7 @@ def two(source, tmp_path):
 def test_a_heavier_experiment_wins_whatever_it_is_called_by(source, output, two, name, capsys):
     assert run(source, output, "--predictions", *two, "--weight", f"{name}=1.5") == 0
     assert "fake_images/x__2.png" in separated(output)
-    assert "run2/*.json: its votes count 1.5" in capsys.readouterr().out
+    assert "run2/*.json: weight 1.5" in capsys.readouterr().out
 
 
 def test_a_weight_may_name_a_json_by_its_stem_or_path(source, output, tmp_path):
@@ -77,7 +77,7 @@ def test_kappa_is_that_of_a_worked_example():
 
 def test_the_agreement_of_experiments_is_printed_and_reported_over_all_folders(source, output, two, capsys):
     for number in (1, 2):
-        picture(source / "y_images" / f"{number}.png", 40 + number)
+        write_image(source / "y_images" / f"{number}.png", 40 + number)
     predictions(two[0] / "y_preds.json", "real", "real")
     predictions(two[1] / "y_preds.json", "real", "fake")
     assert run(source, output, "--predictions", *two, "--dry-run") == 1
@@ -101,7 +101,7 @@ def test_one_experiment_a_folder_has_nothing_to_agree_with(source, output, capsy
 
 
 def test_the_names_of_a_folder_of_images_and_of_its_short_form_stay_apart(source, output, capsys):
-    picture(source / "x_images" / "1.png")
+    write_image(source / "x_images" / "1.png")
     predictions(source / "x_preds.json", "fake")
     predictions(source / "x_images_preds.json", "fake")
     assert run(source, output) == 0
@@ -128,7 +128,7 @@ def test_what_experiments_disagree_about_is_listed_to_be_filled_in(source, outpu
 
 
 def test_the_page_shows_each_picture_with_its_votes_and_asks_for_a_label(source, output, two):
-    picture(source / "x" / "<b>&.png", 9)
+    write_image(source / "x" / "<b>&.png", 9)
     for folder, label in zip(two, ("real", "fake"), strict=True):
         predictions(folder / "x.json", "fake", label, "fake", **{"<b>&.png": label})
     run(source, output, "--predictions", *two)
@@ -141,7 +141,7 @@ def test_the_page_shows_each_picture_with_its_votes_and_asks_for_a_label(source,
 
 
 def test_the_listing_filled_in_decides_and_a_second_listing_overwrites_no_other(source, output, two):
-    picture(source / "x" / "4.png", 44)
+    write_image(source / "x" / "4.png", 44)
     for folder, label in zip(two, ("real", "fake"), strict=True):
         predictions(folder / "x.json", "fake", label, "fake", label)
     assert run(source, output, "--predictions", *two) == 1
@@ -184,7 +184,7 @@ def test_decisions_alone_are_enough_and_what_is_not_decided_stays(source, output
 
 def test_decisions_tell_pictures_of_one_number_apart_and_contradictions_stay(source, output, tmp_path, capsys):
     folder_of_three(source)
-    picture(source / "x" / "1.bmp", 77)
+    write_image(source / "x" / "1.bmp", 77)
     entries = [("x/1.bmp", "real"), ("x/1.png", "fake"), ("x/2.png", "real"), ("x/2.png", "fake"), ("x/9.png", "fake")]
     path = tmp_path / "decisions.json"
     path.write_text(json.dumps([{"image": image, "prediction": label} for image, label in entries]))
@@ -192,7 +192,7 @@ def test_decisions_tell_pictures_of_one_number_apart_and_contradictions_stay(sou
     out = capsys.readouterr().out
     assert separated(output) == {"real_images/x__1.bmp", "fake_images/x__1.png", "fake_images/x__3.png"}
     assert names_in(source / "x") == ["2.png"]
-    assert "'x/9.png': expected a picture" in out
+    assert "'x/9.png': the folder has no such image" in out
     assert "decisions.json has several entries that differ" in out
 
 
@@ -230,7 +230,7 @@ def test_what_people_decided_comes_back_with_undo_and_a_later_change_of_mind_is_
 
 def test_pictures_outside_the_source_are_listed_and_decided_by_their_full_path(source, output, tmp_path):
     outside = tmp_path / "elsewhere"
-    picture(outside / "1.png")
+    write_image(outside / "1.png")
     runs = [predictions(tmp_path / f"{name}.json", name) for name in ("fake", "real")]
     pairs = [argument for path in runs for argument in ("--pair", f"{outside}={path}")]
     assert run(source, output, *pairs) == 1
@@ -244,7 +244,7 @@ def test_pictures_outside_the_source_are_listed_and_decided_by_their_full_path(s
 @pytest.mark.skipif(os.name == "nt", reason="file names there are text, not bytes")
 def test_a_name_that_is_no_utf_8_is_listed_and_can_be_decided(source, output, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    picture(source / "x" / name)
+    write_image(source / "x" / name)
     runs = experiments(tmp_path, run1=(), run2=())
     for folder, label in zip(runs, ("real", "fake"), strict=True):
         predictions(folder / "x.json", **{name: label})

@@ -8,11 +8,11 @@ from separation_sets import (
     folder_of_three,
     journal_in,
     names_in,
-    picture,
     predictions,
     separate,
     separated,
     tree,
+    write_image,
 )
 
 import image_separate
@@ -84,7 +84,7 @@ def test_the_same_command_again_changes_nothing_and_is_no_failure(source, output
 def test_new_pictures_are_separated_by_a_second_run_with_a_journal_of_its_own(source, output):
     folder_of_three(source)
     separate(source, "--output", output)
-    picture(source / "x" / "4.png")
+    write_image(source / "x" / "4.png")
     predictions(source / "x_preds.json", "fake", "real", "fake", "real")
     assert separate(source, "--output", output) == 0
     assert len(separated(output)) == 4
@@ -132,7 +132,7 @@ def test_undo_leaves_and_lists_what_changed_since(source, output, capsys):
     folder_of_three(source)
     separate(source, "--output", output)
     (output / "fake_images/x__1.png").write_bytes(b"edited")
-    picture(source / "x/2.png", 99)
+    write_image(source / "x/2.png", 99)
     (output / "fake_images/x__3.png").unlink()
     before = tree(source)
     capsys.readouterr()
@@ -140,7 +140,7 @@ def test_undo_leaves_and_lists_what_changed_since(source, output, capsys):
     assert tree(source) == before
     assert (output / "fake_images/x__1.png").read_bytes() == b"edited"
     assert (output / "real_images/x__2.png").exists()
-    assert capsys.readouterr().out.count("stays ") == 3
+    assert capsys.readouterr().out.count("skipped ") == 3
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "fakereal-separation/1", "mode": "move"}', "\0"])
@@ -165,7 +165,7 @@ def test_a_journal_whose_temporary_names_lead_elsewhere_is_refused(source, outpu
 
 def test_a_name_that_is_taken_in_the_output_is_left_alone_and_the_file_stays(source, output, capsys):
     folder_of_three(source)
-    other = picture(output / "fake_images" / "x__1.png", 200).read_bytes()
+    other = write_image(output / "fake_images" / "x__1.png", 200).read_bytes()
     assert separate(source, "--output", output) == 1
     assert (output / "fake_images/x__1.png").read_bytes() == other
     assert (source / "x/1.png").exists()
@@ -181,8 +181,8 @@ def test_a_picture_that_lies_in_the_other_class_already_is_not_put_in_both(sourc
 
 
 def test_names_that_differ_only_in_case_never_meet_in_the_output(source, output):
-    picture(source / "x" / "a.png", 1)
-    picture(source / "x" / "A.png", 2)
+    write_image(source / "x" / "a.png", 1)
+    write_image(source / "x" / "A.png", 2)
     if len(names_in(source / "x")) == 1:
         pytest.skip("this file system ignores case")
     predictions(source / "x.json", **{"a.png": "fake", "A.png": "real"})
@@ -196,9 +196,9 @@ def test_a_file_that_comes_to_the_new_name_after_the_plan_is_not_overwritten(sou
     entry = entry_for(folder / "1.png")
     output.mkdir()
     journal = journals.create(output, "move", source, [entry])
-    picture(output / "fake_images" / "x__1.png", 123)
-    outcome = journals.apply(journal, lambda _: None, lambda: False)
-    assert [stay.reason for stay in outcome.stayed] == ["name_taken"]
+    write_image(output / "fake_images" / "x__1.png", 123)
+    result = journals.apply(journal, lambda _: None, lambda: False)
+    assert [file.reason for file in result.skipped] == ["name_taken"]
     assert (folder / "1.png").exists()
 
 
@@ -212,8 +212,8 @@ def test_a_file_that_changes_after_the_journal_stays_as_it_is(source, output, ch
     journal = journals.create(output, "move", source, [entry])
     change(folder / "1.png")
     before = tree(source)
-    outcome = journals.apply(journal, lambda _: None, lambda: False)
-    assert [stay.reason for stay in outcome.stayed] == [reason]
+    result = journals.apply(journal, lambda _: None, lambda: False)
+    assert [file.reason for file in result.skipped] == [reason]
     assert tree(source) == before
     assert separated(output) == set()
 

@@ -6,11 +6,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from separation_sets import folder_of_three, journal_in, names_in, picture, predictions, separate, separated, tree
+from separation_sets import folder_of_three, journal_in, names_in, predictions, separate, separated, tree, write_image
 
 import image_separate
-from fakereal.separation.pairing import names_for
-from fakereal.separation.voting import Ballot, Vote, decide
+from fakereal.separation.pairing import prediction_file_names
+from fakereal.separation.voting import Ballot, Vote, majority_vote
 
 SCRIPT = Path(image_separate.__file__)
 HACKATHON = SCRIPT.parent.parent / "shared" / "data" / "hackathon.tar.xz"
@@ -20,13 +20,13 @@ HACKATHON = SCRIPT.parent.parent / "shared" / "data" / "hackathon.tar.xz"
 
 
 def test_a_folder_is_paired_with_its_three_names_and_an_images_folder_also_with_the_short_ones():
-    assert names_for("x") == ("x.json", "x_preds.json", "x_predictions.json")
-    assert names_for("x_images")[3:] == ("x_preds.json", "x_predictions.json")
+    assert prediction_file_names("x") == ("x.json", "x_preds.json", "x_predictions.json")
+    assert prediction_file_names("x_images")[3:] == ("x_preds.json", "x_predictions.json")
 
 
 @pytest.mark.parametrize("name", ["x.json", "x_preds.json", "x_predictions.json"])
 def test_each_name_of_the_predictions_is_found(source, output, name):
-    picture(source / "x" / "1.png")
+    write_image(source / "x" / "1.png")
     predictions(source / name, "real")
     assert separate(source, "--output", output) == 0
     assert separated(output) == {"real_images/x__1.png"}
@@ -34,10 +34,10 @@ def test_each_name_of_the_predictions_is_found(source, output, name):
 
 def test_the_predictions_of_x_are_never_taken_for_those_of_x_images_too(source, output, capsys):
     folder_of_three(source, "x")
-    picture(source / "x_images" / "1.png")
+    write_image(source / "x_images" / "1.png")
     assert separate(source, "--output", output) == 1
     assert (source / "x_images" / "1.png").exists()
-    assert "x_images/ (1 picture): no prediction JSON" in capsys.readouterr().out
+    assert "x_images/ (1 image): no prediction JSON" in capsys.readouterr().out
 
 
 def test_predictions_lie_elsewhere_in_a_folder_or_are_named_one_by_one(source, output, tmp_path):
@@ -66,7 +66,7 @@ def test_a_pair_that_names_nothing_is_one_line_and_exit_code_2(source, output, c
 
 
 def test_folders_without_any_predictions_are_exit_code_2_and_nothing_is_made(source, output, capsys):
-    picture(source / "x" / "1.png")
+    write_image(source / "x" / "1.png")
     assert separate(source, "--output", output) == 2
     assert "expected sub-folders with prediction JSONs" in capsys.readouterr().err
     assert not output.exists()
@@ -74,8 +74,8 @@ def test_folders_without_any_predictions_are_exit_code_2_and_nothing_is_made(sou
 
 def test_the_source_itself_may_be_paired_and_each_file_is_counted_once(source, output, tmp_path, capsys):
     folder_of_three(source)
-    picture(source / "1.png")
-    picture(source / "test" / "1.png")
+    write_image(source / "1.png")
+    write_image(source / "test" / "1.png")
     own = predictions(tmp_path / "own.json", "real")
     assert separate(source, "--output", output, "--pair", f".={own}") == 1
     assert separated(output) == {
@@ -85,12 +85,12 @@ def test_the_source_itself_may_be_paired_and_each_file_is_counted_once(source, o
             for folder, number in (("fake_images", 1), ("real_images", 2), ("fake_images", 3))
         ),
     }
-    assert capsys.readouterr().out.count("stays ") == 1
+    assert capsys.readouterr().out.count("skipped ") == 1
 
 
 def test_a_folder_that_is_meant_to_stay_is_skipped_without_a_word(source, output, capsys):
     folder_of_three(source)
-    picture(source / "test" / "1.png")
+    write_image(source / "test" / "1.png")
     assert separate(source, "--output", output, "--skip", "test") == 0
     assert "test" not in capsys.readouterr().out.replace(str(output), "")
     assert separate(source, "--output", output, "--skip", "tset") == 2
@@ -100,12 +100,12 @@ def test_a_json_that_fits_no_folder_is_listed(source, output, capsys):
     folder_of_three(source)
     predictions(source / "typo_preds.json", "real")
     assert separate(source, "--output", output) == 1
-    assert "typo_preds.json: fits no sub-folder" in capsys.readouterr().out
+    assert "typo_preds.json: matches no sub-folder" in capsys.readouterr().out
 
 
 def test_files_without_a_number_and_in_folders_within_are_found_by_their_path(source, output):
-    picture(source / "x" / "cat.png")
-    picture(source / "x" / "deep" / "7.png")
+    write_image(source / "x" / "cat.png")
+    write_image(source / "x" / "deep" / "7.png")
     predictions(source / "x.json", **{"cat.png": "fake", "deep/7.png": "real"})
     assert separate(source, "--output", output) == 0
     assert separated(output) == {"fake_images/x__cat.png", "real_images/x__deep__7.png"}
@@ -153,7 +153,7 @@ def test_entries_of_one_json_that_contradict_each_other_count_for_nothing(source
     assert separate(source, "--output", output) == 1
     assert (folder / "1.png").exists()
     assert separated(output) == {"real_images/x__2.png"}
-    assert "one JSON says both fake and real" in capsys.readouterr().out
+    assert "one prediction JSON says both fake and real" in capsys.readouterr().out
 
 
 def test_two_files_with_one_number_stay_unless_an_entry_names_them_by_their_path(source, output, capsys):
@@ -187,8 +187,8 @@ def test_a_null_prediction_leaves_the_file_with_the_reason_that_the_json_gives(s
 
 def test_all_that_stayed_stands_in_the_report_with_its_reason(source, output):
     folder_of_three(source)
-    picture(source / "test" / "9.png")
-    picture(source / "loose.png")
+    write_image(source / "test" / "9.png")
+    write_image(source / "loose.png")
     (source / "x/2.png").write_bytes(b"no picture")
     separate(source, "--output", output)
     report = json.loads((output / "separation_report.json").read_text())
@@ -206,12 +206,12 @@ def test_all_that_stayed_stands_in_the_report_with_its_reason(source, output):
 )
 def test_the_majority_decides_where_it_is_large_enough(votes, min_agreement, label):
     ballot = Ballot([Vote(Path(f"{number}.json"), "fr".index(vote)) for number, vote in enumerate(votes)])
-    assert decide(ballot, min_agreement, []).label == label
+    assert majority_vote(ballot, min_agreement, []).label == label
 
 
 def test_a_vote_counts_by_its_weight():
     ballot = Ballot([Vote(Path("a.json"), 0, weight=3.0), Vote(Path("b.json"), 1), Vote(Path("c.json"), 1)])
-    assert decide(ballot, 0.5, []).label == 0
+    assert majority_vote(ballot, 0.5, []).label == 0
 
 
 def test_several_experiments_vote_and_a_tie_stays_with_the_votes_told(source, output, tmp_path, capsys):

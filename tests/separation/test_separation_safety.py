@@ -13,11 +13,11 @@ from separation_sets import (
     folder_of_three,
     journal_in,
     names_in,
-    picture,
     predictions,
     separate,
     separated,
     tree,
+    write_image,
 )
 
 import image_separate
@@ -33,7 +33,7 @@ SCRIPT = Path(image_separate.__file__)
 def test_odd_names_go_and_come_back(source, output):
     names = ["-r f.png", "a b.png", "new\nline.png", "Übermut-猫.png", "a=b.png", "..png", "quote'\".png"]
     for shade, name in enumerate(names):
-        picture(source / "-x y" / name, shade)
+        write_image(source / "-x y" / name, shade)
     predictions(source / "-x y.json", **dict.fromkeys(names, "fake"))
     before = tree(source)
     assert separate(source, "--output", output) == 0
@@ -45,10 +45,10 @@ def test_odd_names_go_and_come_back(source, output):
 def test_a_name_that_is_no_utf8_goes_comes_back_and_is_shown_on_one_line(source, output, capsys):
     name = os.fsdecode(b"caf\xe9\n.png")
     try:
-        picture(source / "x" / name)
+        write_image(source / "x" / name)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    picture(source / "x" / "2.png")
+    write_image(source / "x" / "2.png")
     predictions(source / "x.json", **{name: "fake"})
     before = tree(source)
     assert separate(source, "--output", output, "--dry-run") == 1
@@ -60,14 +60,14 @@ def test_a_name_that_is_no_utf8_goes_comes_back_and_is_shown_on_one_line(source,
 
 
 def test_accents_written_either_way_find_their_file(source, output):
-    picture(source / "x" / "e\u0301.png")
+    write_image(source / "x" / "e\u0301.png")
     predictions(source / "x.json", **{"\u00e9.png": "real"})
     assert separate(source, "--output", output) == 0
 
 
 def test_a_name_that_would_become_too_long_stays(source, output, capsys):
     name = "n" * 250 + ".png"
-    picture(source / "folder" / name)
+    write_image(source / "folder" / name)
     predictions(source / "folder.json", **{name: "real"})
     assert separate(source, "--output", output) == 1
     assert "would be too long" in capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_a_name_that_would_become_too_long_stays(source, output, capsys):
 
 
 def test_symbolic_links_are_never_followed_and_are_listed(source, output, tmp_path, capsys):
-    secret = picture(tmp_path / "outside" / "1.png")
+    secret = write_image(tmp_path / "outside" / "1.png")
     folder_of_three(source)
     (source / "x/4.png").symlink_to(secret)
     (source / "x/5.png").symlink_to(source / "x/1.png")
@@ -170,9 +170,9 @@ def test_a_folder_that_turns_read_only_after_the_plan_leaves_no_file_doubled(ope
     folder.chmod(0o555)
     before = tree(source)
     with as_a_user_without_rights(open_folder):
-        outcome = journals.apply(journal, lambda _: None, lambda: False)
+        result = journals.apply(journal, lambda _: None, lambda: False)
     folder.chmod(0o755)
-    assert [stay.reason for stay in outcome.stayed] == ["failed"]
+    assert [file.reason for file in result.skipped] == ["failed"]
     assert tree(source) == before
     assert separated(output) == set()
 
@@ -232,9 +232,9 @@ def interrupted_journal(source: Path, output: Path, after: int) -> journals.Jour
     predictions(source / "x_preds.json", "fake", "fake", "fake")
     journal = journals.create(output, "move", source, entries)
     done = []
-    outcome = journals.apply(journal, done.append, lambda: len(done) == after)
-    assert outcome.interrupted
-    assert outcome.handled == after
+    result = journals.apply(journal, done.append, lambda: len(done) == after)
+    assert result.interrupted
+    assert result.completed == after
     return journal
 
 
@@ -322,7 +322,7 @@ def test_ctrl_c_during_the_last_file_of_an_earlier_run_ends_this_one_too(source,
 
     pressed_after(1)
     assert separate(source, "--output", output) == 130
-    picture(source / "new" / "1.png")
+    write_image(source / "new" / "1.png")
     predictions(source / "new.json", "real")
     pressed_after(len(handled) + len(journals.read(journal_in(output)).entries))
     assert separate(source, "--output", output) == 130
@@ -337,7 +337,7 @@ def test_ctrl_c_during_the_last_file_of_an_earlier_run_ends_this_one_too(source,
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise here")
 def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(source, output):
     for number in range(1, 2001):
-        picture(source / "x" / f"{number}.png", number)
+        write_image(source / "x" / f"{number}.png", number)
     predictions(source / "x.json", *["fake"] * 2000)
     before = tree(source)
     command = [sys.executable, str(SCRIPT), str(source), "--output", str(output), "--mode", "copy"]
