@@ -178,7 +178,7 @@ def requirements(*names: str) -> dict[str, str]:
     return {match[1].lower(): match[2].strip() for match in found}
 
 
-@pytest.mark.parametrize("name", [f"requirements{kind}.txt" for kind in ("", "-dev", "-export", "-scale")])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_requirement_has_a_lower_and_an_upper_bound(name):
     found = requirements(name)
     assert found
@@ -190,6 +190,7 @@ def test_every_requirement_has_a_lower_and_an_upper_bound(name):
 def test_every_import_stands_in_the_requirements():
     packages = {
         "ai_edge_litert": "ai-edge-litert",
+        "c2pa": "c2pa-python",
         "pil": "pillow",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
@@ -198,9 +199,8 @@ def test_every_import_stands_in_the_requirements():
     ours = {"fakereal", *(script.stem for script in SCRIPTS)}
     imported = {module.split(".")[0].lower() for path in [*PACKAGE, *SCRIPTS] for module in imports_of(tree_of(path))}
     foreign = imported - {name.lower() for name in sys.stdlib_module_names} - ours
-    assert {packages.get(name, name) for name in foreign} <= set(
-        requirements("requirements.txt", "requirements-export.txt", "requirements-scale.txt")
-    )
+    optional = (f"requirements-{kind}.txt" for kind in ("export", "provenance", "scale"))
+    assert {packages.get(name, name) for name in foreign} <= set(requirements("requirements.txt", *optional))
 
 
 def test_every_requirement_is_used():

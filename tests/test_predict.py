@@ -322,11 +322,13 @@ def test_details_hold_the_networks_output_and_the_calibrated_confidence(tmp_path
         "prediction": "fake",
         "verdict": "fake",
         "confidence": 0.666667,  # logit(0.2) / 2 = log(1/2): 2 to 1 for fake
+        "reason": None,
         "p_fake": 0.8,
         "p_real": 0.2,
         "width": 30,
         "height": 20,
         "format": "PNG",
+        "origin": None,
         "error": None,
     }
 

@@ -292,7 +292,7 @@ def test_generators_that_sign_their_pictures_are_named_as_a_hint(app, key, text,
     assert not any("made by AI" in hint for hint in hints) or "AI" in words
 
 
-def test_content_credentials_are_mentioned_but_not_believed(app):
+def test_damaged_content_credentials_are_mentioned_but_not_believed(app):
     box = b"\x00\x00\x00\x40jumb\x00\x00\x00\x1ejumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x008\x9bq\x03c2pa\x00"
     content = png(kind="JPEG")
     content = (
@@ -303,8 +303,10 @@ def test_content_credentials_are_mentioned_but_not_believed(app):
         + box
         + content[2:]
     )
-    hints = post(app, ("1.jpg", content)).json["predictions"][0]["file"]["hints"]
-    assert any("Content Credentials" in hint and "not checked" in hint for hint in hints)
+    row = post(app, ("1.jpg", content)).json["predictions"][0]
+    assert any("Content Credentials" in hint for hint in row["file"]["hints"])
+    assert row["origin"]["credentials"] in ("invalid", "unchecked")  # unchecked: without c2pa-python
+    assert row["origin"]["claim"] is None
 
 
 def test_a_plain_picture_has_no_hints(app):

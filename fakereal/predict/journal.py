@@ -20,6 +20,7 @@ from fakereal.errors import DataError
 from fakereal.files import lock
 from fakereal.predict.inputs import Item, Items
 from fakereal.predict.pipeline import RawPrediction
+from fakereal.provenance import NO_ORIGIN, Origin
 from fakereal.runtime import log
 
 FORMAT = "fakereal-prediction/1"
@@ -67,6 +68,7 @@ def as_line(number: int, outcome: RawPrediction) -> str:
         "p_real": outcome.p_real,
         "resaved": outcome.variants_p_real,
         "info": info and (info.width_px, info.height_px, info.format),
+        "origin": outcome.origin.as_json() if outcome.origin.evidence else None,
         "error": outcome.error,
     }
     return json.dumps(entry, allow_nan=False) + "\n"
@@ -82,6 +84,7 @@ def outcome_of(entry: dict[str, Any], item: Item) -> RawPrediction:
         entry["error"],
         tuple(entry["resaved"]),
         stamp and tuple(stamp),
+        Origin.from_json(origin) if (origin := entry.get("origin")) else NO_ORIGIN,
     )
 
 

@@ -32,6 +32,7 @@ from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
 from fakereal.predict.inputs import Stamp
 from fakereal.preprocessing import Preprocessing
+from fakereal.provenance import NO_ORIGIN, Origin, read_origin
 from fakereal.runtime import one_line
 
 _MAX_WORKERS = 16
@@ -75,6 +76,7 @@ class RawPrediction:
     error: str | None = None
     variants_p_real: tuple[float, ...] = ()  # the same for each re-saved variant, see `model.augmentation`
     stamp: Stamp | None = None  # of the file just before it was read
+    origin: Origin = NO_ORIGIN  # what the file itself claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +209,11 @@ def _decode(
             raise content
         stamp = item.stamp()  # first: a file that changes while it is read then counts as changed
         source = item.open() if content is None else content
-        if variants and not isinstance(source, bytes):
+        if not isinstance(source, bytes):
             source = read_bytes(source)
         image, info = preprocessing.read_with_info(source)
         others = stability_variants(source, preprocessing, variants) if variants else ()
-        return DecodedImage(RawPrediction(item, info, stamp=stamp), (image, *others))
+        return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), (image, *others))
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others

@@ -8,25 +8,26 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, tee, zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from fakereal.files import open_atomic
-from fakereal.labels import NAMES
+from fakereal.labels import FAKE, NAMES
 from fakereal.model import calibration
 from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.predict.pipeline import RawPrediction
 from fakereal.predictions_json import Prediction, json_list, pieces, prediction_for
+from fakereal.provenance import SIGNED_REASON
 from fakereal.runtime import one_line
 
 _CHUNK = 4096  # raw predictions that are decided together
 _MAX_SHOWN = 20  # failures on the screen; predictions.json holds all of them
 
 DetailsRow = dict[str, object]
-"""Column -> text, number or None; every row has the same columns, and no value is NaN."""
+"""Column -> text, number, None or, for `origin`, an object; all rows have the same columns, and no value is NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,18 @@ class PredictionResult:
     verdict: str | None = None  # fake, real or uncertain
     confidence: float | None = None  # calibrated probability of the label, rounded to DECIMALS
     flips: tuple[int, ...] = ()  # the numbers of the variants with another label
+    reason: str | None = None  # why the verdict is not the network's
+    overruled: int | None = None  # the network's label, where signed content credentials give another
 
     @property
     def prediction(self) -> Prediction:
         """The entry of predictions.json."""
         return prediction_for(self.raw.item.key, self.label, self.raw.error)
+
+    @property
+    def network_label(self) -> int | None:
+        """What the network says, whatever the file claims."""
+        return self.label if self.overruled is None else self.overruled
 
 
 @dataclass
@@ -83,7 +91,18 @@ def decide(predictions: Sequence[RawPrediction], decision: DecisionRule) -> list
         _flips(valid, labels, decision),
         strict=True,
     )
-    return [PredictionResult(each, *(next(decided) if each.p_real is not None else ())) for each in predictions]
+    results = (PredictionResult(each, *(next(decided) if each.p_real is not None else ())) for each in predictions)
+    return [_with_signed_claim(result) for result in results]
+
+
+def _with_signed_claim(result: PredictionResult) -> PredictionResult:
+    """Return the result; fake where trusted content credentials say that AI generated the image, whatever p_fake is."""
+    if result.label is None or not result.raw.origin.proves_fake:
+        return result
+    result = replace(result, verdict=NAMES[FAKE], reason=SIGNED_REASON)
+    if result.label == FAKE:
+        return result
+    return replace(result, label=FAKE, overruled=result.label, confidence=round(1.0 - result.confidence, DECIMALS))
 
 
 def decide_all(predictions: Iterable[RawPrediction], decision: DecisionRule) -> Iterator[PredictionResult]:
@@ -120,12 +139,14 @@ def details_of(result: PredictionResult, variants: Sequence[str] = ()) -> Detail
         "prediction": None if result.label is None else NAMES[result.label],
         "verdict": result.verdict,
         "confidence": result.confidence,
+        "reason": result.reason,
         **(stability if variants else {}),
         "p_fake": None if p_real is None else round(1.0 - p_real, DECIMALS),
         "p_real": p_real,
         "width": info and info.width_px,
         "height": info and info.height_px,
         "format": info and info.format,
+        "origin": result.raw.origin.as_json() if result.raw.origin.evidence else None,
         "error": result.raw.error,
     }
 
@@ -185,10 +206,14 @@ def _csv(rows: Iterable[DetailsRow]) -> Iterator[str]:
         if writer is None:
             writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
             writer.writeheader()
-        writer.writerow(row)  # None becomes an empty cell
+        writer.writerow({name: _cell(value) for name, value in row.items()})  # None becomes an empty cell
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+
+
+def _cell(value: object) -> object:
+    return value["summary"] if isinstance(value, dict) else value  # of an origin, its sentence
 
 
 _WRITERS: dict[str, Callable[[Iterable[DetailsRow]], Iterator[str]]] = {

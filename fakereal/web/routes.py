@@ -23,6 +23,14 @@ from fakereal.model.calibration import DECIMALS, UNCERTAIN
 from fakereal.model.heatmap import heatmap, paint
 from fakereal.predict.results import details_of
 from fakereal.predictions_json import dumps
+from fakereal.provenance import (
+    CAMERA_EXIF,
+    INVALID_SIGNATURE,
+    SIGNED,
+    SIGNED_UNKNOWN_SIGNER,
+    UNCHECKED_SIGNATURE,
+    UNSIGNED_TEXT,
+)
 from fakereal.web import http
 from fakereal.web.http import uploads
 from fakereal.web.metrics import CONTENT_TYPE
@@ -173,17 +181,17 @@ _HEATMAP_PX = 112  # longer side; the browser scales it smoothly
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
     """Returns what the API says of one picture: the row of `--details`, and what the page shows beside it."""
-    facts, p_fake = analysis.facts, analysis.calibrated_p_fake
+    origin, p_fake = analysis.result.raw.origin, analysis.calibrated_p_fake
     return {
         **details_of(analysis.result),
         "calibrated_p_fake": None if p_fake is None else round(p_fake, DECIMALS),
         "calibrated_p_real": None if p_fake is None else round(1.0 - p_fake, DECIMALS),
         "file": {
-            "bytes": facts.file_bytes,
-            "camera": facts.camera,
-            "taken": facts.taken,
-            "software": facts.software,
-            "hints": list(facts.hints),
+            "bytes": analysis.file_bytes,
+            "camera": origin.camera,
+            "taken": origin.taken,
+            "software": origin.software,
+            "hints": list(origin.notes),
         },
         "stability": _stability(analysis),
         "explanation": _explanation(analysis) if analysis.evidence is not None else None,
@@ -244,10 +252,23 @@ def percent(share: float) -> str:
     return ">99 %" if share > 0.99 else f"{100 * share:.0f} %"
 
 
+ORIGIN_NOTES = {
+    SIGNED: "The signature is valid, and its signer is on the trust list.",
+    SIGNED_UNKNOWN_SIGNER: "The signature is valid, but anyone can sign: this signer is not on the trust list.",
+    UNCHECKED_SIGNATURE: "Until its signature is checked, this is a hint, not a proof.",
+    INVALID_SIGNATURE: "Judge the image as if the file said nothing.",
+    UNSIGNED_TEXT: "Anyone can write or remove such text: a hint, not a proof.",
+    CAMERA_EXIF: "A weak hint: EXIF is easily copied to another image.",
+}
+"""What a claim is worth, by its evidence."""
+
+
 def in_words(analysis: Analysis) -> str:
     """Returns the verdict as a sentence."""
     p_fake = analysis.calibrated_p_fake
-    verdict, label = analysis.result.verdict, analysis.result.label
+    verdict, label = analysis.result.verdict, analysis.result.network_label
+    if analysis.result.overruled is not None:
+        return "By its content credentials; the detector alone would call it real."
     if verdict == UNCERTAIN:
         return f"Too close to call; it leans towards {NAMES[label]}."
     share = p_fake if label == FAKE else 1.0 - p_fake

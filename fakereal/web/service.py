@@ -33,7 +33,7 @@ from fakereal.predict.pipeline import RawPrediction, with_output
 from fakereal.predict.results import PredictionResult, decide
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
-from fakereal.provenance import OriginFacts, read_origin
+from fakereal.provenance import read_origin
 from fakereal.runtime import log, one_line
 from fakereal.web.http import MAX_BATCH, BusyError, Limits, TooSlowError, Upload
 from fakereal.web.metrics import Metrics
@@ -54,8 +54,8 @@ class Variant:
 class Analysis:
     """All that is known about one uploaded picture."""
 
-    result: PredictionResult
-    facts: OriginFacts
+    result: PredictionResult  # `raw.origin` is what the file claims
+    file_bytes: int
     shown: Image.Image | None = None  # the part that the network saw, small; None unless asked for
     evidence: np.ndarray | None = None  # see `heatmap.Explanation`; None unless asked for
     calibrated_p_fake: float | None = None
@@ -64,7 +64,7 @@ class Analysis:
     @property
     def stable(self) -> bool | None:
         """Says whether every variant gets the same label; None where none was tried."""
-        return all(variant.label == self.result.label for variant in self.variants) if self.variants else None
+        return all(variant.label == self.result.network_label for variant in self.variants) if self.variants else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Read:
     """What one decoding thread found."""
 
     outcome: RawPrediction
-    facts: OriginFacts
+    file_bytes: int
     shown: Image.Image | None
     images: tuple[np.ndarray, ...]  # the picture's array first, then those of its variants; empty: refused
 
@@ -118,7 +118,7 @@ class Analyst:
 
     def _read(self, upload: Upload, explain: bool, stability: bool) -> _Read:
         item = Item(Path(), upload.name, key_of_file(Path(upload.name)))
-        facts = read_origin(upload.content)
+        origin, file_bytes = read_origin(upload.content), len(upload.content)
         try:
             self._check_pixels(upload.content)
             image, info = decode(upload.content, self.preprocessing.decode_px)
@@ -126,9 +126,9 @@ class Analyst:
             if stability:
                 images += stability_variants(upload.content, self.preprocessing)
             shown = seen_part(image, self.preprocessing) if explain else None
-            return _Read(RawPrediction(item, info), facts, shown, tuple(images))
+            return _Read(RawPrediction(item, info, origin=origin), file_bytes, shown, tuple(images))
         except ImageRefused as error:
-            return _Read(RawPrediction(item, error=one_line(error)), facts, None, ())
+            return _Read(RawPrediction(item, error=one_line(error), origin=origin), file_bytes, None, ())
 
     def _check_pixels(self, content: bytes) -> None:
         pixels = image_metadata.header_pixel_count(content)
@@ -138,15 +138,15 @@ class Analyst:
 
     def _analysis(self, read: _Read, answers: Sequence[Answer]) -> Analysis:
         if not answers:
-            return Analysis(decide([read.outcome], self.decision)[0], read.facts)
+            return Analysis(decide([read.outcome], self.decision)[0], read.file_bytes)
         outcome = with_output(read.outcome, answers[0].p_real)
         result = decide([outcome], self.decision)[0]
         if outcome.p_real is None:
-            return Analysis(result, read.facts)
+            return Analysis(result, read.file_bytes)
         others = np.array([answer.p_real for answer in answers[1:]], np.float64)
         return Analysis(
             result,
-            read.facts,
+            read.file_bytes,
             read.shown,
             answers[0].evidence,
             float(calibration.calibrated_p_fake(np.float64(outcome.p_real), self.decision)),
