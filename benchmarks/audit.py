@@ -1,15 +1,14 @@
-"""Do the files of real image sets give the answer away, and still so once they are neutralized?
+"""Measure how well file features and pixel statistics separate fake from real, before and after neutralizing.
 
     python -m benchmarks.audit SETS [--only NAME ...] [--limit 2000] [--shuffles 20]
 
-SETS holds one labelled folder a set. A row a set: the AUC of the shortcut audit with its 95 % interval, what carries
-it, the AUC of the pixel statistics, and both once more on a neutral copy (in a temporary folder). With --shuffles the
-labels are drawn anew so often: how many sets without any truth in them are flagged, which should be next to none.
+SETS holds one labelled folder per set. One row per set: the AUC of the shortcut audit with its 95 % interval, the
+features that carry it, the AUC of the pixel statistics, and both again on a neutral copy (in a temporary folder). With
+--shuffles, the labels are shuffled that many times: how often is a set flagged whose labels mean nothing?
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._shared import Table, new_parser, with_interval
 from fakereal import cli
 from fakereal.audit import audit, shortcuts
 from fakereal.audit.shortcuts import ProbeResult
@@ -27,34 +27,33 @@ from fakereal.preprocessing import Preprocessing
 
 
 def main() -> int:
-    """Prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the table; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("sets", type=Path, metavar="SETS")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the sets")
-    parser.add_argument("--limit", type=int, default=2000, metavar="N", help="pictures of a class, drawn by content")
-    parser.add_argument("--shuffles", type=int, default=0, metavar="N", help="audits with shuffled labels, each set")
+    parser.add_argument("--limit", type=int, default=2000, metavar="N", help="images per class, sampled by content")
+    parser.add_argument("--shuffles", type=int, default=0, metavar="N", help="audits with shuffled labels, per set")
     options = parser.parse_args()
-    print("| set | pictures | files | carried by | pixels | neutral: files | neutral: pixels | audit, s |")
-    print("|---|---|---|---|---|---|---|---|")
+    table = Table("set", "images", "files", "carried by", "pixels", "neutral: files", "neutral: pixels", "audit, s")
     for name in options.only or sorted(path.name for path in options.sets.iterdir() if path.is_dir()):
         # The slash follows a link to the set, so that its own folders count and the link's name doesn't.
         dataset = limited(scan(options.sets / name / ".", Preprocessing()), options.limit)
-        print(row(name, dataset), flush=True)
+        table.row(name, *cells(dataset))
         if options.shuffles:
             flagged = sum(is_flagged(shuffled(dataset, seed)) for seed in range(options.shuffles))
             print(f"{name}: {flagged} of {options.shuffles} audits with shuffled labels flagged", file=sys.stderr)
     return 0
 
 
-def limited(dataset: Dataset, most: int) -> Dataset:
-    """Returns the data set with at most so many pictures of each class."""
+def limited(dataset: Dataset, maximum: int) -> Dataset:
+    """Return the data set with at most `maximum` images per class."""
     records = sorted(dataset.records, key=lambda record: record.content)
-    kept = [r for label in (0, 1) for r in [r for r in records if r.label == label][:most]]
+    kept = [r for label in (0, 1) for r in [r for r in records if r.label == label][:maximum]]
     return replace(dataset, records=tuple(sorted(kept, key=lambda record: record.path)))
 
 
-def row(name: str, dataset: Dataset) -> str:
-    """Returns a row of the table."""
+def cells(dataset: Dataset) -> list[str]:
+    """Return a row of the table without the set's name."""
     started = time.perf_counter()
     before = audit.audit_dataset(dataset)
     seconds = time.perf_counter() - started
@@ -64,29 +63,25 @@ def row(name: str, dataset: Dataset) -> str:
         after = audit.audit_dataset(scan(copy, Preprocessing()))
     carried = ", ".join(shortcuts.strongest_features(before.shortcut)) if before.shortcut.separates else "-"
     carried = "; ".join(before.shortcut.partial[:1]) if carried == "-" and before.shortcut.partial else carried
-    figures = [before.shortcut, before.pixels, after.shortcut, after.pixels]
-    files, pixels, files_after, pixels_after = map(auc, figures)
-    count = f"{len(dataset.records):,}"
-    return f"| {name} | {count} | {files} | {carried} | {pixels} | {files_after} | {pixels_after} | {seconds:.1f} |"
+    files, pixels, files_after, pixels_after = map(auc, (before.shortcut, before.pixels, after.shortcut, after.pixels))
+    return [f"{len(dataset.records):,}", files, carried, pixels, files_after, pixels_after, f"{seconds:.1f}"]
 
 
-def auc(judged: ProbeResult) -> str:
-    """Returns an AUC with its interval."""
-    if judged.auc is None:
-        return "too few"
-    return f"{judged.auc:.2f} ({judged.interval[0]:.2f} to {judged.interval[1]:.2f})"
+def auc(result: ProbeResult) -> str:
+    """Return an AUC with its interval."""
+    return "too few" if result.auc is None else with_interval(result.auc, result.interval, ".2f")
 
 
 def shuffled(dataset: Dataset, seed: int) -> ProbeResult:
-    """Returns the audit of the files after the labels were dealt out anew."""
+    """Return the audit of the files with shuffled labels."""
     labels = np.random.default_rng(seed).permutation([record.label for record in dataset.records])
     pairs = zip(dataset.records, labels.tolist(), strict=True)
     return audit.probe_shortcuts([replace(record, label=label) for record, label in pairs], ())
 
 
-def is_flagged(judged: ProbeResult) -> bool:
-    """Says whether the audit would report a shortcut."""
-    return judged.separates or bool(judged.partial)
+def is_flagged(result: ProbeResult) -> bool:
+    """Return whether the audit would report a shortcut."""
+    return result.separates or bool(result.partial)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""How well copies of pictures are found, and how long it takes, side by side with imagededup where it is installed.
+"""Measure recall, precision and time of the near-duplicate search, beside imagededup where it is installed.
 
-    python -m benchmarks.duplicates --cifake CIFAKE                 all 120,000 pictures: what is found, time, memory
-    python -m benchmarks.duplicates --copies DIR [DIR ...]          1,000 of their pictures and a changed copy of each
+    python -m benchmarks.duplicates --cifake CIFAKE                 all 120,000 images: duplicates, time, memory
+    python -m benchmarks.duplicates --copies DIR [DIR ...]          1,000 of their images and a changed copy of each
     python -m benchmarks.duplicates --copies CIFAKE --limit 200 --others others.txt
 
-A pair counts as found when both pictures are in one cluster. Every pair reported that is no picture with its own copy
-counts as wrong, although sets of pictures hold near-copies of their own: --others lists these pairs, to be looked at.
+A pair counts as found when both images are in one cluster. Every other reported pair counts as wrong, although image
+sets contain near-copies of their own: --others lists these pairs for a look.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import os
 import resource
 import sys
 import tempfile
@@ -25,13 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks._shared import FULL_PX, Table, images_in, new_parser, processor_seconds
 from fakereal import cli
 from fakereal.dataset.near_duplicates import find_duplicates
 from fakereal.dataset.scan import scan
-from fakereal.decoding import decode, is_image_name
+from fakereal.decoding import decode
 from fakereal.preprocessing import Preprocessing
-
-_FULL_PX = 65_500  # decode at full scale: a copy is made of the picture, not of a reduced one
 
 Pairs = set[tuple[str, str]]
 """File names, the smaller first."""
@@ -67,33 +64,36 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def main() -> int:
-    """Prints the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the tables; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("--cifake", type=Path, metavar="DIR", help="the official folder: train/, test/")
-    parser.add_argument("--copies", type=Path, nargs="+", metavar="DIR", help="folders to draw pictures from")
-    parser.add_argument("--limit", type=cli.parse_count, default=1000, metavar="N", help="pictures drawn")
-    parser.add_argument("--others", type=Path, metavar="FILE", help="where to list the pairs that we did not make")
+    parser.add_argument("--copies", type=Path, nargs="+", metavar="DIR", help="folders to sample images from")
+    parser.add_argument("--limit", type=cli.parse_count, default=1000, metavar="N", help="images sampled")
+    parser.add_argument(
+        "--others", type=Path, metavar="FILE", help="where to list the reported pairs that are no copies of ours"
+    )
     options = parser.parse_args()
     if options.cifake:
         report_whole(options.cifake)
     if options.copies:
-        report_copies(_drawn(options.copies, options.limit), options.others)
+        report_copies(_sampled(options.copies, options.limit), options.others)
     return 0
 
 
 def report_whole(root: Path) -> None:
-    """Prints what a whole set holds, and what it took to find it."""
-    began = time.perf_counter(), _processor_seconds()
+    """Print the duplicates of a whole set, and what the search took."""
+    began = time.perf_counter(), processor_seconds()
     records = scan(root, Preprocessing()).records
-    read = time.perf_counter(), _processor_seconds()
+    read = time.perf_counter(), processor_seconds()
     clusters = find_duplicates(records)
-    found = time.perf_counter(), _processor_seconds()
-    print(f"{root}: {len(records):,} pictures")
-    for words, start, end in (("reading", began, read), ("comparing", read, found)):
-        print(f"{words}: {end[0] - start[0]:.0f} s, of the processors {end[1] - start[1]:.0f} s")
+    found = time.perf_counter(), processor_seconds()
+    print(f"{root}: {len(records):,} images")
+    for step, start, end in (("reading", began, read), ("comparing", read, found)):
+        print(f"{step}: {end[0] - start[0]:.0f} s, processor time {end[1] - start[1]:.0f} s")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    print("| clusters | number | pictures | largest | across classes | across splits | in test, also in train |")
-    print("|---|---|---|---|---|---|---|")
+    table = Table(
+        "clusters", "number", "images", "largest", "across classes", "across splits", "in test, also in train"
+    )
     for kind in ("identical", "near"):
         of_kind = [cluster for cluster in clusters if cluster.kind == kind]
         sizes = [len(cluster.records) for cluster in of_kind]
@@ -103,45 +103,43 @@ def report_whole(root: Path) -> None:
             if any(record.split == "train" for record in cluster.records)
         ]
         classes, splits = (sum(getattr(c, f"across_{name}") for c in of_kind) for name in ("classes", "splits"))
-        print(
-            f"| {kind} | {len(of_kind):,} | {sum(sizes):,} | {max(sizes, default=0)} | {classes:,} | {splits:,}"
-            f" | {sum(leaking):,} |"
-        )
+        counts = (len(of_kind), sum(sizes), max(sizes, default=0), classes, splits, sum(leaking))
+        table.row(kind, *(f"{count:,}" for count in counts))
 
 
-def report_copies(pictures: list[Path], others: Path | None) -> None:
-    """Prints recall and precision of each change, and lists the pairs that nobody made."""
+def report_copies(images: list[Path], others: Path | None) -> None:
+    """Print recall and precision for each change, and list the other reported pairs."""
     tools = {"fakereal": our_pairs} | _imagededup()
-    print(f"{len(pictures):,} pictures, and a copy of each\n")
-    print("| copies | " + " | ".join(f"{name}: recall | precision | processor seconds" for name in tools) + " |")
-    print("|---" * (1 + 3 * len(tools)) + "|")
+    print(f"{len(images):,} images, and a copy of each\n")
+    titles = [f"{name}: {title}" for name in tools for title in ("recall", "precision", "processor seconds")]
+    table = Table("copies", *titles)
     natural: Counter[tuple[str, str, str]] = Counter()
-    for words, change in CHANGES.items():
+    for title, change in CHANGES.items():
         with tempfile.TemporaryDirectory() as folder:
-            _make(Path(folder), pictures, change)
-            row = [words]
+            _make(Path(folder), images, change)
+            row = [title]
             for name, tool in tools.items():
-                began = _processor_seconds()
+                began = processor_seconds()
                 pairs = tool(Path(folder))
-                seconds = _processor_seconds() - began
+                seconds = processor_seconds() - began
                 made = {pair for pair in pairs if _number(pair[0]) == _number(pair[1])}
                 natural.update((name, *sorted(map(_number, pair))) for pair in pairs - made)
                 precision = f"{len(made) / len(pairs):.1%}" if pairs else "-"
-                row += [f"{len(made) / len(pictures):.1%}", precision, f"{seconds:.1f}"]
-            print(f"| {' | '.join(row)} |", flush=True)
+                row += [f"{len(made) / len(images):.1%}", precision, f"{seconds:.1f}"]
+            table.row(*row)
     if others:
-        lines = (f"{name}\t{pictures[int(a)]}\t{pictures[int(b)]}\t{count}" for (name, a, b), count in natural.items())
+        lines = (f"{name}\t{images[int(a)]}\t{images[int(b)]}\t{count}" for (name, a, b), count in natural.items())
         others.write_text("tool\tone\tother\ttimes\n" + "".join(f"{line}\n" for line in sorted(lines)))
 
 
 def our_pairs(folder: Path) -> Pairs:
-    """Returns every pair that shares one of our clusters; reads the pictures too."""
+    """Return every pair in one of our clusters; reading the images is part of the time."""
     clusters = find_duplicates(scan(folder, Preprocessing()).records)
     return {pair for cluster in clusters for pair in _pairs(record.path.name for record in cluster.records)}
 
 
 def _imagededup() -> dict[str, Callable[[Path], Pairs]]:
-    """Returns imagededup's perceptual hash with its own threshold (10 of 64 bits) and with a stricter one."""
+    """Return imagededup's perceptual hash with its default threshold (10 of 64 bits) and with a stricter one."""
     try:
         from imagededup.methods import PHash
     except ImportError:
@@ -158,11 +156,6 @@ def _imagededup() -> dict[str, Callable[[Path], Pairs]]:
     return {f"imagededup {bits}": lambda folder, bits=bits: pairs(folder, bits) for bits in (10, 6)}
 
 
-def _processor_seconds() -> float:
-    """Returns what this process and its children took; unlike the clock's, hardly more on a busy machine."""
-    return sum(os.times()[:4])
-
-
 def _pairs(names: Iterable[str]) -> Iterable[tuple[str, str]]:
     return combinations(sorted(names), 2)
 
@@ -171,19 +164,19 @@ def _number(name: str) -> str:
     return name.split("_")[0]
 
 
-def _drawn(folders: list[Path], limit: int) -> list[Path]:
-    found = [path for folder in folders for path in sorted(folder.rglob("*")) if is_image_name(path.name)]
+def _sampled(folders: list[Path], limit: int) -> list[Path]:
+    found = [path for folder in folders for path in images_in(folder)]
     chosen = np.random.default_rng(0).permutation(len(found))[:limit]
     return [found[index] for index in sorted(chosen)]
 
 
-def _make(folder: Path, pictures: list[Path], change: Callable[[Image.Image], Image.Image]) -> None:
-    """Writes `real/<number>_original.*`, a link, and `fake/<number>_copy.png`."""
+def _make(folder: Path, images: list[Path], change: Callable[[Image.Image], Image.Image]) -> None:
+    """Write `real/<number>_original.*`, a link, and `fake/<number>_copy.png`."""
     for name in ("real", "fake"):
         (folder / name).mkdir()
-    for number, path in enumerate(pictures):
+    for number, path in enumerate(images):
         (folder / "real" / f"{number}_original{path.suffix}").symlink_to(path.resolve())
-        change(decode(path, _FULL_PX)[0]).save(folder / "fake" / f"{number}_copy.png")
+        change(decode(path, FULL_PX)[0]).save(folder / "fake" / f"{number}_copy.png")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Does reading pictures hold the network up? Epochs from files and from the cache against one that needs no input.
+"""Measure how long an epoch takes from files and from the cache, against one that needs no input.
 
     python -m benchmarks.input_pipeline --data DIR [--images 320] [--repeats 3]       about 6 minutes on 2 free cores
 
-An EfficientNetB0 at 224 px learns for one epoch, its head alone and all its layers, in turn:
+An EfficientNetB0 at 224 px trains for one epoch, its head alone and all its layers, in turn:
 
     memory   the same batch over and over: what the network takes by itself
-    tuned    the same, with the tuning of tf.data that is its default and that we switch off
-    cache    pictures that were decoded before, flipped and turned anew
-    files    pictures of DIR, decoded, flipped and turned
-    1024     the same from JPEGs of 1024x1024, made of the pictures of DIR
+    tuned    the same, with tf.data's autotuning, which is its default and which we switch off
+    cache    images decoded before, augmented in each epoch
+    files    images of DIR, decoded and augmented
+    1024     the same from JPEGs of 1024x1024, made from the images of DIR
 
-Idle is the share of the cores' time that nobody of this process used. Medians count.
+"Cores idle" is the share of the cores' time that this process did not use. Medians of the repeats.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks._shared import Table, median_and_all, new_parser
 from fakereal import runtime
 from fakereal.engines.formats import core_count
 
@@ -37,15 +38,15 @@ SCOPES = ("head", "all")
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to."""
+    """One measured epoch."""
 
     seconds: float
     idle: float  # share of the cores' time, 0..1
 
 
 def main() -> int:
-    """Measures and prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and print the table; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a labelled folder")
     parser.add_argument("--images", type=int, default=320, help="a multiple of 32")
     parser.add_argument("--repeats", type=int, default=3)
@@ -53,14 +54,14 @@ def main() -> int:
     runtime.start_keras()
     with tempfile.TemporaryDirectory() as folder:
         ways = prepare(options, Path(folder))
-        print("| learns | pictures from | seconds, median (all) | of memory's | cores idle |\n|---|---|---|---|---|")
+        table = Table("trains", "images from", "seconds, median (all)", "against memory", "cores idle")
         for scope in SCOPES:
-            measure(scope, ways, options)
+            measure(scope, ways, options, table)
     return 0
 
 
 def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int], Any]]:
-    """Returns, by way, what gives the batches of an epoch by its number."""
+    """Return, for each way, the function that gives the batches of an epoch by its number."""
     import numpy as np
     import tensorflow as tf
 
@@ -82,8 +83,8 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
         large.append(replace(record, path=path))
     kept = RowCache(work / "cache", 10**10).pictures(preprocessing)
 
-    def batches(pictures, epoch: int, cache=None):
-        return training_batches(pictures, preprocessing, changes, EpochSampler(0, 0, epoch), BATCH, cache)
+    def batches(chosen, epoch: int, cache=None):
+        return training_batches(chosen, preprocessing, changes, EpochSampler(0, 0, epoch), BATCH, cache)
 
     for _ in batches(records, 0, kept):  # fills the cache
         pass
@@ -99,8 +100,8 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     }
 
 
-def measure(scope: str, ways: dict[str, Callable[[int], Any]], options: argparse.Namespace) -> None:
-    """Trains epochs of all ways in turn and prints a line for each way."""
+def measure(scope: str, ways: dict[str, Callable[[int], Any]], options: argparse.Namespace, table: Table) -> None:
+    """Train epochs of all ways in turn, and print a row for each."""
     import keras
 
     from fakereal.config import NetworkConfig
@@ -117,14 +118,14 @@ def measure(scope: str, ways: dict[str, Callable[[int], Any]], options: argparse
     base = statistics.median(epoch.seconds for epoch in epochs["memory"])
     for way, each in epochs.items():
         seconds = [epoch.seconds for epoch in each]
-        middle, idle = statistics.median(seconds), statistics.median(epoch.idle for epoch in each)
-        listed = ", ".join(f"{value:.1f}" for value in seconds)
-        print(f"| {scope} | {way} | {middle:.1f} ({listed}) | {middle / base:.2f} | {idle:.0%} |", flush=True)
+        idle = statistics.median(epoch.idle for epoch in each)
+        ratio = statistics.median(seconds) / base
+        table.row(scope, way, median_and_all(seconds, ".1f"), f"{ratio:.2f}", f"{idle:.0%}")
     keras.backend.clear_session()
 
 
 def one_epoch(model: Any, batches: Any) -> Epoch:
-    """Trains once over the batches."""
+    """Train once over the batches."""
     before, started = os.times(), time.monotonic()
     model.fit(batches, verbose=0)
     seconds, after = time.monotonic() - started, os.times()

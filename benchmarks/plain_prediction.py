@@ -1,12 +1,11 @@
-"""The two scripts that people write to predict a folder, in full and not slowed down.
+"""Two plain Keras scripts that predict a folder: the baseline of prediction_speed.py, which runs them.
 
-The other side of benchmarks/prediction_speed.py, which runs them on a model file that train_model.py made: a regular
-Keras file whose input is 224x224x3 in 0..255 and whose output is p_real.
+The model file is one of train_model.py: a regular Keras file with input 224x224x3 in 0..255 and output p_real.
 
     python benchmarks/plain_prediction.py one FOLDER MODEL.h5 OUT.json
     python benchmarks/plain_prediction.py batches FOLDER MODEL.h5 OUT.json
 
-one: decode, resize and model.predict, a picture at a time; batches: image_dataset_from_directory, 32 at a time.
+one: decode, resize and model.predict, one image at a time; batches: image_dataset_from_directory, 32 at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ IMAGE_SIZE = (224, 224)
 
 
 def one_by_one(folder: str, model: keras.Model) -> dict[str, float]:
-    """Returns p_real by file name: the loop that every first script has."""
+    """Return p_real by file name, by a loop over the files."""
     answers = {}
     for path in sorted(Path(folder).iterdir()):
         image = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
@@ -36,7 +35,7 @@ def one_by_one(folder: str, model: keras.Model) -> dict[str, float]:
 
 
 def in_batches(folder: str, model: keras.Model) -> dict[str, float]:
-    """Returns p_real by file name: what the Keras guides lead to."""
+    """Return p_real by file name, as the Keras guides do it."""
     dataset = keras.utils.image_dataset_from_directory(
         folder, labels=None, image_size=IMAGE_SIZE, batch_size=32, shuffle=False, verbose=False
     )
@@ -46,7 +45,7 @@ def in_batches(folder: str, model: keras.Model) -> dict[str, float]:
 
 
 def main() -> None:
-    """Predicts and writes."""
+    """Predict and write."""
     way, folder, model_file, output = sys.argv[1:]
     model = keras.models.load_model(model_file, compile=False)
     answers = {"one": one_by_one, "batches": in_batches}[way](folder, model)

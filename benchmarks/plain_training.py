@@ -1,7 +1,7 @@
-"""The script that the field writes: a frozen EfficientNetB0 in a Sequential, pictures decoded and changed every epoch.
+"""A plain Keras training script, a frozen EfficientNetB0 in a Sequential: the baseline of training_speed.py.
 
-The other side of benchmarks/training_speed.py, which runs it. It is what the Keras guide on transfer learning leads
-to, written out in full and as quick as such a script is: parallel decoding, prefetching, batches of 32.
+It follows the Keras guide on transfer learning, with parallel decoding, prefetching and batches of 32; images are
+decoded and augmented in every epoch.
 
     python benchmarks/plain_training.py DATA BASE.weights.h5 --epochs 25 --fine-tune 0
 
@@ -23,11 +23,11 @@ import tensorflow as tf
 from keras import layers
 
 IMAGE_SIZE = (224, 224)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the base expects ImageNet's
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the base expects
 
 
-def pictures(folder: str, shuffle: bool, autotune: bool):
-    """Returns batches of pictures 0..255 and labels, 0 fake and 1 real."""
+def batches(folder: str, shuffle: bool, autotune: bool):
+    """Return batches of images in 0..255 and labels, 0 fake and 1 real."""
     dataset = keras.utils.image_dataset_from_directory(
         folder, label_mode="binary", image_size=IMAGE_SIZE, batch_size=32, shuffle=shuffle, seed=0, verbose=False
     )
@@ -37,7 +37,7 @@ def pictures(folder: str, shuffle: bool, autotune: bool):
 
 
 def network(base: keras.Model) -> keras.Sequential:
-    """Returns the usual stack: random changes, normalization, base, dropout, one output."""
+    """Return augmentation, normalization, base, dropout and one output."""
     return keras.Sequential(
         [
             keras.Input((*IMAGE_SIZE, 3)),
@@ -52,7 +52,7 @@ def network(base: keras.Model) -> keras.Sequential:
 
 
 def fit(model: keras.Model, train, val, epochs: int, learning_rate: float) -> float:
-    """Trains with the best epoch kept, as everybody does; returns the median of the epochs' seconds."""
+    """Train and restore the best epoch; return the median of the epochs' seconds."""
     model.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy", metrics=["accuracy"])
     best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
     times = [time.monotonic()]
@@ -62,13 +62,13 @@ def fit(model: keras.Model, train, val, epochs: int, learning_rate: float) -> fl
 
 
 def main() -> None:
-    """Trains, measures on the test pictures, saves."""
+    """Train, measure on the test images, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("weights")
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fine-tune", type=int, default=0, help="epochs with the base's last 20 layers")
-    parser.add_argument("--no-autotune", action="store_true", help="tf.data doesn't tune itself")
+    parser.add_argument("--no-autotune", action="store_true", help="switch tf.data's autotuning off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="plain.keras")
     options = parser.parse_args()
@@ -79,7 +79,7 @@ def main() -> None:
     base.load_weights(options.weights)
     base.trainable = False
     autotune = not options.no_autotune
-    train, val = pictures(f"{options.data}/train", True, autotune), pictures(f"{options.data}/val", False, autotune)
+    train, val = batches(f"{options.data}/train", True, autotune), batches(f"{options.data}/val", False, autotune)
     model = network(base)
     epoch_s = fit(model, train, val, options.epochs, 1e-3)
     if options.fine_tune:
@@ -87,16 +87,16 @@ def main() -> None:
         for number, layer in enumerate(base.layers):
             layer.trainable = number >= len(base.layers) - 20 and not isinstance(layer, layers.BatchNormalization)
         epoch_s = fit(model, train, val, options.fine_tune, 1e-4)
-    test = pictures(f"{options.data}/test", False, autotune)
+    test = batches(f"{options.data}/test", False, autotune)
     labels = np.concatenate([y for _, y in test]).ravel() > 0.5
-    called = model.predict(test, verbose=0).ravel() > 0.5
+    predicted = model.predict(test, verbose=0).ravel() > 0.5
     model.save(options.output)
-    hits = [(called == label)[labels == label].sum() for label in (False, True)]
+    hits = [(predicted == label)[labels == label].sum() for label in (False, True)]
     f1 = [
-        2 * hit / ((called == label).sum() + (labels == label).sum())
+        2 * hit / ((predicted == label).sum() + (labels == label).sum())
         for hit, label in zip(hits, (False, True), strict=True)
     ]
-    figures = {"f1_macro": np.mean(f1), "accuracy": np.mean(called == labels), "epoch_s": epoch_s}
+    figures = {"f1_macro": np.mean(f1), "accuracy": np.mean(predicted == labels), "epoch_s": epoch_s}
     print(json.dumps({name: round(float(figure), 4) for name, figure in figures.items()}))
 
 

@@ -1,16 +1,15 @@
-"""What runs a detector fastest on a CPU: engines, batch sizes, thread layouts and precisions side by side in one run.
+"""Measure images/s of one network on every engine, batch size, thread layout and precision, on a CPU.
 
-    python -m benchmarks.prediction_engines                              models/pretrained.h5, 64 pictures, 5 rounds
+    python -m benchmarks.prediction_engines                              models/pretrained.h5, 64 images, 5 rounds
     python -m benchmarks.prediction_engines --model M.h5 --rounds 3
 
-Every round runs each layout once, so that what else the machine does meets all alike; the medians are shown. "2 x 1" is
-two networks of one thread each, "1 x 2" one network of two threads. Images a processor second tell more than images a
-second where others use the machine too. Keras uses all cores in every layout. Needs requirements-export.txt.
+Every round runs each layout once, so that other load on the machine affects all alike; medians are shown. "2 x 1" is
+two networks of one thread each, "1 x 2" one network of two threads. On a busy machine, look at the images per
+processor second. Keras uses all cores in every layout. Needs requirements-export.txt.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._shared import Table, new_parser
 from fakereal import cli, runtime
 from fakereal.engines import parity
 from fakereal.engines.formats import core_count
@@ -43,12 +43,12 @@ class Layout:
     p_real: np.ndarray | None = None
 
     def start(self) -> None:
-        """Makes the networks."""
+        """Make the networks."""
         runs = [self.new_run() for _ in range(self.networks)]
         self._idle, self._pool = runs, ThreadPoolExecutor(self.networks)
 
     def measure(self, images: np.ndarray) -> None:
-        """Runs all pictures once."""
+        """Run all images once."""
         batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         wall_s, processor_s = time.perf_counter(), time.process_time()
         self.p_real = np.concatenate(list(self._pool.map(self._one, batches)))
@@ -64,8 +64,8 @@ class Layout:
 
 
 def main() -> int:
-    """Prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the table; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/pretrained.h5"), metavar="FILE")
     parser.add_argument("--images", type=cli.parse_count, default=64, metavar="N")
     parser.add_argument("--rounds", type=cli.parse_count, default=5, metavar="N")
@@ -74,8 +74,8 @@ def main() -> int:
     from fakereal.model import model_file
 
     detector = model_file.load(options.model)
-    pictures = parity.parity_images(detector.metadata.preprocessing.image_size_px)
-    images = np.resize(pictures, (options.images, *pictures.shape[1:]))
+    samples = parity.parity_images(detector.metadata.preprocessing.image_size_px)
+    images = np.resize(samples, (options.images, *samples.shape[1:]))
     with runtime.capture_output(shown_on_failure=True):
         layouts = list(all_layouts(detector))
         for layout in layouts:
@@ -87,33 +87,33 @@ def main() -> int:
             for layout in layouts:
                 layout.measure(images)
                 advance(1)
-    print_table(layouts, len(images), detector.p_real(pictures))
+    print_table(layouts, len(images), detector.p_real(samples))
     return 0
 
 
 def all_layouts(detector) -> Iterator[Layout]:
-    """Yields every layout, with its network converted."""
+    """Yield every layout, with its network converted."""
     from fakereal.engines.conversion import convert
 
     for batch in (1, 8, 32):
         yield Layout("Keras", batch, 1, core_count(), lambda: detector.p_real)
     litert, onnx, vino = (convert(detector.model, name) for name in ("litert", "onnx", "openvino"))
-    spreads = [(1, core_count()), (core_count(), 1)]
-    for networks, threads in spreads:
+    thread_layouts = [(1, core_count()), (core_count(), 1)]
+    for networks, threads in thread_layouts:
         yield Layout("LiteRT float32", 1, networks, threads, lambda threads=threads: litert_run(litert, threads))
     for batch in (1, 8, 32):
-        for networks, threads in spreads:
+        for networks, threads in thread_layouts:
             new_run = onnx_runs(onnx, threads)
             yield Layout("ONNX Runtime float32", batch, networks, threads, new_run)
     for precision in ("f32", "bf16"):
         for batch in (1, 8, 32):
-            for networks, threads in spreads:
+            for networks, threads in thread_layouts:
                 new_run = openvino_runs(vino, precision, networks, detector.model.input_shape[1], batch)
                 yield Layout(f"OpenVINO {precision.replace('f32', 'float32')}", batch, networks, threads, new_run)
 
 
 def litert_run(files: dict[str, bytes], threads: int) -> Run:
-    """Returns a LiteRT network."""
+    """Return a LiteRT network."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=files[".tflite"], num_threads=threads)
@@ -129,7 +129,7 @@ def litert_run(files: dict[str, bytes], threads: int) -> Run:
 
 
 def onnx_runs(files: dict[str, bytes], threads: int) -> Callable[[], Run]:
-    """Returns a function that gives an ONNX Runtime network."""
+    """Return a function that makes an ONNX Runtime network."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -140,7 +140,7 @@ def onnx_runs(files: dict[str, bytes], threads: int) -> Callable[[], Run]:
 
 
 def openvino_runs(files: dict[str, bytes], precision: str, streams: int, size: int, batch: int) -> Callable[[], Run]:
-    """Returns a function that gives an OpenVINO network of one batch size."""
+    """Return a function that makes an OpenVINO network for one batch size."""
     import openvino
 
     core = openvino.Core()
@@ -162,16 +162,15 @@ def openvino_runs(files: dict[str, bytes], precision: str, streams: int, size: i
 
 
 def print_table(layouts: list[Layout], images: int, expected: np.ndarray) -> None:
-    """Prints one row a layout."""
-    print("| Engine | batch | networks x threads | images/s | images a processor second | largest difference |")
-    print("|---|---:|---:|---:|---:|---:|")
+    """Print one row per layout."""
+    table = Table(
+        "engine", "batch", "networks x threads", "images/s", "images per processor second", "largest difference"
+    )
     for layout in layouts:
         wall_s, processor_s = statistics.median(layout.seconds), statistics.median(layout.processor_s)
         difference = np.abs(layout.p_real[: len(expected)] - expected[: len(layout.p_real)]).max()
-        print(
-            f"| {layout.engine} | {layout.batch} | {layout.networks} x {layout.threads} | {images / wall_s:.0f} |"
-            f" {images / processor_s:.0f} | {difference:.0e} |"
-        )
+        rates = f"{images / wall_s:.0f}", f"{images / processor_s:.0f}"
+        table.row(layout.engine, layout.batch, f"{layout.networks} x {layout.threads}", *rates, f"{difference:.0e}")
 
 
 if __name__ == "__main__":

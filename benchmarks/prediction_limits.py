@@ -1,7 +1,6 @@
-"""What predict_and_save_json.py can't be faster than: decoding alone, and the network alone, on the same engine.
+"""Decoding alone, and the network alone: the lower limits of prediction time for prediction_speed.py, which runs them.
 
-The other side of benchmarks/prediction_speed.py, which runs it: each starts as the script does and then does only one
-of the two things that the script does side by side.
+Each starts as predict_and_save_json.py does and then does only one of the two things that the script overlaps.
 
     python -m benchmarks.prediction_limits decode FOLDER MODEL.h5 auto
     python -m benchmarks.prediction_limits network FOLDER MODEL.h5 auto
@@ -24,7 +23,7 @@ _BATCH = 32
 
 
 def main() -> None:
-    """Does one thing for every picture of a folder."""
+    """Do one of the two for every image of a folder."""
     way, folder, model, engine = sys.argv[1:]
     listing = list_images(folder)
     if way == "decode":

@@ -1,11 +1,11 @@
-"""Every figure of models/MODEL_CARD.md.
+"""Measure every figure of models/MODEL_CARD.md.
 
     python -m benchmarks.pretrained --cifake CIFAKE --sets SET --start models/cifake.h5 --hackathon CLEAN --work DIR
 
-CIFAKE is the official folder (train/, test/); test pictures that are pixel-identical to a training picture are left
-out. SET is what tools/assemble_pretraining_set.py made; its test/ part was not trained on. --start is the model of
-configs/cifake.yaml, from which sources are left out; CLEAN is a labelled set of your own to transfer to. What was
-trained in DIR is not trained again. Two hours on 2 cores in all; --parts picks.
+CIFAKE is the official folder (train/, test/); test images that are pixel-identical to a training image are left out.
+SET is what tools/assemble_pretraining_set.py made; its test/ part was not trained on. --start is the model of
+configs/cifake.yaml, where the trainings without one source start; CLEAN is a labelled set of your own to transfer to.
+What was trained in DIR is not trained again. Two hours on 2 cores in all; --parts selects.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import pretrained_runs
+from benchmarks._shared import FULL_PX, Table, new_parser, with_interval
 from fakereal import cli, runtime
 from fakereal.dataset.scan import Record, scan
 from fakereal.dataset.split import split_dataset
@@ -33,12 +34,11 @@ VARIANTS = ("png", "jpeg90", "jpeg75", "jpeg50", "scale0.75", "scale0.5", "blur1
 """The re-saves of fakereal.model.augmentation; `png` changes nothing."""
 
 _BATCH = 32
-_FULL_PX = 65_500  # decode at full scale: a re-save is of the picture, not of a reduced one
 
 
 def main() -> int:
-    """Prints the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the tables; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("--cifake", type=Path, required=True, metavar="DIR")
     parser.add_argument("--sets", type=Path, required=True, metavar="DIR")
     parser.add_argument("--model", type=Path, default=PRETRAINED, metavar="FILE")
@@ -46,13 +46,13 @@ def main() -> int:
     parser.add_argument("--hackathon", type=Path, metavar="DIR")
     parser.add_argument("--work", type=Path, default=Path("pretrained_benchmark"), metavar="DIR")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--engine", choices=cli.ENGINES, default="auto", help="that gives the figures")
-    parser.add_argument("--limit", type=int, metavar="N", help="CIFAKE pictures, drawn at random, to save time")
+    parser.add_argument("--engine", choices=cli.ENGINES, default="auto", help="what runs the network")
+    parser.add_argument("--limit", type=int, metavar="N", help="random images of CIFAKE, to save time")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     options = parser.parse_args()
     for part, needed in (("sources", options.start), ("transfer", options.start), ("hackathon", options.hackathon)):
         if part in options.parts and not needed:
-            parser.error(f"part {part}: expected --{'hackathon' if part == 'hackathon' else 'start'}, found none")
+            parser.error(f"part {part} needs --{'hackathon' if part == 'hackathon' else 'start'}")
     if "figures" in options.parts:
         figures(options)
     if "engines" in options.parts:
@@ -67,41 +67,39 @@ def main() -> int:
 
 
 def figures(options: argparse.Namespace) -> None:
-    """Prints the shipped file's figures: each re-save of CIFAKE's test, and the other sources as they are."""
+    """Print the shipped model's figures: on each re-save of CIFAKE's test, and on the other sources as they are."""
     opened = open_network(options.model, options.engine)
     runtime.log(opened.description)
     cifake = official_test(options)
-    print("| pictures | saved as | images | accuracy (95 %) | ROC AUC (95 %) | flipped |\n|---|---|---|---|---|---|")
-    report("CIFAKE test", cifake, opened, options.variants)
+    table = Table("set", "saved as", "images", "accuracy (95 %)", "ROC AUC (95 %)", "flipped")
+    report(table, "CIFAKE test", cifake, opened, options.variants)
     others = scan(options.sets / "test", Preprocessing(32)).records
     for source in sorted({record.source for record in others} - {"cifake"}):
-        report(source, [record for record in others if record.source == source], opened, options.variants[:1])
+        records = [record for record in others if record.source == source]
+        report(table, source, records, opened, options.variants[:1])
 
 
 def engines(options: argparse.Namespace) -> None:
-    """Prints how far each engine agrees with Keras on CIFAKE's official test."""
+    """Print how far each engine agrees with Keras on CIFAKE's official test."""
     from fakereal.model.calibration import labels
     from fakereal.model.metrics import measure
 
     cifake = official_test(options)
     truth = np.array([record.label for record in cifake])
-    print("| engine | images | accuracy (95 %) | labels as Keras | p_real differs by at most |\n|---|---|---|---|---|")
+    table = Table("engine", "images", "accuracy (95 %)", "labels as Keras", "p_real differs by at most")
     expected = None
     for name in ("keras", *FAST):
         opened = open_network(options.model, name)
         decision, p_real = opened.metadata.decision, outputs(cifake, opened, "png")
         expected = p_real if expected is None else expected
         row, agreed = measure(truth, p_real, decision), labels(p_real, decision) == labels(expected, decision)
-        low, high = row["intervals"]["accuracy"]
-        print(
-            f"| {opened.engine} | {len(cifake):,} | {row['accuracy']:.2%} ({low:.2%} to {high:.2%})"
-            f" | {np.mean(agreed):.3%} ({np.sum(~agreed)} differ) | {np.abs(p_real - expected).max():.1e} |",
-            flush=True,
-        )
+        accuracy = with_interval(row["accuracy"], row["intervals"]["accuracy"], ".2%")
+        same, difference = f"{np.mean(agreed):.3%} ({np.sum(~agreed)} differ)", np.abs(p_real - expected).max()
+        table.row(opened.engine, f"{len(cifake):,}", accuracy, same, f"{difference:.1e}")
 
 
 def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
-    """Returns CIFAKE's test pictures that are no copies of training ones, or as many of them as were asked for."""
+    """Return CIFAKE's test images that are no copies of training ones, or `--limit` of them."""
     cifake = split_dataset(scan(options.cifake, Preprocessing(32)), 0).test
     if not options.limit:
         return cifake
@@ -109,8 +107,8 @@ def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
     return tuple(cifake[number] for number in chosen)
 
 
-def report(title: str, records: Sequence[Record], opened: OpenedNetwork, variants: Sequence[str]) -> None:
-    """Prints a row for each re-save: accuracy and ROC AUC with 95 % intervals, and the labels that flipped."""
+def report(table: Table, title: str, records: Sequence[Record], opened: OpenedNetwork, variants: Sequence[str]) -> None:
+    """Print a row for each re-save: accuracy and ROC AUC with 95 % intervals, and the labels that flipped."""
     from fakereal.model.calibration import labels
     from fakereal.model.metrics import measure
 
@@ -120,27 +118,23 @@ def report(title: str, records: Sequence[Record], opened: OpenedNetwork, variant
     plain = labels(untouched, decision)
     for variant in variants:
         p_real = untouched if variant == "png" else outputs(records, opened, variant)
-        row, called = measure(truth, p_real, decision), labels(p_real, decision)
-        low, high = row["intervals"]["accuracy"]
-        auc_low, auc_high = row["intervals"]["roc_auc"]
-        print(
-            f"| {title} | {variant} | {len(records):,} | {row['accuracy']:.2%} ({low:.2%} to {high:.2%})"
-            f" | {row['roc_auc']:.4f} ({auc_low:.4f} to {auc_high:.4f}) | {np.mean(called != plain):.2%} |",
-            flush=True,
-        )
+        row, predicted = measure(truth, p_real, decision), labels(p_real, decision)
+        accuracy = with_interval(row["accuracy"], row["intervals"]["accuracy"], ".2%")
+        roc_auc = with_interval(row["roc_auc"], row["intervals"]["roc_auc"], ".4f")
+        table.row(title, variant, f"{len(records):,}", accuracy, roc_auc, f"{np.mean(predicted != plain):.2%}")
 
 
 def outputs(records: Sequence[Record], opened: OpenedNetwork, variant: str) -> np.ndarray:
-    """Returns p_real of every record after a re-save: float64 (n,)."""
+    """Return p_real of every record after a re-save: float64 (n,)."""
     from fakereal.model.augmentation import RESAVES
 
     preprocessing = opened.metadata.preprocessing
     size = preprocessing.image_size_px
 
     def array(record: Record) -> np.ndarray:
-        if variant == "png":  # the way that prediction takes
+        if variant == "png":  # as prediction reads it
             return preprocessing.read(record.path)
-        return resize(RESAVES[variant](decode(record.path, _FULL_PX)[0]), size)
+        return resize(RESAVES[variant](decode(record.path, FULL_PX)[0]), size)
 
     found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, runtime.progress_bar(variant, len(records)) as advance:

@@ -1,31 +1,27 @@
-"""The figures of the model card that need trainings: a source left out, and transfer to few pictures of one's own.
+"""Trainings behind pretrained.py and recipes.py: without one source, and transfer to a small set.
 
 Every training is `train_model.py` in a process of its own, as a user runs it; its report.json is what is printed. A
-run that is there already counts as done.
+finished run is not repeated.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks._shared import ROOT, Table, link_into, run_python, training_report, with_interval
 from fakereal import runtime
 from fakereal.dataset.split import SPLITS
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 
 SIZE_PX = 112
-"""Of the trainings that leave sources out: a quarter of the pixels of the shipped model, so that eight fit an hour."""
+"""Image size of the trainings without one source: a quarter of the shipped model's pixels, to save time."""
 
 _RECIPE: dict[str, Any] = {
     "image_size": SIZE_PX,
@@ -39,15 +35,15 @@ _RECIPE: dict[str, Any] = {
     },
 }
 _CIFAKE_KEPT = {"train": 500, "val": 100, "test": 100}
-"""Of CIFAKE, pictures a class in those trainings: --start knows it already."""
+"""Images of CIFAKE per class in those trainings: --start has learnt it already."""
 _BATCH = 32
-_OWN_PICTURES = {"train": 160, "val": 40}
-"""Pictures a class of dualcue that a user labelled: 200."""
+_OWN_IMAGES = {"train": 160, "val": 40}
+"""Images per class of dualcue that a user labelled: 200."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training left behind."""
+    """A finished training."""
 
     model: Path
     report: dict[str, Any]  # report.json
@@ -55,33 +51,30 @@ class Run:
 
 
 def leave_sources_out(sets: Path, start: Path, work: Path) -> None:
-    """Prints ROC AUC on each source's test pictures: trained on with the others, and left out of training.
+    """Print the ROC AUC on each source's test images, with the source in training and without it.
 
-    The last column is of all pictures of the source that was left out: none of them taught that network anything.
+    The last column is of all images of the source that was left out: that network has seen none of them.
     """
     data = _small_cifake(sets, work / "sources")
     complete = train(work, "all_sources", data, start, _RECIPE).report["metrics"]["test_by_source"]
-    titles = ("source", "test images", "in training", "left out", "all images", "left out, all of them")
-    print("|", " | ".join(titles), "|\n" + "|---" * len(titles) + "|", flush=True)
+    table = Table("source", "test images", "in training", "left out", "all images", "left out, all of them")
     for source in sorted(set(complete) - {"cifake"}):
         run = _leave_out(data, start, work, source)
-        test = _evaluated(run.model, _only(data, work, source, ("test",)))
-        everything = _evaluated(run.model, _only(data, work, source, SPLITS))
+        test = _metrics(run.model, _only(data, work, source, ("test",)))
+        everything = _metrics(run.model, _only(data, work, source, SPLITS))
         aucs = [_auc(figures) for figures in (complete[source], test, everything)]
-        print(
-            f"| {source} | {test['images']} | {aucs[0]} | {aucs[1]} | {everything['images']} | {aucs[2]} |", flush=True
-        )
+        table.row(source, test["images"], aucs[0], aucs[1], everything["images"], aucs[2])
 
 
 def transfer_to_dualcue(sets: Path, start: Path, model: Path, work: Path) -> None:
-    """Prints what 200 own pictures a class give on different bases; one base never saw their source."""
+    """Print F1 and ROC AUC with 200 images per class on different bases; one base never saw their source."""
     data = work / "dualcue_200"
     for label in NAMES:
-        files, cut = sorted((sets / "train" / "dualcue" / label).iterdir()), _OWN_PICTURES["train"]
-        _link(files[:cut], data / "train" / label)
-        _link(files[cut : cut + _OWN_PICTURES["val"]], data / "val" / label)
-        for split in ("val", "test"):  # neither taught the shipped model
-            _link((sets / split / "dualcue" / label).iterdir(), data / "test" / label)
+        files, cut = sorted((sets / "train" / "dualcue" / label).iterdir()), _OWN_IMAGES["train"]
+        link_into(files[:cut], data / "train" / label)
+        link_into(files[cut : cut + _OWN_IMAGES["val"]], data / "val" / label)
+        for split in ("val", "test"):  # the shipped model was trained on neither
+            link_into((sets / split / "dualcue" / label).iterdir(), data / "test" / label)
     unseen = _leave_out(_small_cifake(sets, work / "sources"), start, work, "dualcue").model
     _transfer_table(
         "dualcue, 200 a class",
@@ -95,7 +88,7 @@ def transfer_to_dualcue(sets: Path, start: Path, model: Path, work: Path) -> Non
 
 
 def transfer_to_hackathon(data: Path, model: Path, work: Path) -> None:
-    """Prints what the default recipe gives on the shipped base and on none."""
+    """Print F1 and ROC AUC of the default training, on the shipped base and on random weights."""
     everything = ["--fine-tune", "all", "--image-size", "64"]
     _transfer_table(
         "hackathon",
@@ -119,31 +112,27 @@ def train(
     recipe: dict[str, Any] | None = None,
     flags: Sequence[str] = (),
 ) -> Run:
-    """Runs train_model.py unless it was run; returns what it left behind.
+    """Run train_model.py unless it was run; return the finished training.
 
     Raises:
-        SystemExit: the training failed, or there is one of this name that was asked for otherwise.
+        SystemExit: the training failed, or a finished one of this name has other options.
     """
     model, config, clock = work / f"{name}.h5", work / f"{name}.yaml", work / f"{name}.minutes"
     wanted = f"# {shlex.join(map(str, ['--data', data, '--weights', weights, *flags]))}\n{yaml.safe_dump(recipe or {})}"
     if clock.exists() and config.read_text(encoding="utf-8") != wanted:
-        raise SystemExit(f"{config}: expected what is asked for now, found another recipe, data or weights: remove"
-                         f" {clock}, or work in another folder")  # fmt: skip
+        raise SystemExit(f"{config}: the finished run has another configuration, data or weights: remove {clock}, or"
+                         " take another folder")  # fmt: skip
     if not clock.exists():
         write_atomic(config, wanted.encode())
-        command = [sys.executable, "train_model.py", "--config", config, "--data", data, "--weights", weights]
-        began = time.monotonic()
-        with open(work / f"{name}.log", "wb") as log:
-            status = subprocess.run([*command, "--output", model, *flags], stdout=log, stderr=log).returncode
-        if status not in (0, 1):
-            raise SystemExit(f"{name}: train_model.py ended with {status}: see {work / name}.log")
-        write_atomic(clock, f"{(time.monotonic() - began) / 60:.1f}".encode())
-    records = json.loads((work / f"{name}_run" / "report.json").read_text(encoding="utf-8"))
-    return Run(model, records, float(clock.read_text(encoding="utf-8")))
+        command = [ROOT / "train_model.py", "--config", config, "--data", data, "--weights", weights]
+        done = run_python([*command, "--output", model, *flags], Path.cwd())
+        write_atomic(work / f"{name}.log", (done.stdout + done.stderr).encode())
+        write_atomic(clock, f"{done.seconds / 60:.1f}".encode())
+    return Run(model, training_report(model), float(clock.read_text(encoding="utf-8")))
 
 
-def _evaluated(model: Path, data: Path) -> dict[str, Any]:
-    """Returns a model's figures on a folder of test pictures."""
+def _metrics(model: Path, data: Path) -> dict[str, Any]:
+    """Return a model's metrics on a folder of labelled images."""
     runtime.start_keras()
     from fakereal.dataset.scan import labels_of, scan
     from fakereal.model.metrics import measure
@@ -158,29 +147,24 @@ def _evaluated(model: Path, data: Path) -> dict[str, Any]:
 
 
 def _transfer_table(title: str, runs: list[Run]) -> None:
-    print(f"| {title}: run | images | F1 (95 %) | ROC AUC (95 %) | minutes |\n|---|---|---|---|---|")
+    table = Table(f"{title}: run", "images", "F1 (95 %)", "ROC AUC (95 %)", "minutes")
     for run in runs:
         row = run.report["metrics"]["test"]
-        low, high = row["intervals"]["f1_macro"]
-        print(
-            f"| {run.model.stem} | {row['images']} | {row['f1_macro']:.3f} ({low:.3f} to {high:.3f})"
-            f" | {_auc(row)} | {run.minutes:.1f} |",
-            flush=True,
-        )
+        f1 = with_interval(row["f1_macro"], row["intervals"]["f1_macro"], ".3f")
+        table.row(run.model.stem, row["images"], f1, _auc(row), f"{run.minutes:.1f}")
 
 
 def _auc(row: dict[str, Any]) -> str:
-    low, high = row["intervals"]["roc_auc"]
-    return f"{row['roc_auc']:.3f} ({low:.3f} to {high:.3f})"
+    return with_interval(row["roc_auc"], row["intervals"]["roc_auc"], ".3f")
 
 
 def _small_cifake(sets: Path, target: Path) -> Path:
-    """Makes a second view of the assembled set, by hard links, with few of CIFAKE's pictures."""
+    """Make a copy of the assembled set, by hard links, with few of CIFAKE's images."""
     for folder in sorted(sets.glob("*/*/*")):
         split, source, label = folder.relative_to(sets).parts
         files = sorted(folder.iterdir())
         kept = files[: _CIFAKE_KEPT[split]] if source == "cifake" else files
-        _link(kept, target / split / source / label)
+        link_into(kept, target / split / source / label)
     return target
 
 
@@ -188,12 +172,5 @@ def _only(data: Path, work: Path, source: str, splits: Sequence[str]) -> Path:
     target = work / "only" / "_".join((source, *splits))
     for split in splits:
         for label in NAMES:
-            _link((data / split / source / label).iterdir(), target / label)
+            link_into((data / split / source / label).iterdir(), target / label)
     return target
-
-
-def _link(files: Iterable[Path], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if not (folder / file.name).exists():
-            os.link(file, folder / file.name)

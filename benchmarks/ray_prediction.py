@@ -1,12 +1,12 @@
-"""Prediction on a Ray cluster of two nodes on this machine, one worker killed half-way, against one process.
+"""Measure prediction on a Ray cluster of two local nodes, also with a worker killed, against one process.
 
-    python -m benchmarks.ray_prediction --pictures DIR [--count 2000] [--repeats 3] [--batch-size 32]
+    python -m benchmarks.ray_prediction --images DIR [--count 2000] [--repeats 3] [--batch-size 32]
 
-Each node is a raylet with one core of its own. In turn, --repeats times: predict_and_save_json.py by itself, on the
-cluster, and on the cluster with a SIGKILL for one of the workers once a third of the pictures are done. The bytes of
-predictions.json and of the details must be the same. Seconds are those of the pictures, as the script says them, and
-of the whole process; the cluster's own start is not counted, as it is there before the pictures are. Both nodes share
-this machine's cores, so what is measured is what Ray costs, not what a second machine gains.
+Each node is a raylet with one core. In turn, --repeats times: predict_and_save_json.py by itself, on the cluster, and
+on the cluster with a SIGKILL for one of the workers after a third of the images. The bytes of predictions.json and of
+the details must be the same. Seconds are those of the images, as the script prints them, and of the whole process; the
+cluster's own start is not counted. Both nodes share this machine's cores, so this measures the cost of Ray, not the
+gain of a second machine.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks._shared import ROOT, Table, images_in, link_numbered, new_parser
+
 WAYS = ("one process", "ray", "ray, one killed")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run came to."""
+    """One measured run."""
 
     seconds: float  # from start to end
-    pictures_s: float  # of the pictures alone
+    images_s: float  # of the images alone
     content: bytes  # of both results
 
 
 def main() -> int:
-    """Prints the table; returns the exit code: 1 where bytes differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, required=True, metavar="DIR")
+    """Print the table; return the exit code: 1 where bytes differ."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--model", type=Path, default=ROOT / "models/pretrained.h5")
-    parser.add_argument("--count", type=int, default=2000, help="pictures; those of DIR are taken again where needed")
+    parser.add_argument("--count", type=int, default=2000, help="images; those of DIR are repeated where needed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> int:
     cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            _link(options.pictures, Path(scratch) / "pictures", options.count)
+            link_numbered(images_in(options.images), Path(scratch) / "images", options.count)
             runs: dict[str, list[Run]] = {way: [] for way in WAYS}
             for _ in range(options.repeats):
                 for way in WAYS:
@@ -64,17 +65,9 @@ def main() -> int:
     return _report(runs, options.count)
 
 
-def _link(source: Path, folder: Path, count: int) -> None:
-    folder.mkdir()
-    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    for number in range(count):
-        path = paths[number % len(paths)]
-        (folder / f"{number + 1}{path.suffix}").symlink_to(path.resolve())
-
-
 def _run(way: str, cluster: Any, scratch: Path, options: argparse.Namespace) -> Run:
     output = scratch / "predictions.json"
-    command = [sys.executable, "predict_and_save_json.py", "--input", scratch / "pictures", "--model", options.model]
+    command = [sys.executable, "predict_and_save_json.py", "--input", scratch / "images", "--model", options.model]
     command += ["--output", output, "--details", output.with_suffix(".csv"), "--batch-size", str(options.batch_size)]
     command += [] if way == WAYS[0] else ["--ray", cluster.address]
     started = time.monotonic()
@@ -100,19 +93,19 @@ def _kill_one(process: subprocess.Popen[bytes], cluster: Any, journal: Path, don
     rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
     workers = [int(pid) for pid, parent, name in rows if parent in raylets and name.startswith("ray::MapWorker")]
     if not workers or process.poll() is not None:
-        raise SystemExit("expected a worker to kill, found none: take more pictures")
+        raise SystemExit("no worker left to kill: take more images")
     os.kill(workers[0], signal.SIGKILL)
 
 
 def _report(runs: dict[str, list[Run]], count: int) -> int:
     first = runs[WAYS[0]][0].content
-    base = statistics.median(run.pictures_s for run in runs[WAYS[0]])
-    print(f"{'':<16} {'seconds':>8} {'pictures':>9} {'images/s':>9} {'of one':>7}  bytes")
+    base = statistics.median(run.images_s for run in runs[WAYS[0]])
+    table = Table("way", "seconds", "seconds of the images", "images/s", "against one process", "bytes")
     for way, each in runs.items():
-        whole, pictures = (statistics.median(getattr(run, name) for run in each) for name in ("seconds", "pictures_s"))
+        whole, images = (statistics.median(getattr(run, name) for run in each) for name in ("seconds", "images_s"))
         same = all(run.content == first for run in each)
-        print(f"{way:<16} {whole:>8.1f} {pictures:>9.1f} {count / pictures:>9.1f} {pictures / base:>7.2f}"
-              f"  {'same' if same else 'DIFFERENT'}")  # fmt: skip
+        rates = f"{count / images:.1f}", f"{images / base:.2f}"
+        table.row(way, f"{whole:.1f}", f"{images:.1f}", *rates, "same" if same else "DIFFERENT")
     return 0 if all(run.content == first for each in runs.values() for run in each) else 1
 
 

@@ -1,17 +1,15 @@
-#!/usr/bin/env python3
-"""Kill image_separate.py with SIGKILL at random moments of separating and undoing; count what is lost or doubled.
+"""Count the files that are lost or duplicated when image_separate.py is killed at random moments.
 
-    python benchmarks/separation_kills.py --kills 200
+    python -m benchmarks.separation_kills --kills 200
 
-Each round makes a set of pictures, separates it (move, copy or link, to the same or another device), kills that one to
-three times, goes on to the end or not, undoes it, kills that as well, and undoes it to the end. After every kill each
-original content must lie at its old name or its new one; at every end, each at exactly the one name it belongs to.
-Half of the kills strike once a random number of files have gone, the others after a random time.
+Each round makes a set of images, separates it (move, copy or link, to the same or another device), kills that one to
+three times, completes it or not, undoes it, kills that as well, and completes the undo. After every kill each original
+content must be at its old name or its new one; at every end, each at exactly the one name where it belongs. Half of the
+kills strike after a random number of files, the others after a random time.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -29,7 +27,9 @@ from pathlib import Path
 
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parent.parent / "image_separate.py"
+from benchmarks._shared import ROOT, Table, new_parser
+
+SCRIPT = ROOT / "image_separate.py"
 CLASS_FOLDERS = ("fake_images", "real_images")
 LIMIT_S = 300  # of one run of the script
 
@@ -37,8 +37,8 @@ Contents = dict[bytes, str]  # path -> SHA-256
 
 
 @dataclass
-class PictureSet:
-    """Pictures, their predictions, and where each has to go."""
+class ImageSet:
+    """Images, their predictions, and where each has to go."""
 
     source: Path
     output: Path
@@ -49,30 +49,30 @@ class PictureSet:
 
 @dataclass
 class Tally:
-    """What the experiment came to."""
+    """Counts of the whole benchmark."""
 
     kills: Counter = field(default_factory=Counter)  # by what the script was doing
     setups: Counter = field(default_factory=Counter)  # kills by mode and device
     lost: int = 0  # contents found nowhere
-    doubled: int = 0  # contents at two names where one is due
-    strange: list[str] = field(default_factory=list)  # files that should not be there, or hold something else
+    duplicated: int = 0  # contents at two names that belong at one
+    unexpected: list[str] = field(default_factory=list)  # files that should not exist, or have another content
     rounds: int = 0
 
     @property
     def faults(self) -> int:
-        """Everything that went wrong."""
-        return self.lost + self.doubled + len(self.strange)
+        """Return the number of everything that went wrong."""
+        return self.lost + self.duplicated + len(self.unexpected)
 
 
-def make_set(source: Path, output: Path, mode: str, size: int, file_bytes: int, rng: random.Random) -> PictureSet:
-    """Writes `size` pictures in two folders; one in ten has no prediction."""
-    made = PictureSet(source, output, mode)
+def make_set(source: Path, output: Path, mode: str, size: int, file_bytes: int, rng: random.Random) -> ImageSet:
+    """Write `size` images in two folders; one in ten has no prediction."""
+    made = ImageSet(source, output, mode)
     for folder in ("a_images", "b"):
         (source / folder).mkdir(parents=True)
         entries = []
         for number in range(1, size // 2 + 1):
             path = source / folder / f"{number}.png"
-            path.write_bytes(_picture(rng, file_bytes))
+            path.write_bytes(_png(rng, file_bytes))
             label = rng.choice((0, 1, 0, 1, None) if number % 2 else (0, 1))
             if label is not None:
                 entries.append({"index": number, "prediction": ("fake", "real")[label]})
@@ -83,15 +83,15 @@ def make_set(source: Path, output: Path, mode: str, size: int, file_bytes: int, 
     return made
 
 
-def _picture(rng: random.Random, file_bytes: int) -> bytes:
-    """Returns a PNG that no other is like; what follows its end makes it large, and every decoder ignores that."""
+def _png(rng: random.Random, file_bytes: int) -> bytes:
+    """Return a unique PNG; bytes after its end, which every decoder ignores, make it large."""
     buffer = io.BytesIO()
     Image.frombytes("RGB", (8, 8), rng.randbytes(192)).save(buffer, "PNG")
     return buffer.getvalue() + rng.randbytes(file_bytes)
 
 
 def contents_of(folder: Path) -> Contents:
-    """Returns what lies in a folder, journals, reports and unfinished copies left out."""
+    """Return the contents of a folder without journals, reports and unfinished copies."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         os.fsencode(path): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -100,57 +100,61 @@ def contents_of(folder: Path) -> Contents:
     }
 
 
-def check_after_kill(made: PictureSet, tally: Tally) -> None:
-    """Counts originals that lie neither at their old nor at their new name, and files that nobody made."""
+def check_after_kill(made: ImageSet, tally: Tally) -> None:
+    """Count originals that are neither at their old nor at their new name, and unexpected files."""
     found = {**contents_of(made.source), **contents_of(made.output)}
     for old, content in made.original.items():
         places = [old, made.moves.get(old, old)]
         tally.lost += all(found.get(place) != content for place in places)
-        tally.strange += [repr(place) for place in set(places) if found.pop(place, content) != content]
-    tally.strange += map(repr, found)
+        tally.unexpected += [repr(place) for place in set(places) if found.pop(place, content) != content]
+    tally.unexpected += map(repr, found)
 
 
-def check_at_end(made: PictureSet, tally: Tally, separated: bool) -> None:
-    """Compares with the one state that is right, left-over temporary files included."""
-    due = dict(made.original)
+def check_at_end(made: ImageSet, tally: Tally, separated: bool) -> None:
+    """Compare with the one correct state; left-over temporary files are faults too."""
+    expected = dict(made.original)
     for old, new in made.moves.items() if separated else ():
-        due[new] = made.original[old]
+        expected[new] = made.original[old]
         if made.mode == "move":
-            del due[old]
+            del expected[old]
     found = {**contents_of(made.source), **contents_of(made.output)}
-    values, wanted = Counter(found.values()), Counter(due.values())
+    values, wanted = Counter(found.values()), Counter(expected.values())
     tally.lost += (wanted - values).total()
-    tally.doubled += (values - wanted).total()
-    tally.strange += [repr(path) for path, content in found.items() if due.get(path) != content]
-    tally.strange += [repr(path) for folder in (made.source, made.output) for path in folder.rglob("*.part")]
+    tally.duplicated += (values - wanted).total()
+    tally.unexpected += [repr(path) for path, content in found.items() if expected.get(path) != content]
+    tally.unexpected += [repr(path) for folder in (made.source, made.output) for path in folder.rglob("*.part")]
 
 
-def separating(made: PictureSet) -> list[str]:
-    """Returns the command that separates."""
+def separating(made: ImageSet) -> list[str]:
+    """Return the arguments that separate."""
     return [str(made.source), "--output", str(made.output), "--mode", made.mode]
 
 
-def undoing(made: PictureSet) -> list[str]:
-    """Returns the command that undoes."""
+def undoing(made: ImageSet) -> list[str]:
+    """Return the arguments that undo."""
     return ["--undo", str(made.output / "separation_001.journal.jsonl")]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    """Starts the script."""
+    """Start the script."""
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
 def finish(arguments: list[str]) -> None:
-    """Runs the script to its end, which must be a good one."""
+    """Run the script to its end.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     code = start(arguments).wait(LIMIT_S)
     if code not in (0, 1):
         raise RuntimeError(f"exit code {code} of {' '.join(arguments)}")
 
 
-def kill_once(made: PictureSet, arguments: list[str], rng: random.Random, span_s: float) -> bool:
-    """Starts the script and kills it at a random moment; returns whether it was still alive."""
+def kill_once(made: ImageSet, arguments: list[str], rng: random.Random, span_s: float) -> bool:
+    """Start the script and kill it at a random moment; return whether it was still running."""
     size = len(made.moves)
     here = _arrived(made)
     if rng.random() < 0.5:
@@ -167,16 +171,16 @@ def kill_once(made: PictureSet, arguments: list[str], rng: random.Random, span_s
     return process.wait() == -9
 
 
-def _arrived(made: PictureSet) -> int:
+def _arrived(made: ImageSet) -> int:
     arrived = 0
     for name in CLASS_FOLDERS:
-        with contextlib.suppress(FileNotFoundError):  # an undo may take the folder away at any moment
+        with contextlib.suppress(FileNotFoundError):  # an undo may remove the folder at any moment
             arrived += len(os.listdir(made.output / name))  # noqa: PTH208 - fast
     return arrived
 
 
-def play_round(made: PictureSet, rng: random.Random, tally: Tally, wanted: int) -> None:
-    """Separates and undoes one set, killing on the way."""
+def play_round(made: ImageSet, rng: random.Random, tally: Tally, wanted: int) -> None:
+    """Separate and undo one set, with kills."""
     span_s = 0.6 + len(made.moves) / 1500  # roughly what a run takes
     setup = (
         f"{made.mode}{'' if made.source.stat().st_dev == made.output.parent.stat().st_dev else ' to another device'}"
@@ -197,13 +201,13 @@ def play_round(made: PictureSet, rng: random.Random, tally: Tally, wanted: int) 
 
 
 def run(kills: int, sizes: list[int], seed: int, scratch: Path, other_device: Path | None) -> Tally:
-    """Runs rounds until that many kills have struck a living process.
+    """Run rounds until that many kills have struck a running process.
 
     Args:
-        kills: how many.
-        sizes: pictures in a set, taken in turn.
-        seed: of all that is random here; the moments themselves also depend on the machine.
-        scratch: where the sets are made.
+        kills: number of kills.
+        sizes: images per set, taken in turn.
+        seed: of everything random here; the exact moments also depend on the machine.
+        scratch: folder for the sets.
         other_device: a folder on another device, for every third round.
     """
     rng, tally = random.Random(seed), Tally()
@@ -222,25 +226,24 @@ def run(kills: int, sizes: list[int], seed: int, scratch: Path, other_device: Pa
 
 
 def find_other_device(scratch: Path) -> Path | None:
-    """Returns a folder in memory where that is another device than `scratch`, as on Linux."""
+    """Return a folder in memory where that is another device than `scratch`, as on Linux."""
     memory = Path("/dev/shm")
     usable = memory.is_dir() and os.access(memory, os.W_OK) and memory.stat().st_dev != scratch.stat().st_dev
     return memory if usable else None
 
 
-def result_line(tally: Tally, sizes: list[int], seconds: float) -> str:
-    """Returns the result in one row of a table."""
+def print_table(tally: Tally, sizes: list[int], seconds: float) -> None:
+    """Print the result as a table of one row."""
     moments = ", ".join(f"{count} {name}" for name, count in tally.kills.most_common())
     setups = ", ".join(f"{count} {name}" for name, count in tally.setups.most_common())
-    return (
-        f"| {tally.kills.total()} kills ({moments}) | {setups} | sets of {', '.join(map(str, sizes))}"
-        f" | lost {tally.lost} | doubled {tally.doubled} | strange {len(tally.strange)} | {seconds:.0f} s |"
-    )
+    counts = tally.lost, tally.duplicated, len(tally.unexpected)
+    table = Table("kills", "set-ups", "images per set", "lost", "duplicated", "unexpected", "seconds")
+    table.row(f"{tally.kills.total()} ({moments})", setups, ", ".join(map(str, sizes)), *counts, f"{seconds:.0f}")
 
 
 def main() -> int:
-    """Runs the experiment; 1 where anything was lost, doubled or strange."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the benchmark; return 1 where anything was lost, duplicated or unexpected."""
+    parser = new_parser(__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--seed", type=int, default=0)
@@ -248,8 +251,8 @@ def main() -> int:
     args = parser.parse_args()
     began = time.monotonic()
     tally = run(args.kills, args.sizes, args.seed, args.scratch, find_other_device(args.scratch))
-    print(result_line(tally, args.sizes, time.monotonic() - began))
-    for fault in tally.strange:
+    print_table(tally, args.sizes, time.monotonic() - began)
+    for fault in tally.unexpected:
         print(fault, file=sys.stderr)
     return 1 if tally.faults else 0
 

@@ -1,16 +1,15 @@
-"""Kill train_model.py with SIGKILL at random moments, go on with --resume, and compare with a run that nobody killed.
+"""Count damaged or different models when train_model.py is killed at random moments and resumed.
 
     python -m benchmarks.training_kills --kills 50
 
-A small network learns from pictures made on the spot, in two phases. Each round trains it anew: the run is killed at a
-random moment of its expected length, gone on with --resume, killed again, and so on until one gets through. After every
-kill the model file must be absent or whole; at the end of every round it must hold the very weights and figures of the
-run that was let alone. The machine may be busy: moments are drawn anew from how long a run has taken lately.
+A small network is trained on generated images, in two phases. In each round the run is killed at a random moment of its
+expected duration, continued with --resume, killed again, and so on until it finishes. After every kill the model file
+must be absent or complete; at the end of every round it must hold the same weights and metrics as a run that was not
+interrupted. On a busy machine the expected duration follows that of the last rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -25,9 +24,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks.training_speed import make_set
+from benchmarks._shared import ROOT, Table, make_labelled_set, new_parser
 
-SCRIPT = Path(__file__).resolve().parent.parent / "train_model.py"
+SCRIPT = ROOT / "train_model.py"
 RECIPE = """
 image_size: 32
 weights: none
@@ -39,76 +38,75 @@ training:
     - {train: all, epochs: 6, batch_size: 16}
     - {train: head, epochs: 6, batch_size: 16}
 """
-PICTURES = 600
+IMAGES = 600
 LIMIT_S = 600  # of one run
 STAGES = {"reading": r"images \(|nothing away|weights:", "training": r"epoch \d+/6", "measuring": r"\nmeasuring"}
-"""What a run was doing when it was killed, by what it had said last."""
+"""By stage: the messages that a run prints in it."""
 
 
 @dataclass
 class Tally:
-    """What the experiment came to."""
+    """Counts of the whole benchmark."""
 
     kills: Counter = field(default_factory=Counter)  # by what the run was doing
     rounds: int = 0
-    damaged: list[str] = field(default_factory=list)  # model files that were there but not whole after a kill
+    damaged: list[str] = field(default_factory=list)  # model files that existed but were incomplete after a kill
     different: list[str] = field(default_factory=list)  # rounds that ended with another model
-    failed: list[str] = field(default_factory=list)  # runs that ended by themselves with an error
+    failed: list[str] = field(default_factory=list)  # runs that ended with an error
 
 
 def main() -> int:
-    """Runs the rounds and prints what they came to; returns 1 where anything went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the rounds and print the table; return 1 where anything went wrong."""
+    parser = new_parser(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, tally = random.Random(options.seed), Tally()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_set(work / "set", PICTURES)
+        make_labelled_set(work / "set", IMAGES)
         (work / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
         length_s = _run(work, "whole", None)[0]
         expected = contents(work / "whole.h5")
-        print(f"a run that nobody kills: {length_s:.0f} s", file=sys.stderr)
+        print(f"a run without kills: {length_s:.0f} s", file=sys.stderr)
         while tally.kills.total() < options.kills and not (tally.failed or tally.damaged):
             length_s = one_round(work, options.kills, length_s, expected, chance, tally)
-    print(
-        f"{tally.kills.total()} kills ({', '.join(f'{count} {stage}' for stage, count in tally.kills.most_common())}),"
-        f" {tally.rounds} rounds to the end: {len(tally.damaged)} damaged models, {len(tally.different)} models that"
-        f" differ, {len(tally.failed)} runs that failed"
-    )
-    print(*tally.damaged, *tally.different, *tally.failed, sep="\n", end="")
+    stages = ", ".join(f"{count} {stage}" for stage, count in tally.kills.most_common())
+    table = Table("kills", "complete rounds", "damaged models", "different models", "failed runs")
+    faults = tally.damaged, tally.different, tally.failed
+    table.row(f"{tally.kills.total()} ({stages})", tally.rounds, *map(len, faults))
+    print(*tally.damaged, *tally.different, *tally.failed, sep="\n", end="", file=sys.stderr)
     return int(bool(tally.damaged or tally.different or tally.failed))
 
 
 def one_round(
     work: Path, kills: int, length_s: float, expected: dict[str, bytes], chance: random.Random, tally: Tally
 ) -> float:
-    """Trains one model through as many kills as come; returns how long its last run took, if that was a whole one."""
+    """Train one model through any number of kills; return the duration of its last run, if that was a complete one."""
     name = f"round{tally.rounds}"
     resumed = False
     while True:
         due = None if tally.kills.total() >= kills else chance.uniform(0.0, 1.1 * length_s)
-        seconds, code, said = _run(work, name, due, resumed)
+        seconds, code, output = _run(work, name, due, resumed)
         if code != -9:
             break
-        tally.kills[_stage(said)] += 1
-        print(f"kill {tally.kills.total()} after {seconds:.1f} s, {_stage(said)}", file=sys.stderr)
+        tally.kills[_stage(output)] += 1
+        print(f"kill {tally.kills.total()} after {seconds:.1f} s, {_stage(output)}", file=sys.stderr)
         model = work / f"{name}.h5"
         if model.exists() and contents(model) != expected:
-            tally.damaged.append(f"{name}: a model that is not whole after {seconds:.1f} s")
+            tally.damaged.append(f"{name}: incomplete model after {seconds:.1f} s")
             return length_s
         resumed = True
     tally.rounds += 1
     if code:
-        tally.failed.append(f"{name}: exit code {code}: {said[-300:]}")
+        tally.failed.append(f"{name}: exit code {code}: {output[-300:]}")
     elif contents(work / f"{name}.h5") != expected:
-        tally.different.append(f"{name}: other weights or figures")
+        tally.different.append(f"{name}: other weights or metrics")
     return length_s if resumed else seconds
 
 
 def _run(work: Path, name: str, kill_after_s: float | None, resume: bool = False) -> tuple[float, int, str]:
-    """Trains; returns the seconds, the exit code (-9: killed) and what was said."""
+    """Train; return the seconds, the exit code (-9: killed) and the output."""
     command = [sys.executable, SCRIPT, "--config", "recipe.yaml", "--data", "set", "--output", f"{name}.h5"]
     command += ["--cache-dir", "none", *(["--resume"] if resume else [])]
     log = work / f"{name}.log"
@@ -120,20 +118,20 @@ def _run(work: Path, name: str, kill_after_s: float | None, resume: bool = False
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    said = log.read_text(encoding="utf-8", errors="replace")
+    output = log.read_text(encoding="utf-8", errors="replace")
     if kill_after_s is None and process.returncode:
-        sys.exit(f"expected a run that ends well, found exit code {process.returncode}: {said[-2000:]}")
-    return time.monotonic() - started, process.returncode, said
+        sys.exit(f"train_model.py failed with exit code {process.returncode}: {output[-2000:]}")
+    return time.monotonic() - started, process.returncode, output
 
 
-def _stage(said: str) -> str:
-    places = {stage: [found.end() for found in re.finditer(words, said)] for stage, words in STAGES.items()}
+def _stage(output: str) -> str:
+    places = {stage: [found.end() for found in re.finditer(pattern, output)] for stage, pattern in STAGES.items()}
     reached = {stage: ends[-1] for stage, ends in places.items() if ends}
     return max(reached, key=reached.get) if reached else "starting"
 
 
 def contents(model: Path) -> dict[str, bytes]:
-    """Returns every weight of a model file and its figures, as bytes; {} where the file is not whole."""
+    """Return every weight of a model file and its metrics, as bytes; {} where the file is incomplete."""
     found: dict[str, bytes] = {}
 
     def take(name: str, item: h5py.Dataset | h5py.Group) -> None:

@@ -1,20 +1,19 @@
-"""How long training takes: the plain script of the field against train_model.py, side by side; and how much memory.
+"""Measure training time, F1 and memory of train_model.py against a plain Keras script.
 
     python -m benchmarks.training_speed head --data CLEAN --split split.csv           about 40 minutes on 2 free cores
     python -m benchmarks.training_speed last20 --data CLEAN --split split.csv         about 60 minutes
     python -m benchmarks.training_speed memory --counts 2000 20000 100000             about 40 minutes
 
-Every way runs in a process of its own, in turn, --repeats times; medians count. All start from the same base weights
-and see the same pictures in train, val and test. `--limit 100 --epochs 3 --repeats 1` is a quick check.
+Every way runs in a process of its own, in turn, --repeats times; medians. All start from the same base weights and use
+the same images for train, val and test. `--limit 100 --epochs 3 --repeats 1` is a quick check.
 
-    plain    benchmarks/plain_training.py: everything in one Sequential, every picture decoded and computed every epoch
-    quick    the same with a switch that few know of: without the tuning of tf.data, which TensorFlow 2.21 waits for at
-             the end of every epoch
-    anew     train_model.py with its caches off: training.views 0, --cache-dir none
+    plain    benchmarks/plain_training.py: everything in one Sequential, every image decoded and computed in every epoch
+    quick    the same without tf.data's autotuning, which TensorFlow 2.21 waits for at the end of every epoch
+    nocache  train_model.py with its caches off: training.views 0, --cache-dir none
     ours     train_model.py as it comes, with an empty cache
-    again    the same once more, with what the run before left in its cache
+    again    the same, with the cache of the run before
 
-The report's re-save table (report.resave_images) is switched off: it measures the model, and the plain script has none.
+The report's re-save table (report.resave_images) is switched off, since the plain script has none.
 """
 
 from __future__ import annotations
@@ -35,29 +34,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-WAYS = ("plain", "quick", "anew", "ours", "again")
+from benchmarks._shared import ROOT, Table, make_labelled_set, median_and_all, new_parser, training_report
+
+WAYS = ("plain", "quick", "nocache", "ours", "again")
 SPLITS = ("train", "val", "test")
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one training came to."""
+    """One measured training."""
 
     seconds: float  # of the whole process, with the start of Python and TensorFlow
-    f1: float | None  # macro, on the test pictures, at the model's own threshold
-    anonymous_mb: float  # highest memory of its own; the mapped files of the cache are the page cache's
+    f1: float | None  # macro, on the test images, at the model's own threshold
+    anonymous_mb: float  # peak; without the mapped files of the cache, which the system can drop
     epoch_s: float | None = None  # median of the last phase's epochs, validation included
 
 
 def main() -> int:
-    """Runs the ways in turn and prints a table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the ways in turn and print a table; return the exit code."""
+    parser = new_parser(__doc__)
     parser.add_argument("part", choices=("head", "last20", "memory"))
     parser.add_argument("--data", type=Path, metavar="DIR", help="a labelled folder")
     parser.add_argument("--split", type=Path, metavar="FILE", help="its split.csv, of an earlier run")
@@ -65,13 +63,13 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fine-tune-epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=int, metavar="N", help="training pictures at most, to save time")
+    parser.add_argument("--limit", type=int, metavar="N", help="training images at most, to save time")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--counts", nargs="+", type=int, default=[2_000, 20_000, 100_000], metavar="N")
     options = parser.parse_args()
     if Path(options.weights).is_file():
-        options.weights = str(Path(options.weights).resolve())  # the trainings run in a folder of their own
+        options.weights = str(Path(options.weights).resolve())  # the trainings run in another folder
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if options.part == "memory":
@@ -79,14 +77,14 @@ def main() -> int:
         elif options.data and options.split:
             speed(work, options)
         else:
-            parser.error("expected --data and --split, found one missing")
+            parser.error("expected both --data and --split")
     return 0
 
 
 def speed(work: Path, options: argparse.Namespace) -> None:
-    """Times the ways in turn."""
+    """Time the ways in turn."""
     counts = divide(options.data, options.split, work / "set", options.limit)
-    print(f"{options.part}, {options.epochs} epochs, pictures: {counts}", flush=True)
+    print(f"{options.part}, {options.epochs} epochs, images: {counts}", flush=True)
     save_base(options.weights, work / "base.weights.h5")
     runs: dict[str, list[Run]] = {way: [] for way in options.ways}
     for repeat in range(options.repeats):
@@ -98,7 +96,7 @@ def speed(work: Path, options: argparse.Namespace) -> None:
 
 
 def divide(data: Path, split: Path, target: Path, limit: int | None) -> dict[str, int]:
-    """Links the pictures into train|val|test/fake|real, the layout that both scripts read; returns how many."""
+    """Link the images into train|val|test/fake|real, the layout that both scripts read; return their counts."""
     with open(split, newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] in SPLITS]
     share = min(1.0, limit / sum(row["split"] == "train" for row in rows)) if limit else 1.0
@@ -115,7 +113,7 @@ def divide(data: Path, split: Path, target: Path, limit: int | None) -> dict[str
 
 
 def save_base(weights: str, target: Path) -> None:
-    """Writes the base's weights as the plain script loads them."""
+    """Write the base's weights as the plain script loads them."""
     from fakereal import runtime
 
     runtime.start_keras()
@@ -133,7 +131,7 @@ def save_base(weights: str, target: Path) -> None:
 
 
 def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
-    """Trains once, one way."""
+    """Train once, one way."""
     fine_tune = options.fine_tune_epochs if options.part == "last20" else 0
     epochs = ["--epochs", str(options.epochs), "--seed", str(seed)]
     if way in ("plain", "quick"):
@@ -143,7 +141,7 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
         found = json.loads(last_line(work))
         return replace(run, f1=found["f1_macro"], epoch_s=found["epoch_s"])
     tree = {"report": {"resave_images": 0}, "training": {"fine_tune_epochs": max(1, fine_tune)}}
-    if way == "anew":
+    if way == "nocache":
         tree["training"]["views"] = 0
     cache = work / "cache"
     if way == "ours":
@@ -151,9 +149,9 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
     (work / "recipe.yaml").write_text(yaml.safe_dump(tree))
     flags = ["--config", "recipe.yaml", "--data", "set", "--weights", options.weights, *epochs]
     flags += ["--fine-tune", "last20" if fine_tune else "none", "--output", "ours.h5"]
-    flags += ["--cache-dir", "none" if way == "anew" else str(cache)]
+    flags += ["--cache-dir", "none" if way == "nocache" else str(cache)]
     run = timed([str(ROOT / "train_model.py"), *flags], work)
-    report = json.loads((work / "ours_run" / "report.json").read_text())
+    report = training_report(work / "ours.h5")
     with open(work / "ours_run" / "history.csv", newline="") as file:
         history = list(csv.DictReader(file))
     epochs_s = [float(row["seconds"]) for row in history if row["phase"] == history[-1]["phase"]]
@@ -161,24 +159,22 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
 
 
 def timed(command: Sequence[str], work: Path) -> Run:
-    """Runs a Python script to its end; takes its time and its highest anonymous memory."""
+    """Run a Python script to its end; measure its time and its peak of anonymous memory."""
     started = time.monotonic()
     with open(work / "out.txt", "w") as out, open(work / "err.txt", "w") as err:
         process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=err, cwd=work)
         highest = [0]
-        watcher = threading.Thread(target=watch, args=(process, highest))
+        watcher = threading.Thread(target=watch_memory, args=(process, highest))
         watcher.start()
         process.wait()
         watcher.join()
-    if process.returncode:
-        sys.exit(
-            f"{' '.join(command)}: expected exit code 0, found {process.returncode}:\n{(work / 'err.txt').read_text()}"
-        )
+    if process.returncode not in (0, 1):
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{(work / 'err.txt').read_text()}")
     return Run(time.monotonic() - started, None, highest[0] / 1000)
 
 
-def watch(process: subprocess.Popen, highest: list[int]) -> None:
-    """Notes the highest anonymous memory of a process in kB, as Linux tells it, until it ends."""
+def watch_memory(process: subprocess.Popen, highest: list[int]) -> None:
+    """Note the peak of a process's anonymous memory in kB, from Linux' /proc, until it ends."""
     while process.poll() is None:
         with contextlib.suppress(OSError, IndexError):
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -187,55 +183,48 @@ def watch(process: subprocess.Popen, highest: list[int]) -> None:
 
 
 def last_line(work: Path) -> str:
-    """Returns what a script printed last."""
+    """Return the last line that a script printed."""
     return (work / "out.txt").read_text().strip().splitlines()[-1]
 
 
 def print_table(runs: dict[str, list[Run]]) -> None:
-    """Prints the medians, and each way's time as a share of the first one's."""
+    """Print the medians, and how many times as fast as the first way each is."""
     first = statistics.median(run.seconds for run in next(iter(runs.values())))
-    print("\n| way | seconds, median (all) | times as fast | s an epoch, last phase | F1, median (all) | memory, MB |")
-    print("|---|---|---|---|---|---|")
+    print()
+    titles = (
+        "way",
+        "seconds, median (all)",
+        "times as fast",
+        "s per epoch, last phase",
+        "F1, median (all)",
+        "memory, MB",
+    )
+    table = Table(*titles)
     for way, each in runs.items():
         seconds, scores = [run.seconds for run in each], [run.f1 for run in each]
-        print(
-            f"| {way} | {statistics.median(seconds):.0f} ({', '.join(f'{s:.0f}' for s in seconds)})"
-            f" | {first / statistics.median(seconds):.1f}"
-            f" | {statistics.median(run.epoch_s for run in each):.1f}"
-            f" | {statistics.median(scores):.4f} ({', '.join(f'{s:.4f}' for s in scores)})"
-            f" | {max(run.anonymous_mb for run in each):.0f} |"
-        )
+        ratio, epoch_s = first / statistics.median(seconds), statistics.median(run.epoch_s for run in each)
+        memory_mb = max(run.anonymous_mb for run in each)
+        row = median_and_all(seconds, ".0f"), f"{ratio:.1f}", f"{epoch_s:.1f}", median_and_all(scores, ".4f")
+        table.row(way, *row, f"{memory_mb:.0f}")
 
 
 def memory(work: Path, counts: Sequence[int], epochs: int) -> None:
-    """Trains on made-up sets of growing size at 32 pixels: head from features, then the last 20 layers."""
-    print("| pictures | seconds | ms a picture | memory of its own, MB | cache, MB |\n|---|---|---|---|---|")
+    """Train on generated sets of growing size at 32 pixels: the head from features, then the last 20 layers."""
+    table = Table("images", "seconds", "ms per image", "anonymous memory, MB", "cache, MB")
     recipe = {"image_size": 32, "report": {"resave_images": 0}, "data": {"shares": [0.9, 0.05, 0.05]},
               "training": {"fine_tune_epochs": epochs}}  # fmt: skip
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for count in counts:
         data, cache = work / f"set{count}", work / "cache"
-        make_set(data, count)
+        make_labelled_set(data, count)
         shutil.rmtree(cache, ignore_errors=True)
         flags = ["--config", "recipe.yaml", "--data", str(data), "--weights", "pretrained", "--fine-tune", "last20"]
         flags += ["--epochs", str(epochs), "--batch-size", "128", "--cache-dir", str(cache), "--output", "m.h5"]
         run = timed([str(ROOT / "train_model.py"), *flags], work)
         kept = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e6
-        per_picture_ms = 1000 * run.seconds / count
-        print(f"| {count:,} | {run.seconds:.0f} | {per_picture_ms:.1f} | {run.anonymous_mb:.0f} | {kept:.0f} |")
+        cells = f"{run.seconds:.0f}", f"{1000 * run.seconds / count:.1f}", f"{run.anonymous_mb:.0f}", f"{kept:.0f}"
+        table.row(f"{count:,}", *cells)
         shutil.rmtree(data)
-
-
-def make_set(folder: Path, count: int) -> None:
-    """Writes pictures of smooth noise, fakes with a checkerboard; no two are alike."""
-    rng = np.random.default_rng(0)
-    board = (np.indices((32, 32)).sum(axis=0) % 2 * 24)[..., None]
-    for name in ("fake", "real"):
-        (folder / name).mkdir(parents=True)
-        for number in range(count // 2):
-            smooth = Image.fromarray(rng.integers(40, 180, (6, 6, 3), dtype=np.uint8)).resize((32, 32))
-            array = np.asarray(smooth) + (board if name == "fake" else 0)
-            Image.fromarray(array.astype(np.uint8)).save(folder / name / f"{number}.png")
 
 
 if __name__ == "__main__":

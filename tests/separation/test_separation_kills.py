@@ -21,7 +21,7 @@ _spec.loader.exec_module(separation_kills)
 def run(kills: int, sizes: list[int], scratch: Path) -> None:
     tally = separation_kills.run(kills, sizes, 1, scratch, separation_kills.find_other_device(scratch))
     assert tally.kills.total() == kills
-    assert (tally.lost, tally.doubled, tally.strange) == (0, 0, [])
+    assert (tally.lost, tally.duplicated, tally.unexpected) == (0, 0, [])
 
 
 def test_a_few_kills_lose_and_double_nothing(tmp_path):
@@ -41,7 +41,7 @@ def made(tmp_path):
 def checked(made, separated: bool) -> tuple[int, int, int]:
     tally = separation_kills.Tally()
     separation_kills.check_at_end(made, tally, separated)
-    return tally.lost, tally.doubled, len(tally.strange)
+    return tally.lost, tally.duplicated, len(tally.unexpected)
 
 
 def test_the_check_sees_a_lost_a_doubled_and_a_changed_file(made):
@@ -64,4 +64,4 @@ def test_the_check_after_a_kill_sees_what_is_at_neither_name(made):
     next(Path(os.fsdecode(path)) for path in made.moves).unlink()
     (made.source / "stranger.png").write_bytes(b"?")
     separation_kills.check_after_kill(made, tally)
-    assert (tally.lost, len(tally.strange)) == (1, 1)
+    assert (tally.lost, len(tally.unexpected)) == (1, 1)
