@@ -1,4 +1,4 @@
-"""Small sets for the tests of separation, and what to look at afterwards."""
+"""Small sets to separate, and helpers to check the result."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from fakereal.separation.journal import Entry
 
 
 def write_image(path: Path, shade: int = 0) -> Path:
-    """Writes a PNG that differs from any other path's and shade's."""
+    """Write a PNG that differs from any other path's and shade's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = (shade % 256, len(os.fsencode(path)) % 256, sum(os.fsencode(path)) % 256)
     with open(path, "wb") as file:
@@ -22,7 +22,7 @@ def write_image(path: Path, shade: int = 0) -> Path:
 
 
 def predictions(path: Path, *labels: str | None, **named: str | None) -> Path:
-    """Writes labels for 1, 2, ... and for named files."""
+    """Write labels for 1, 2, ... and for named files."""
     entries = [{"index": number, "prediction": label} for number, label in enumerate(labels, start=1)]
     entries += [{"image": name, "prediction": label} for name, label in named.items()]
     path.write_text(json.dumps(entries))
@@ -30,7 +30,7 @@ def predictions(path: Path, *labels: str | None, **named: str | None) -> Path:
 
 
 def folder_of_three(source: Path, name: str = "x", *labels: str | None) -> Path:
-    """Makes 1.png, 2.png, 3.png and their predictions."""
+    """Create 1.png, 2.png, 3.png and their predictions."""
     for number in (1, 2, 3):
         write_image(source / name / f"{number}.png", number)
     predictions(source / f"{name}_preds.json", *(labels or ("fake", "real", "fake")))
@@ -42,7 +42,7 @@ def separate(*arguments: object) -> int:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Returns every file under a folder; a link's content is where it points."""
+    """Return every file under a folder; a link's content is where it points."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
     return {
         str(path.relative_to(folder)): os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
@@ -63,5 +63,5 @@ def names_in(folder: Path) -> list[str]:
 
 
 def entry_for(path: Path) -> Entry:
-    """Returns what a journal says of a file that goes to fake_images."""
+    """Return the journal entry of a file that goes to fake_images."""
     return Entry(path, f"{path.parent.name}__{path.name}", 0, sha256_of(path), path.stat().st_size)

@@ -132,12 +132,12 @@ def test_an_entry_that_cannot_be_used_is_named_and_the_next_one_is_used(tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "{", "nonsense", '{"index": 1}', "7", "null", "[" * 100_000])
-def test_what_is_no_list_is_refused_in_one_sentence(tmp_path, content):
+def test_content_that_is_no_list_is_refused_in_one_sentence(tmp_path, content):
     with pytest.raises(DataError, match=r"preds\.json: expected a JSON list"):
         read(written(tmp_path, content))
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_not_utf8_are_refused(tmp_path):
     path = tmp_path / "preds.json"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="got invalid JSON"):

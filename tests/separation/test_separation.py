@@ -58,7 +58,7 @@ def test_a_given_pair_overrides_what_the_names_say(source, output, tmp_path):
     assert separated(output) == {f"real_images/x__{number}.png" for number in (1, 2, 3)}
 
 
-def test_a_pair_that_names_nothing_is_one_line_and_exit_code_2(source, output, capsys):
+def test_a_pair_of_missing_names_is_one_line_and_exit_code_2(source, output, capsys):
     folder_of_three(source)
     assert separate(source, "--output", output, "--pair", "x=missing.json") == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -88,7 +88,7 @@ def test_the_source_itself_may_be_paired_and_each_file_is_counted_once(source, o
     assert capsys.readouterr().out.count("skipped ") == 1
 
 
-def test_a_folder_that_is_meant_to_stay_is_skipped_without_a_word(source, output, capsys):
+def test_a_folder_given_to_skip_is_left_alone_and_not_listed(source, output, capsys):
     folder_of_three(source)
     write_image(source / "test" / "1.png")
     assert separate(source, "--output", output, "--skip", "test") == 0
@@ -96,7 +96,7 @@ def test_a_folder_that_is_meant_to_stay_is_skipped_without_a_word(source, output
     assert separate(source, "--output", output, "--skip", "tset") == 2
 
 
-def test_a_json_that_fits_no_folder_is_listed(source, output, capsys):
+def test_a_json_that_matches_no_folder_is_listed(source, output, capsys):
     folder_of_three(source)
     predictions(source / "typo_preds.json", "real")
     assert separate(source, "--output", output) == 1
@@ -115,7 +115,7 @@ def test_files_without_a_number_and_in_folders_within_are_found_by_their_path(so
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"index": 1}', "\x00\x01", "[" * 100_000])
-def test_a_json_that_cannot_be_read_is_listed_and_its_folder_stays_whole(source, output, capsys, text):
+def test_a_json_that_cannot_be_read_is_listed_and_its_folder_is_left_alone(source, output, capsys, text):
     folder_of_three(source, "x")
     folder_of_three(source, "y")
     (source / "x_preds.json").write_text(text)
@@ -145,7 +145,7 @@ def test_every_entry_that_cannot_be_used_is_listed_and_the_others_are_used(sourc
     assert "'maybe'" in out or '"maybe"' in out
 
 
-def test_entries_of_one_json_that_contradict_each_other_count_for_nothing(source, output, capsys):
+def test_entries_of_one_json_that_contradict_each_other_are_no_vote(source, output, capsys):
     folder = folder_of_three(source)
     entries = [{"index": 1, "prediction": label} for label in ("fake", "real")]
     entries += [{"index": 2, "prediction": "real"}, {"index": 2, "prediction": "real"}]
@@ -156,7 +156,7 @@ def test_entries_of_one_json_that_contradict_each_other_count_for_nothing(source
     assert "one prediction JSON says both fake and real" in capsys.readouterr().out
 
 
-def test_two_files_with_one_number_stay_unless_an_entry_names_them_by_their_path(source, output, capsys):
+def test_two_files_with_one_number_are_skipped_unless_an_entry_names_them_by_their_path(source, output, capsys):
     folder = folder_of_three(source)
     shutil.copy(folder / "1.png", folder / "1.jpg")
     shutil.copy(folder / "2.png", folder / "002.png")
@@ -176,7 +176,7 @@ def test_two_files_with_one_number_stay_unless_an_entry_names_them_by_their_path
     assert "several files have the same number" in capsys.readouterr().out
 
 
-def test_a_null_prediction_leaves_the_file_with_the_reason_that_the_json_gives(source, output, capsys):
+def test_a_null_prediction_skips_the_file_with_the_reason_from_the_json(source, output, capsys):
     folder = folder_of_three(source)
     entries = [{"index": 1, "prediction": None, "error": "truncated"}, {"index": 2, "prediction": "real"}]
     (source / "x_preds.json").write_text(json.dumps(entries))
@@ -185,11 +185,11 @@ def test_a_null_prediction_leaves_the_file_with_the_reason_that_the_json_gives(s
     assert "truncated" in capsys.readouterr().out
 
 
-def test_all_that_stayed_stands_in_the_report_with_its_reason(source, output):
+def test_every_skipped_file_is_in_the_report_with_its_reason(source, output):
     folder_of_three(source)
     write_image(source / "test" / "9.png")
     write_image(source / "loose.png")
-    (source / "x/2.png").write_bytes(b"no picture")
+    (source / "x/2.png").write_bytes(b"not an image")
     separate(source, "--output", output)
     report = json.loads((output / "separation_report.json").read_text())
     assert report["counts"] == {"fake": 2, "real": 0}
@@ -204,7 +204,7 @@ def test_all_that_stayed_stands_in_the_report_with_its_reason(source, output):
     ("votes", "min_agreement", "label"),
     [("f", 0.5, 0), ("ffr", 0.5, 0), ("frr", 0.6, 1), ("frr", 0.7, None), ("fr", 0.5, None), ("rrr", 1.0, 1)],
 )
-def test_the_majority_decides_where_it_is_large_enough(votes, min_agreement, label):
+def test_the_majority_wins_where_it_is_large_enough(votes, min_agreement, label):
     ballot = Ballot([Vote(Path(f"{number}.json"), "fr".index(vote)) for number, vote in enumerate(votes)])
     assert majority_vote(ballot, min_agreement, []).label == label
 
@@ -214,7 +214,7 @@ def test_a_vote_counts_by_its_weight():
     assert majority_vote(ballot, 0.5, []).label == 0
 
 
-def test_several_experiments_vote_and_a_tie_stays_with_the_votes_told(source, output, tmp_path, capsys):
+def test_several_experiments_vote_and_a_tie_is_skipped_with_its_votes(source, output, tmp_path, capsys):
     folder = folder_of_three(source)
     first = predictions(tmp_path / "first.json", "fake", "real", "fake")
     second = predictions(tmp_path / "second.json", "fake", "fake", "fake")

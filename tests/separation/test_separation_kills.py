@@ -24,12 +24,12 @@ def run(kills: int, sizes: list[int], scratch: Path) -> None:
     assert (tally.lost, tally.duplicated, tally.unexpected) == (0, 0, [])
 
 
-def test_a_few_kills_lose_and_double_nothing(tmp_path):
+def test_a_few_kills_lose_and_duplicate_nothing(tmp_path):
     run(6, [12, 60], tmp_path)
 
 
 @pytest.mark.slow
-def test_thirty_kills_over_several_sizes_lose_and_double_nothing(tmp_path):
+def test_thirty_kills_over_several_sizes_lose_and_duplicate_nothing(tmp_path):
     run(30, [10, 100, 1000], tmp_path)
 
 
@@ -44,7 +44,7 @@ def checked(made, separated: bool) -> tuple[int, int, int]:
     return tally.lost, tally.duplicated, len(tally.unexpected)
 
 
-def test_the_check_sees_a_lost_a_doubled_and_a_changed_file(made):
+def test_the_check_sees_a_lost_a_duplicated_and_a_changed_file(made):
     assert checked(made, separated=False) == (0, 0, 0)
     first, second, third = (Path(os.fsdecode(path)) for path in list(made.moves)[:3])
     third.with_name("twin.png").write_bytes(third.read_bytes())
@@ -54,12 +54,12 @@ def test_the_check_sees_a_lost_a_doubled_and_a_changed_file(made):
     assert checked(made, separated=False) == (2, 2, 2)
 
 
-def test_the_check_takes_a_set_that_was_not_separated_for_wrong(made):
-    lost, doubled, strange = checked(made, separated=True)
-    assert (lost, doubled, strange) == (0, 0, len(made.moves))
+def test_the_check_fails_for_a_set_that_was_not_separated(made):
+    lost, duplicated, unexpected = checked(made, separated=True)
+    assert (lost, duplicated, unexpected) == (0, 0, len(made.moves))
 
 
-def test_the_check_after_a_kill_sees_what_is_at_neither_name(made):
+def test_the_check_after_a_kill_sees_a_file_that_is_at_neither_name(made):
     tally = separation_kills.Tally()
     next(Path(os.fsdecode(path)) for path in made.moves).unlink()
     (made.source / "stranger.png").write_bytes(b"?")

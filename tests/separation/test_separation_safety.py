@@ -30,7 +30,7 @@ SCRIPT = Path(image_separate.__file__)
 # Odd names, links, folders that can't be written
 
 
-def test_odd_names_go_and_come_back(source, output):
+def test_files_with_odd_names_are_separated_and_undone(source, output):
     names = ["-r f.png", "a b.png", "new\nline.png", "Übermut-猫.png", "a=b.png", "..png", "quote'\".png"]
     for shade, name in enumerate(names):
         write_image(source / "-x y" / name, shade)
@@ -42,7 +42,7 @@ def test_odd_names_go_and_come_back(source, output):
     assert tree(source) == before
 
 
-def test_a_name_that_is_no_utf8_goes_comes_back_and_is_shown_on_one_line(source, output, capsys):
+def test_a_name_that_is_no_utf8_is_separated_undone_and_shown_on_one_line(source, output, capsys):
     name = os.fsdecode(b"caf\xe9\n.png")
     try:
         write_image(source / "x" / name)
@@ -59,13 +59,13 @@ def test_a_name_that_is_no_utf8_goes_comes_back_and_is_shown_on_one_line(source,
     assert tree(source) == before
 
 
-def test_accents_written_either_way_find_their_file(source, output):
+def test_accents_encoded_either_way_find_their_file(source, output):
     write_image(source / "x" / "e\u0301.png")
     predictions(source / "x.json", **{"\u00e9.png": "real"})
     assert separate(source, "--output", output) == 0
 
 
-def test_a_name_that_would_become_too_long_stays(source, output, capsys):
+def test_a_file_whose_name_would_become_too_long_is_skipped(source, output, capsys):
     name = "n" * 250 + ".png"
     write_image(source / "folder" / name)
     predictions(source / "folder.json", **{name: "real"})
@@ -93,14 +93,14 @@ def test_symbolic_links_are_never_followed_and_are_listed(source, output, tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_named_pipe_called_like_a_picture_does_not_hang_the_run(source, output):
+def test_a_named_pipe_called_like_an_image_does_not_hang_the_run(source, output):
     folder_of_three(source)
     os.mkfifo(source / "x/4.png")
     assert separate(source, "--output", output) == 1
     assert (source / "x/4.png").is_fifo()
 
 
-def test_a_picture_that_is_damaged_stays_unless_the_check_is_switched_off(source, output, capsys):
+def test_a_damaged_image_is_skipped_unless_the_check_is_off(source, output, capsys):
     folder = folder_of_three(source)
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
     (folder / "2.png").write_bytes(b"")
@@ -111,7 +111,7 @@ def test_a_picture_that_is_damaged_stays_unless_the_check_is_switched_off(source
     assert len(separated(output)) == 3
 
 
-def test_two_names_of_one_file_go_one_by_one_and_come_back(source, output):
+def test_two_names_of_one_file_are_separated_and_undone_one_by_one(source, output):
     folder = folder_of_three(source)
     (folder / "2.png").unlink()
     os.link(folder / "1.png", folder / "2.png")
@@ -146,7 +146,7 @@ def open_folder():
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
-def test_a_read_only_folder_keeps_its_files_when_moving_and_gives_copies(open_folder, capsys):
+def test_files_of_a_read_only_folder_are_not_moved_but_can_be_copied(open_folder, capsys):
     source = open_folder / "raw"
     folder = folder_of_three(source)
     before = tree(source)
@@ -161,7 +161,7 @@ def test_a_read_only_folder_keeps_its_files_when_moving_and_gives_copies(open_fo
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
-def test_a_folder_that_turns_read_only_after_the_plan_leaves_no_file_doubled(open_folder):
+def test_a_folder_that_becomes_read_only_after_the_plan_leaves_no_file_duplicated(open_folder):
     source, output = open_folder / "raw", open_folder / "clean"
     folder = folder_of_three(source)
     entry = entry_for(folder / "1.png")
@@ -199,7 +199,7 @@ def other_device(tmp_path):
         yield Path(name)
 
 
-def test_files_go_to_another_device_and_back_with_their_times(source, other_device):
+def test_files_are_moved_to_another_device_and_back_with_their_times(source, other_device):
     folder = folder_of_three(source)
     os.utime(folder / "1.png", (1_000_000_000, 1_000_000_000))
     before = tree(source)
@@ -212,7 +212,7 @@ def test_files_go_to_another_device_and_back_with_their_times(source, other_devi
     assert (folder / "1.png").stat().st_mtime == 1_000_000_000
 
 
-def test_links_to_another_device_are_refused_with_what_to_do(source, other_device, capsys):
+def test_links_to_another_device_are_refused_with_advice(source, other_device, capsys):
     folder_of_three(source)
     before = tree(source)
     assert separate(source, "--output", other_device / "clean", "--mode", "link") == 1
@@ -238,7 +238,7 @@ def interrupted_journal(source: Path, output: Path, after: int) -> journals.Jour
     return journal
 
 
-def test_the_same_command_goes_on_where_an_interrupted_run_stopped(source, output):
+def test_the_same_command_resumes_an_interrupted_run(source, output):
     interrupted_journal(source, output, after=1)
     assert len(separated(output)) == 1
     assert separate(source, "--output", output) == 0
@@ -253,7 +253,7 @@ def test_an_interrupted_run_is_undone_like_any_other(source, output):
     assert separated(output) == set()
 
 
-def test_a_run_killed_between_its_two_steps_leaves_one_file_after_going_on_or_back(source, output):
+def test_a_run_killed_between_its_two_steps_leaves_one_file_after_resuming(source, output):
     journal = interrupted_journal(source, output, after=1)
     os.link(source / "x/2.png", output / "fake_images/x__2.png")
     (output / "fake_images" / journal.transfer(2).part).write_bytes(b"half a cop")
@@ -262,7 +262,7 @@ def test_a_run_killed_between_its_two_steps_leaves_one_file_after_going_on_or_ba
     assert names_in(source / "x") == []
 
 
-def test_what_a_kill_left_of_a_journal_or_report_is_cleared_away(source, output):
+def test_incomplete_journals_and_reports_of_a_killed_run_are_removed(source, output):
     folder_of_three(source)
     separate(source, "--output", output)
     for torn in (".separation_002.journal.jsonl.0a1b.part", ".separation_report.json.0a1b.part"):
@@ -271,13 +271,13 @@ def test_what_a_kill_left_of_a_journal_or_report_is_cleared_away(source, output)
     assert names_in(output) == ["separation_001.journal.jsonl", "separation_report.json"]
 
 
-def test_another_command_refuses_an_output_with_a_run_half_done(source, output, tmp_path, capsys):
+def test_another_command_refuses_an_output_with_an_unfinished_run(source, output, tmp_path, capsys):
     interrupted_journal(source, output, after=1)
     assert separate(source, "--output", output, "--mode", "copy") == 2
     assert "--undo" in capsys.readouterr().err
 
 
-def test_a_half_done_undo_is_finished_before_anything_else(source, output):
+def test_an_unfinished_undo_must_be_finished_first(source, output):
     journal = interrupted_journal(source, output, after=2)
     assert journals.undo(journal, lambda _: None, lambda: True).interrupted
     assert separate(source, "--output", output) == 2
@@ -285,7 +285,7 @@ def test_a_half_done_undo_is_finished_before_anything_else(source, output):
     assert separate(source, "--output", output) == 0
 
 
-def test_a_last_line_that_a_kill_has_torn_does_not_spoil_the_journal(source, output):
+def test_a_journal_whose_last_line_was_cut_by_a_kill_is_still_read(source, output):
     journal = interrupted_journal(source, output, after=1)
     with open(journal.path, "ab") as file:
         file.write(b'\n{"stat')
@@ -335,7 +335,7 @@ def test_ctrl_c_during_the_last_file_of_an_earlier_run_ends_this_one_too(source,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise here")
-def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_go_on(source, output):
+def test_ctrl_c_ends_after_the_current_file_with_130_and_says_how_to_resume(source, output):
     for number in range(1, 2001):
         write_image(source / "x" / f"{number}.png", number)
     predictions(source / "x.json", *["fake"] * 2000)

@@ -24,7 +24,7 @@ SCRIPT = Path(image_separate.__file__)
 # Modes, plan, undo
 
 
-def test_moving_and_undoing_gives_every_byte_back(source, output):
+def test_undoing_a_move_restores_every_byte(source, output):
     folder_of_three(source)
     before = tree(source)
     assert separate(source, "--output", output) == 0
@@ -37,7 +37,7 @@ def test_moving_and_undoing_gives_every_byte_back(source, output):
 
 
 @pytest.mark.parametrize("mode", ["copy", "link"])
-def test_copies_and_links_leave_the_source_alone_and_are_undone(source, output, mode):
+def test_copies_and_links_leave_the_source_unchanged_and_are_undone(source, output, mode):
     folder_of_three(source)
     before = tree(source)
     assert separate(source, "--output", output, "--mode", mode) == 0
@@ -50,7 +50,7 @@ def test_copies_and_links_leave_the_source_alone_and_are_undone(source, output, 
     assert separated(output) == set()
 
 
-def test_a_copy_whose_original_was_deleted_is_brought_back_by_undo(source, output):
+def test_a_copy_whose_original_was_deleted_is_restored_by_undo(source, output):
     folder = folder_of_three(source)
     before = tree(source)
     separate(source, "--output", output, "--mode", "copy")
@@ -81,7 +81,7 @@ def test_the_same_command_again_changes_nothing_and_is_no_failure(source, output
         assert "3 were there already" in capsys.readouterr().out
 
 
-def test_new_pictures_are_separated_by_a_second_run_with_a_journal_of_its_own(source, output):
+def test_new_images_are_separated_by_a_second_run_with_its_own_journal(source, output):
     folder_of_three(source)
     separate(source, "--output", output)
     write_image(source / "x" / "4.png")
@@ -93,7 +93,7 @@ def test_new_pictures_are_separated_by_a_second_run_with_a_journal_of_its_own(so
     assert len(separated(output)) == 3
 
 
-def test_predictions_that_changed_since_an_earlier_run_are_said(source, output, capsys):
+def test_predictions_that_changed_since_an_earlier_run_are_reported(source, output, capsys):
     folder_of_three(source)
     separate(source, "--output", output)
     predictions(source / "x_preds.json", "real", "real", "fake")
@@ -110,7 +110,7 @@ def test_an_undone_separation_can_be_done_again(source, output):
     assert len(separated(output)) == 3
 
 
-def test_undo_makes_folders_again_that_were_deleted(source, output):
+def test_undo_creates_deleted_folders_again(source, output):
     folder = folder_of_three(source)
     before = tree(source)
     separate(source, "--output", output)
@@ -128,7 +128,7 @@ def test_undo_without_the_source_is_refused_rather_than_filling_another_disk(sou
     assert len(separated(output)) == 3
 
 
-def test_undo_leaves_and_lists_what_changed_since(source, output, capsys):
+def test_undo_leaves_and_lists_files_that_changed_since(source, output, capsys):
     folder_of_three(source)
     separate(source, "--output", output)
     (output / "fake_images/x__1.png").write_bytes(b"edited")
@@ -144,7 +144,7 @@ def test_undo_leaves_and_lists_what_changed_since(source, output, capsys):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "fakereal-separation/1", "mode": "move"}', "\0"])
-def test_undo_of_what_is_no_journal_is_one_line_and_exit_code_2(tmp_path, capsys, content):
+def test_undo_of_another_file_than_a_journal_is_one_line_and_exit_code_2(tmp_path, capsys, content):
     path = tmp_path / "separation_001.journal.jsonl"
     path.write_text(content)
     assert separate("--undo", path) == 2
@@ -163,7 +163,7 @@ def test_a_journal_whose_temporary_names_lead_elsewhere_is_refused(source, outpu
 # Nothing is overwritten, nothing lost
 
 
-def test_a_name_that_is_taken_in_the_output_is_left_alone_and_the_file_stays(source, output, capsys):
+def test_a_file_whose_new_name_is_taken_is_skipped_and_the_other_left_alone(source, output, capsys):
     folder_of_three(source)
     other = write_image(output / "fake_images" / "x__1.png", 200).read_bytes()
     assert separate(source, "--output", output) == 1
@@ -172,7 +172,7 @@ def test_a_name_that_is_taken_in_the_output_is_left_alone_and_the_file_stays(sou
     assert "its new name is taken" in capsys.readouterr().out
 
 
-def test_a_picture_that_lies_in_the_other_class_already_is_not_put_in_both(source, output):
+def test_an_image_that_is_in_the_other_class_already_is_not_put_in_both(source, output):
     folder_of_three(source)
     separate(source, "--output", output, "--mode", "copy")
     predictions(source / "x_preds.json", "real", "real", "fake")
@@ -191,7 +191,7 @@ def test_names_that_differ_only_in_case_never_meet_in_the_output(source, output)
     assert len(names_in(source / "x")) == 1
 
 
-def test_a_file_that_comes_to_the_new_name_after_the_plan_is_not_overwritten(source, output):
+def test_a_file_created_at_the_new_name_after_the_plan_is_not_overwritten(source, output):
     folder = folder_of_three(source)
     entry = entry_for(folder / "1.png")
     output.mkdir()
@@ -205,7 +205,7 @@ def test_a_file_that_comes_to_the_new_name_after_the_plan_is_not_overwritten(sou
 @pytest.mark.parametrize(
     ("change", "reason"), [(lambda path: path.write_bytes(b"new"), "changed"), (Path.unlink, "gone")]
 )
-def test_a_file_that_changes_after_the_journal_stays_as_it_is(source, output, change, reason):
+def test_a_file_that_changes_after_the_journal_was_written_is_left_alone(source, output, change, reason):
     folder = folder_of_three(source)
     entry = entry_for(folder / "1.png")
     output.mkdir()

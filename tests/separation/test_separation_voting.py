@@ -23,7 +23,7 @@ def experiments(folder, **labels):
 
 @pytest.fixture
 def two(source, tmp_path):
-    """x/ with three pictures, and two experiments that disagree about the second."""
+    """x/ with three images, and two experiments that disagree about the second."""
     folder_of_three(source)
     (source / "x_preds.json").unlink()
     return experiments(tmp_path, run1=("fake", "real", "fake"), run2=("fake", "fake", "fake"))
@@ -33,7 +33,7 @@ def two(source, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run2", "run2/x.json", "run2/*.json"])
-def test_a_heavier_experiment_wins_whatever_it_is_called_by(source, output, two, name, capsys):
+def test_an_experiment_with_more_weight_wins_by_any_of_its_names(source, output, two, name, capsys):
     assert run(source, output, "--predictions", *two, "--weight", f"{name}=1.5") == 0
     assert "fake_images/x__2.png" in separated(output)
     assert "run2/*.json: weight 1.5" in capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_a_weight_may_name_a_json_by_its_stem_or_path(source, output, tmp_path):
 
 
 @pytest.mark.parametrize("weight", ["run1", "run1=", "run1=0", "run1=-1", "run1=nan", "run1=inf", "=2", "run3=2"])
-def test_a_weight_that_is_none_or_names_nothing_is_one_line_and_exit_code_2(source, output, two, weight, capsys):
+def test_an_invalid_weight_is_one_line_and_exit_code_2(source, output, two, weight, capsys):
     before = tree(source)
     assert run(source, output, "--predictions", *two, f"--weight={weight}") == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -59,7 +59,7 @@ def test_a_weight_that_is_none_or_names_nothing_is_one_line_and_exit_code_2(sour
     assert not output.exists()
 
 
-def test_an_unknown_weight_is_told_which_names_there_are(source, output, two, capsys):
+def test_an_unknown_name_of_a_weight_is_refused_with_the_known_names(source, output, two, capsys):
     run(source, output, "--predictions", *two, "--weight", "run3=2")
     assert "expected one of run1/*.json, run2/*.json" in capsys.readouterr().err
 
@@ -67,7 +67,7 @@ def test_an_unknown_weight_is_told_which_names_there_are(source, output, two, ca
 # Agreement
 
 
-def test_kappa_is_that_of_a_worked_example():
+def test_kappa_equals_worked_examples():
     # 20 and 15 of 50 agreed on, 5 and 10 not: Cohen's kappa is 0.4.
     assert Agreement("a", "b", ((20, 5), (10, 15))).kappa == pytest.approx(0.4)
     assert Agreement("a", "b", ((5, 0), (0, 5))).kappa == 1.0
@@ -92,7 +92,7 @@ def test_the_agreement_of_experiments_is_printed_and_reported_over_all_folders(s
     assert first["counts"] == {"fake fake": 2, "fake real": 0, "real fake": 1, "real real": 0}
 
 
-def test_one_experiment_a_folder_has_nothing_to_agree_with(source, output, capsys):
+def test_one_experiment_per_folder_has_no_agreement(source, output, capsys):
     folder_of_three(source)
     assert run(source, output) == 0
     assert "kappa" not in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_the_names_of_a_folder_of_images_and_of_its_short_form_stay_apart(source
 # Review and decisions
 
 
-def test_what_experiments_disagree_about_is_listed_to_be_filled_in(source, output, two, capsys):
+def test_images_that_experiments_disagree_about_are_listed_for_review(source, output, two, capsys):
     assert run(source, output, "--predictions", *two) == 1
     listed = output / "review" / "review_001.json"
     assert json.loads(listed.read_text()) == [
@@ -127,7 +127,7 @@ def test_what_experiments_disagree_about_is_listed_to_be_filled_in(source, outpu
     assert report["stayed"][0]["votes"] == {"run1/x.json": "real", "run2/x.json": "fake"}
 
 
-def test_the_page_shows_each_picture_with_its_votes_and_asks_for_a_label(source, output, two):
+def test_the_review_page_shows_each_image_with_its_votes_and_asks_for_a_label(source, output, two):
     write_image(source / "x" / "<b>&.png", 9)
     for folder, label in zip(two, ("real", "fake"), strict=True):
         predictions(folder / "x.json", "fake", label, "fake", **{"<b>&.png": label})
@@ -140,7 +140,7 @@ def test_the_page_shows_each_picture_with_its_votes_and_asks_for_a_label(source,
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_the_listing_filled_in_decides_and_a_second_listing_overwrites_no_other(source, output, two):
+def test_a_review_with_labels_decides_and_a_second_review_overwrites_no_other(source, output, two):
     write_image(source / "x" / "4.png", 44)
     for folder, label in zip(two, ("real", "fake"), strict=True):
         predictions(folder / "x.json", "fake", label, "fake", label)
@@ -173,7 +173,7 @@ def test_a_persons_decision_outranks_all_votes(source, output, two, tmp_path, ca
     assert "decided by people: 2" in capsys.readouterr().out
 
 
-def test_decisions_alone_are_enough_and_what_is_not_decided_stays(source, output, tmp_path):
+def test_decisions_alone_are_enough_and_undecided_images_are_skipped(source, output, tmp_path):
     folder_of_three(source)
     (source / "x_preds.json").unlink()
     path = decisions(tmp_path / "decisions.json", **{"x/1.png": 1, "x/2.png": None})
@@ -182,7 +182,7 @@ def test_decisions_alone_are_enough_and_what_is_not_decided_stays(source, output
     assert names_in(source / "x") == ["2.png", "3.png"]
 
 
-def test_decisions_tell_pictures_of_one_number_apart_and_contradictions_stay(source, output, tmp_path, capsys):
+def test_decisions_distinguish_images_of_one_number_and_contradictions_are_skipped(source, output, tmp_path, capsys):
     folder_of_three(source)
     write_image(source / "x" / "1.bmp", 77)
     entries = [("x/1.bmp", "real"), ("x/1.png", "fake"), ("x/2.png", "real"), ("x/2.png", "fake"), ("x/9.png", "fake")]
@@ -208,16 +208,14 @@ def test_decisions_that_cannot_be_read_are_one_line_and_nothing_moves(source, ou
     assert not output.exists()
 
 
-def test_a_decided_picture_that_is_damaged_stays_all_the_same(source, output, tmp_path):
+def test_a_damaged_image_is_skipped_even_if_decided(source, output, tmp_path):
     folder_of_three(source)
     (source / "x" / "1.png").write_bytes(b"broken")
     assert run(source, output, "--decisions", decisions(tmp_path / "d.json", **{"x/1.png": 1})) == 1
     assert (source / "x" / "1.png").read_bytes() == b"broken"
 
 
-def test_what_people_decided_comes_back_with_undo_and_a_later_change_of_mind_is_told(
-    source, output, two, tmp_path, capsys
-):
+def test_decisions_are_undone_and_a_later_change_of_mind_is_reported(source, output, two, tmp_path, capsys):
     before = tree(source)
     path = decisions(tmp_path / "decisions.json", **{"x/2.png": 0})
     assert run(source, output, "--predictions", *two, "--decisions", path) == 0
@@ -228,7 +226,7 @@ def test_what_people_decided_comes_back_with_undo_and_a_later_change_of_mind_is_
     assert tree(source) == before
 
 
-def test_pictures_outside_the_source_are_listed_and_decided_by_their_full_path(source, output, tmp_path):
+def test_images_outside_the_source_are_listed_and_decided_by_their_full_path(source, output, tmp_path):
     outside = tmp_path / "elsewhere"
     write_image(outside / "1.png")
     runs = [predictions(tmp_path / f"{name}.json", name) for name in ("fake", "real")]
