@@ -66,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = {key: value for key, value in given if value is not None and key not in _NOT_CONFIGURATION}
     effective = config.load(options.config, flags)
     runtime.start_keras()
-    from fakereal.evaluation import report
+    from fakereal.evaluation.report import training_lines
     from fakereal.training import run
 
     outcome = run.train_and_report(effective, options.output, options.resume)
     if outcome is None:
         return cli.EXIT_OK  # another process has the model
-    print("\n".join(report.table(outcome.detector)))
+    print("\n".join(training_lines(outcome.detector)))
     runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return outcome.exit_code
 

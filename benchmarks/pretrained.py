@@ -134,7 +134,7 @@ def outputs(records: Sequence[Record], opened: OpenedNetwork, variant: str) -> n
     def array(record: Record) -> np.ndarray:
         if variant == "png":  # as prediction reads it
             return preprocessing.read(record.path)
-        return resize(RESAVES[variant](decode(record.path, FULL_PX)[0]), size)
+        return resize(RESAVES[variant].apply(decode(record.path, FULL_PX)[0]), size)
 
     found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, runtime.progress_bar(variant, len(records)) as advance:

@@ -144,13 +144,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     (NAME_run/split.csv) lies beside it. Written are report.html, metrics.json and predictions.csv.
     """
     start_keras()
-    from fakereal.evaluation import evaluate
+    from fakereal.evaluation.evaluate import EvaluateConfig
+    from fakereal.evaluation.report import evaluate_and_report, evaluation_lines
 
     options = {key: value for key, value in vars(arguments).items() if key != "run"}
-    outcome = evaluate.evaluate(evaluate.EvaluateConfig(**options, command=_command_line()))
-    print("\n".join(evaluate.lines(outcome.tree)))
-    log(f"\nreport: {outcome.folder / 'report.html'}")
-    return EXIT_PARTIAL if outcome.skipped else EXIT_OK
+    result = evaluate_and_report(EvaluateConfig(**options, command=_command_line()))
+    print("\n".join(evaluation_lines(result.tree)))
+    log(f"\nreport: {result.folder / 'report.html'}")
+    return EXIT_PARTIAL if result.skipped else EXIT_OK
 
 
 def _compare_options(command: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import make_labelled_images
 from matplotlib.figure import Figure
-from test_evaluation import make_pictures
 
 from fakereal import __main__ as door
 from fakereal import config
@@ -175,7 +175,7 @@ RECIPES = {
 
 @pytest.mark.slow
 def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
-    data = make_pictures(tmp_path / "set", {"fake": 40, "real": 40})
+    data = make_labelled_images(tmp_path / "set", {"fake": 40, "real": 40})
     paths = [tmp_path / f"{name}.yaml" for name in RECIPES]
     for path, text in zip(paths, RECIPES.values(), strict=True):
         path.write_text(text)
@@ -220,7 +220,7 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
-    data = make_pictures(tmp_path / "set", {"fake": 40, "real": 40})
+    data = make_labelled_images(tmp_path / "set", {"fake": 40, "real": 40})
     (tmp_path / "long.yaml").write_text(RECIPES["long"].replace("epochs: 3", "epochs: 100000"))
     command = [sys.executable, "-m", "fakereal", "compare", tmp_path / "long.yaml", "--data", data]
     with subprocess.Popen([*command, "--output", tmp_path / "out"], cwd=ROOT, stderr=subprocess.DEVNULL) as process:

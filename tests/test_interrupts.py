@@ -14,7 +14,7 @@ from fakereal import runtime
 from fakereal.config import Config, DataConfig
 from fakereal.dataset.neutralize import preprocessing_of
 from fakereal.dataset.scan import scan
-from fakereal.evaluation import labelled
+from fakereal.evaluation.evaluate import predict_records
 from fakereal.predict.run import PredictConfig, predict_remaining
 from fakereal.runtime import (
     capture_output,
@@ -241,8 +241,8 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
     assert done[0] < len(records)
 
 
-@pytest.mark.parametrize(("again", "at", "seen"), [(0, 1, [32]), (None, 6, [32] * 5 + [96])])
-def test_judging_ends_after_a_batch(pictures, again, at, seen):
+@pytest.mark.parametrize(("again", "at", "seen"), [(0, 1, [32]), (None, 6, [32] * 6), (7, 4, [32] * 4)])
+def test_an_evaluation_ends_after_a_batch(pictures, again, at, seen):
     preprocessing = preprocessing_of(Config(), 32)
     records = scan(pictures, preprocessing).records
     done = []
@@ -255,9 +255,7 @@ def test_judging_ends_after_a_batch(pictures, again, at, seen):
             return np.full(len(images), 0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        labelled.predict_records(
-            Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again
-        )
+        predict_records(Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again)
     assert done == seen
 
 

@@ -7,7 +7,7 @@ import pytest
 import test_predict
 from PIL import Image
 
-from fakereal.model.augmentation import STABILITY_VARIANTS, stability_variants
+from fakereal.model.augmentation import STABILITY_RESAVES, resaved_arrays
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import list_images
@@ -70,7 +70,7 @@ def test_a_label_that_flips_is_called_unstable_and_says_by_what(tmp_path, pictur
     assert (flat["prediction"], flat["stable"], flat["flips"]) == ("fake", "True", "")
     assert (fine["prediction"], fine["stable"]) == ("real", "False")
     assert "blur1" in fine["flips"].split()
-    assert set(fine["flips"].split()) <= set(STABILITY_VARIANTS)
+    assert set(fine["flips"].split()) <= set(STABILITY_RESAVES)
     assert (broken["stable"], broken["flips"]) == ("", "")
     assert other["stable"] == "True"
     assert "of these unstable          1  (33.3 %)" in capsys.readouterr().out
@@ -96,11 +96,9 @@ def test_the_batch_size_changes_nothing_and_the_network_sees_whole_batches(tmp_p
 def test_the_outputs_are_those_of_the_resaved_files(pictures):
     items = list_images(pictures).items
     network = Sharpness()
-    found = list(pipeline.predict_batches(items, network, PREPROCESSING, 8, STABILITY_VARIANTS[:3]))
+    found = list(pipeline.predict_batches(items, network, PREPROCESSING, 8, STABILITY_RESAVES[:3]))
     for outcome in (found[0], found[1], found[3]):
-        again = np.stack(
-            list(stability_variants(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_VARIANTS[:3]))
-        )
+        again = np.stack(list(resaved_arrays(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_RESAVES[:3])))
         assert outcome.variants_p_real == tuple(round(float(p), 6) for p in network.p_real(again))
     assert found[2].variants_p_real == ()
 

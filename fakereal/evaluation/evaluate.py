@@ -1,230 +1,408 @@
-"""Judges a detector on labelled pictures and writes it down: report.html, metrics.json, predictions.csv."""
+"""Evaluate a model on labelled images: predict them as prediction does, also re-saved, and measure the results.
+
+`evaluation.selection` picks the images, `predict.pipeline` gives p_real for each, `model.metrics` the figures. The
+result is one tree of plain values, `metrics.json`, from which `evaluation.report` makes everything people read.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
+import hashlib
 import json
 import shlex
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from fakereal.dataset.neutralize import NOTE
-from fakereal.dataset.scan import Record, scan, skipped_lines
-from fakereal.dataset.split import SPLITS, Split, fingerprint
+import numpy as np
+
+from fakereal.dataset.scan import Record, labels_of, scan, scanned_bytes, skipped_lines
+from fakereal.dataset.split import Split
 from fakereal.engines import engine as engines_engine
 from fakereal.engines.formats import Network
-from fakereal.errors import DataError
-from fakereal.evaluation import labelled, plots, report
-from fakereal.evaluation.labelled import EvaluatedImages, predict_records
-from fakereal.evaluation.report import Subject
-from fakereal.files import sha256_of, write_atomic
-from fakereal.html import percent
+from fakereal.errors import DataError, ModelFileError
+from fakereal.evaluation.selection import select
+from fakereal.files import relative_name, sha256_of
 from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.model import metrics
+from fakereal.model.augmentation import REPORT_RESAVES
+from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
+from fakereal.model.calibration import labels as labels_from
+from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
+from fakereal.predict.pipeline import RawPrediction, predict_batches
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import log
-from fakereal.training import cache as training_cache
+from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, progress_bar
 
-CHOICES = ("test", "all")
-"""Which pictures of a folder that holds train/, val/ and test/ are judged."""
+MISTAKES = 24
+"""Wrong labels listed in the report, most confident first."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What the user asked for."""
+    """The options of `fakereal evaluate`."""
 
     model: Path
     data: Path  # a labelled folder
-    output: Path | None = None  # None: a folder beside the model, named after both
-    split: str = "test"  # of folders that name splits: test | all
-    seen: bool = False  # also the pictures that the model learnt from or was chosen on
-    resave_images: int | None = None  # at most so many are saved again; None: all; 0: none
+    output: Path | None = None  # None: a folder beside the model, named after model and data
+    split: str = "test"  # of a folder with train/, val/ and test/: "test" or "all"
+    seen: bool = False  # include images that the model was trained or tuned on
+    resave_images: int | None = None  # random sample that is re-saved too; None: all; 0: none
     batch_size: int = 32
     engine: str = "auto"  # one of `cli.ENGINES`
-    foreign_model: bool = False  # the model may be a plain Keras file of another program
-    command: str = ""  # as the user gave it
+    foreign_model: bool = False  # accept a plain Keras file of another program
+    command: str = ""  # the command line, for the report
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which model was evaluated on which images, in words."""
+
+    model: str  # file name
+    model_sha256: str
+    data: str  # the folder
+    pictures: str  # which of its images; the name is a key of metrics.json
+    command: str  # reproduces the report
+    notes: tuple[str, ...] = ()  # warnings for the reader: what was left out, what is unknown
+
+
+@dataclass(frozen=True)
+class EvaluatedImages:
+    """Labelled images and the network's outputs for them."""
+
+    root: Path  # the folder that reported paths are relative to
+    records: tuple[Record, ...]
+    p_real: np.ndarray  # float64 (n,), uncalibrated, rounded to `DECIMALS`
+    engine: str  # name and version of what ran the network
+    resaved_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (m,): indices of re-saved images
+    resaved: dict[str, np.ndarray] = field(default_factory=dict)  # re-save name -> p_real (m,)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels, int64 (n,)."""
+        return labels_of(self.records)
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation leaves behind."""
+    """Everything that a report needs."""
 
     tree: dict[str, Any]  # metrics.json
-    folder: Path  # of the three files
-    skipped: int  # pictures that could not be read, or whose label is in doubt
+    images: EvaluatedImages
+    detector: Detector
+    folder: Path  # where the report goes
+    skipped: int = 0  # files left out because they are unreadable or in both classes
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationResult:
-    """Judges a model file on a labelled folder.
+    """Evaluate a model file on a labelled folder; nothing is written yet.
 
     Raises:
-        FakeRealError: with one line that says what to do; nothing is written then.
+        FakeRealError: in one line, with what to do.
     """
-    folder = config.output or _folder_beside(config.model, config.data)
+    folder = config.output or _default_folder(config.model, config.data)
     opened = engines_engine.open_network(config.model, config.engine, config.foreign_model)
     detector = opened.load_detector()
     log(opened.description)
     dataset = scan(config.data, Preprocessing())
     for line in skipped_lines(dataset):
         log(line)
-    records, words = _of_split(dataset.records, config.split)
-    records, doubtful = _without_doubtful(records)
-    records, notes = _without_seen(records, dataset.records, config, detector.metadata.data.get("fingerprint"))
-    _check(records, config)
-    skipped = sum(item.failed for item in dataset.skipped) + len(doubtful)
-    if skipped:
-        notes.append(f"Left out: {skipped:,} files that can't be read, or that stand in both classes.")
-    subject = Subject(config.model.name, opened.model_sha256, str(config.data), words, config.command, tuple(notes))
-    metadata, limit = detector.metadata, config.resave_images
-    judged = predict_records(
-        opened.network, metadata.preprocessing, dataset.root, records, opened.engine, config.batch_size, limit,
-        metadata.config.seed,
+    metadata = detector.metadata
+    selected = select(dataset, config.split, config.model, metadata.data.get("fingerprint"), config.seen)
+    images = predict_records(
+        opened.network, metadata.preprocessing, dataset.root, selected.records, opened.engine, config.batch_size,
+        config.resave_images, metadata.config.seed,
     )  # fmt: skip
-    tree = _write(folder, detector, judged, subject)
-    return EvaluationResult(tree, folder, skipped)
+    subject = Subject(config.model.name, opened.model_sha256, str(config.data), selected.description, config.command,
+                      selected.notes)  # fmt: skip
+    return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder, selected.skipped)
 
 
-def _folder_beside(model: Path, data: Path) -> Path:
-    """Returns the folder for a report where the user names none; one on other pictures is never replaced."""
+def _default_folder(model: Path, data: Path) -> Path:
+    """Return the report folder beside the model.
+
+    Raises:
+        DataError: it holds a report on another data folder, which must not be replaced.
+    """
     folder = model.with_name(f"{model.stem}_on_{data.resolve().name}")
     try:
         before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["subject"]["data"]
     except (OSError, ValueError, KeyError, TypeError):
-        return folder  # no report is there, or none that is whole
+        return folder  # no report, or no complete one
     if Path(before).resolve() != data.resolve():
-        raise DataError(f"{folder}: expected no report there, found one on {before}: name another folder with --output")
+        raise DataError(f"{folder}: already holds a report on {before}: choose another folder with --output")
     return folder
 
 
-def after_training(detector: Detector, output: Path, folder: Path, root: Path, split: Split) -> dict[str, Any]:
-    """Writes the same report about a run's own test pictures into its folder, and the picture of its history.
+def evaluate_test_split(
+    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None
+) -> EvaluationResult:
+    """Evaluate a freshly trained model on its own test split.
 
     Args:
-        detector: what was trained.
-        output: its file, which is written already.
-        folder: of the run's records.
-        root: the folder of the pictures.
-        split: how they were divided.
+        detector: the trained model.
+        output: its file, already written.
+        folder: of the training run.
+        root: the folder of the images.
+        split: the split of the training run.
+        cache: the folder that converted models are kept in; None: never convert.
     """
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
     subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command))
-    write_atomic(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, detector.metadata.history)))
-    preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
-    network, engine = _worth_its_start(detector, output, labelled.count(len(split.test), limit))
-    # A head on features may learn in batches that are too large for the whole network
+    limit = config.report.resave_images
+    network, engine = _fastest_network(detector, output, passes(len(split.test), limit), cache)
+    # A head on cached features may train in batches that are too large for the whole network
     batch_size = min(config.training.batch_size, EvaluateConfig.batch_size)
-    judged = predict_records(network, preprocessing, root, split.test, engine, batch_size, limit, config.seed)
-    return _write(folder, detector, judged, subject)
+    preprocessing = detector.metadata.preprocessing
+    images = predict_records(network, preprocessing, root, split.test, engine, batch_size, limit, config.seed)
+    return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder)
 
 
-def _worth_its_start(detector: Detector, output: Path, pictures: int) -> tuple[Network, str]:
-    """Returns what judges so many pictures soonest, and its name: for many, the engine that prediction will take."""
-    cache = training_cache.folder_of(detector.metadata.config.data)
-    if pictures < engines_engine.MIN_IMAGES_TO_CONVERT or cache is None:
+def _fastest_network(detector: Detector, output: Path, count: int, cache: Path | None) -> tuple[Network, str]:
+    """Return the fastest network for this many images, and its engine's name: converting pays off only for many."""
+    if count < engines_engine.MIN_IMAGES_TO_CONVERT or cache is None:
         return detector, engines_engine.keras_version()
     opened = engines_engine.open_network(output, detector=detector, cache=cache)
     return opened.network, opened.engine
 
 
-def _write(folder: Path, detector: Detector, judged: EvaluatedImages, subject: Subject) -> dict[str, Any]:
-    tree = report.report_figures(judged, detector, subject)
-    write_atomic(folder / "metrics.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
-    write_atomic(folder / "predictions.csv", _csv(report.figure_rows(judged, detector.metadata.decision)))
-    report.write_html(folder / "report.html", tree, judged, detector)
+def passes(images: int, resave_images: int | None) -> int:
+    """Return how many arrays the network sees in `predict_records`, re-saved versions included."""
+    resaved = images if resave_images is None else min(images, resave_images)
+    return images + resaved * len(REPORT_RESAVES)
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelledImage:
+    """A record as a `pipeline.ImageSource`, which is refused where its file has changed since the scan."""
+
+    record: Record
+    problem: ClassVar[None] = None
+    sequential: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return str(self.record.path)
+
+    def open(self) -> bytes:
+        return scanned_bytes(self.record)
+
+    def stamp(self) -> None:
+        return None
+
+
+def predict_records(
+    network: Network,
+    preprocessing: Preprocessing,
+    root: Path,
+    records: Sequence[Record],
+    engine: str,
+    batch_size: int = 32,
+    resave_images: int | None = None,
+    seed: int = 0,
+) -> EvaluatedImages:
+    """Predict labelled images with the pipeline of prediction, and a sample of them also after each re-save.
+
+    Args:
+        network: returns p_real.
+        preprocessing: the network's own.
+        root: the folder that the records come from.
+        records: the images.
+        engine: name and version of what runs the network, for the report.
+        batch_size: images per network call.
+        resave_images: size of the random sample that is re-saved; None: all; 0: none.
+        seed: of that sample.
+
+    Raises:
+        DataError: an image vanished or changed since the scan.
+        ModelFileError: the network returned something else than a probability.
+    """
+    items = [_LabelledImage(record) for record in records]
+    chosen = _sample(len(items), resave_images, seed)
+    others = np.setdiff1d(np.arange(len(items)), chosen)
+    plain = _predict([items[n] for n in others], network, preprocessing, batch_size)
+    again = _predict([items[n] for n in chosen], network, preprocessing, batch_size, REPORT_RESAVES)
+    p_real = np.empty(len(items))
+    for number, prediction in zip([*others, *chosen], [*plain, *again], strict=True):
+        p_real[number] = prediction.p_real
+    columns = np.array([prediction.variants_p_real for prediction in again]).T  # one for each of REPORT_RESAVES
+    resaved = dict(zip(REPORT_RESAVES, columns, strict=True)) if again else {}
+    return EvaluatedImages(root, tuple(records), p_real, engine, chosen, resaved)
+
+
+def _sample(count: int, limit: int | None, seed: int) -> np.ndarray:
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _predict(
+    items: Sequence[_LabelledImage],
+    network: Network,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    variants: Sequence[str] = (),
+) -> list[RawPrediction]:
+    if not items:
+        return []
+    predictions = []
+    stream = predict_batches(items, network, preprocessing, batch_size, variants)
+    description = "predict, as is and re-saved" if variants else "predict"
+    with closing(stream), interrupts_at_checks_only(), progress_bar(description, len(items)) as advance:
+        for prediction in stream:
+            _raise_error(prediction)
+            predictions.append(prediction)
+            advance(1)
+            check_interrupt()
+    return predictions
+
+
+def _raise_error(prediction: RawPrediction) -> None:
+    name, error = prediction.item.name, prediction.error
+    if error and prediction.info is None:
+        raise DataError(f"{name}: {error}; it was readable when the evaluation began: restore it")
+    if error:
+        raise ModelFileError(f"{name}: {error}")
+
+
+def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) -> dict[str, Any]:
+    """Return the content of `metrics.json`: probabilities and shares are 0..1, intervals are 95 % pairs (low, high)."""
+    metadata, labels, p_real = detector.metadata, images.labels, images.p_real
+    decision = metadata.decision
+    p_fake = calibrated_p_fake(p_real, decision)
+    return {
+        "subject": dataclasses.asdict(subject),
+        "model": {**_model(detector), "engine": images.engine},
+        "data": _data(images),
+        "decision": dataclasses.asdict(decision),
+        "metrics": measure(labels, p_real, decision),
+        "metrics_at_0.5": measure(labels, p_real, DecisionRule(temperature=decision.temperature)),
+        "calibration": _calibration(labels, p_real, decision),
+        "band": _band(labels, p_real, decision),
+        "by_source": metrics_by_source(images, decision),
+        "resaves": _resaves(images, decision),
+        "curves": {
+            "roc": metrics.roc(labels, p_fake),
+            "precision_recall": metrics.precision_recall(labels, p_fake),
+        },
+        "mistakes": _mistakes(images, decision),
+        "audit": metadata.data.get("audit"),  # of the training images
+        "training": {
+            "data": {key: value for key, value in metadata.data.items() if key != "audit"},
+            "history": list(metadata.history),
+            "versions": metadata.versions,
+        },
+    }
+
+
+def _model(detector: Detector) -> dict[str, Any]:
+    metadata = detector.metadata
+    return {
+        "network": metadata.config.network.name,
+        "weights": metadata.base_weights,
+        "parameters": int(detector.model.count_params()),
+        "image_size_px": metadata.preprocessing.image_size_px,
+        "preprocessing": metadata.preprocessing.fingerprint,
+    }
+
+
+def _data(images: EvaluatedImages) -> dict[str, Any]:
+    lines = sorted(f"{record.sha256} {record.label}" for record in images.records)
+    return {
+        "images": len(images.records),
+        "fake": int(np.sum(images.labels == FAKE)),
+        "real": int(np.sum(images.labels == REAL)),
+        "fingerprint": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+    }
+
+
+def _calibration(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+    tree = {}
+    for name, temperature in (("before", 1.0), ("after", decision.temperature)):
+        bins = metrics.reliability(labels, 1.0 - calibrate(p_real, temperature))
+        tree[name] = {
+            "temperature": temperature,
+            "expected_calibration_error": round(metrics.calibration_error(bins), 6),
+            "bins": [dataclasses.asdict(each) for each in bins],
+        }
     return tree
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode(errors="surrogateescape")
+def _band(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+    decided = np.array([verdict in NAMES for verdict in verdicts(p_real, decision)])
+    correct = labels_from(p_real, decision) == labels
+    return {
+        "low": decision.band[0],
+        "high": decision.band[1],
+        "coverage": round(float(np.mean(decided)), 6),
+        "accuracy_outside": _mean(correct[decided]),
+        "accuracy_inside": _mean(correct[~decided]),
+    }
 
 
-def _of_split(records: Sequence[Record], choice: str) -> tuple[list[Record], str]:
-    """Returns the pictures of the test folders where there are such, else all."""
-    test = [record for record in records if record.split == "test"]
-    if choice == "test" and test:
-        return test, "those of its test folders"
-    return list(records), "all"
+def _mean(values: np.ndarray) -> float | None:
+    return round(float(np.mean(values)), 6) if len(values) else None
 
 
-def _without_doubtful(records: list[Record]) -> tuple[list[Record], list[Record]]:
-    labels = defaultdict(set)
-    for record in records:
-        labels[record.content].add(record.label)
-    doubtful = [record for record in records if len(labels[record.content]) > 1]
-    for record in doubtful:
-        log(f"left out: the same picture is labelled fake and real ({record.path})")
-    return [record for record in records if len(labels[record.content]) == 1], doubtful
+def metrics_by_source(images: EvaluatedImages, decision: DecisionRule) -> dict[str, Any]:
+    """Return the metrics of each source; of a source with images of one class only, just the accuracy."""
+    sources = np.array([record.source for record in images.records])
+    table: dict[str, Any] = {}
+    for source in sorted(set(sources)) if len(set(sources)) > 1 else ():
+        mask = sources == source
+        labels, p_real = images.labels[mask], images.p_real[mask]
+        if len(set(labels)) == 2:
+            table[str(source)] = measure(labels, p_real, decision)
+        else:
+            accuracy = float(np.mean(labels_from(p_real, decision) == labels))
+            table[str(source)] = {"images": len(labels), "only": NAMES[labels[0]], "accuracy": round(accuracy, 6)}
+    return table
 
 
-def _without_seen(
-    records: list[Record], scanned: Sequence[Record], config: EvaluateConfig, trained_on: str | None
-) -> tuple[list[Record], list[str]]:
-    """Leaves out what the model learnt from or was chosen on, where its run's records tell.
-
-    That is a matter of what a picture shows: another file of the same pixels has been seen too.
-    """
-    manifest = config.model.with_name(f"{config.model.stem}_run") / "split.csv"
-    if not manifest.is_file():
-        return records, ["Not known: which of these pictures the model has learnt from; the record of its training"
-                         f" ({manifest.name}) is not beside it."]  # fmt: skip
-    with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        known = [row for row in csv.DictReader(file) if row.get("split") in SPLITS and row.get("label") in NAMES]
-    seen = {row.get("sha256") for row in known if row["split"] != "test"}
-    doubt = []
-    if fingerprint((row.get("sha256"), row.get("label"), row["split"]) for row in known) != trained_on:
-        doubt = [f"Not known for sure which of these pictures the model has learnt from: {manifest.name} beside it is"
-                 " the record of another training, or was changed."]  # fmt: skip
-        log(f"warning: {doubt[0]}")
-    shown = {record.content for record in scanned if record.sha256 in seen}
-    unseen = [record for record in records if record.content not in shown]
-    count = len(records) - len(unseen)
-    if not count:
-        if (config.data / NOTE).is_file():
-            doubt.append("Not known: which of these pictures the model has learnt from, as a neutral copy has files of"
-                         " its own.")  # fmt: skip
-            log(f"warning: {doubt[-1]}")
-        return records, doubt
-    if config.seen:
-        flattering = f"{count:,} of these pictures trained the model or chose its threshold: the figures flatter."
-        return records, [flattering, *doubt]
-    log(f"left out {count:,} pictures that the model learnt from or was chosen on (--seen judges them too)")
-    return unseen, [f"Left out: {count:,} pictures that the model learnt from or was chosen on.", *doubt]
+def _resaves(images: EvaluatedImages, decision: DecisionRule) -> dict[str, Any] | None:
+    labels, p_real = images.labels[images.resaved_of], images.p_real[images.resaved_of]
+    if len(set(labels)) < 2:
+        return None
+    table = {name: _resave(labels, p_real, outputs, decision) for name, outputs in images.resaved.items()}
+    return {"images": len(labels), "as_is": measure(labels, p_real, decision), "saved_again": table}
 
 
-def _check(records: Sequence[Record], config: EvaluateConfig) -> None:
-    counts = [sum(record.label == label for record in records) for label in (FAKE, REAL)]
-    if not all(counts):
-        raise DataError(
-            f"{config.data}: expected fake and real pictures that the model has not seen, found {counts[FAKE]} fake and"
-            f" {counts[REAL]} real: add some, or --seen to judge the others too"
-        )
+def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+    """Return the metrics after a re-save, and how many labels and verdicts it changed from those for `before`."""
+    as_is, now = labels_from(before, decision), labels_from(p_real, decision)
+    changes = {
+        "flipped": now != as_is,
+        "flipped_to_fake": (now == FAKE) & (as_is == REAL),
+        "flipped_to_real": (now == REAL) & (as_is == FAKE),
+        "flipped_to_wrong": (now != as_is) & (now != labels),
+        "verdict_changed": np.array(verdicts(before, decision)) != np.array(verdicts(p_real, decision)),
+    }
+    return {**measure(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in changes.items()}}
 
 
-def lines(tree: dict[str, Any]) -> list[str]:
-    """Returns the main figures for people, F1 last."""
-    metrics, band, data = tree["metrics"], tree["band"], tree["data"]
-    found = [f"{data['images']:,} pictures: {data['fake']:,} fake, {data['real']:,} real"]
-    for key in ("accuracy", "roc_auc", "average_precision", "f1_fake", "f1_real"):
-        found.append(_line(report.FIGURES[key], metrics[key], metrics["intervals"][key]))
-    error = {name: part["expected_calibration_error"] for name, part in tree["calibration"].items()}
-    found.append(f"calibration error          {error['after']:.4f}  ({error['before']:.4f} before temperature scaling)")
-    outside = percent(band["accuracy_outside"])
-    found.append(f"verdicts                   {band['coverage']:.1%} not “uncertain”, {outside} of those right")
-    for name, row in ((tree["resaves"] or {}).get("saved_again") or {}).items():
-        share = row["flipped"] / tree["resaves"]["images"]
-        words = report.RESAVE_NAMES[name]
-        found.append(f"  {words:24} {row['accuracy']:.4f}  accuracy, {share:.1%} of the labels flipped")
-    return [*found, _line(report.FIGURES["f1_macro"], metrics["f1_macro"], metrics["intervals"]["f1_macro"])]
+def _mistakes(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str, Any]]:
+    wrong = [row for row in prediction_rows(images, decision) if row["label"] != row["prediction"]]
+    return sorted(wrong, key=lambda row: -row["confidence"])[:MISTAKES]
 
 
-def _line(words: str, value: float, interval: Sequence[float]) -> str:
-    return f"{words:26} {value:.4f}  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
+def prediction_rows(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str, Any]]:
+    """Return one row per image for `predictions.csv`; columns shared with prediction's details mean the same there."""
+    p_real = images.p_real
+    answers = labels_from(p_real, decision), verdicts(p_real, decision), confidence(p_real, decision), p_real
+    return [
+        {
+            "path": relative_name(record.path, images.root),
+            "sha256": record.sha256,
+            "source": record.source,
+            "label": NAMES[record.label],
+            "prediction": NAMES[predicted],
+            "verdict": verdict,
+            "confidence": round(float(sure), DECIMALS),
+            "p_fake": round(1.0 - float(p), DECIMALS),
+            "p_real": float(p),
+        }
+        for record, predicted, verdict, sure, p in zip(images.records, *answers, strict=True)
+    ]

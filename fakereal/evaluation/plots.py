@@ -1,4 +1,4 @@
-"""Figures of a report as SVG that takes its colours from the page, so that it suits light and dark ones alike."""
+"""Plots of a report: SVG whose colors come from the page, for light and dark screens, and PNG on white."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model.metrics import epoch_losses
 
-_COLOURS = {
+_COLORS = {
     "#111111": "currentColor",
     "#222222": "var(--line)",
     "#333333": "var(--soft)",
@@ -23,15 +23,15 @@ _COLOURS = {
     "#555555": "var(--real)",
     "#666666": "var(--accent)",
 }
-"""What matplotlib is told, and what the page makes of it."""
-_INK, _LINE, _SOFT, FAKE_COLOUR, REAL_COLOUR, _ACCENT = _COLOURS
+"""Placeholder colors for matplotlib, and the style sheet variables that replace them in the SVG."""
+_INK, _LINE, _SOFT, FAKE_COLOR, REAL_COLOR, _ACCENT = _COLORS
 
 _PALETTE = ("#d9603b", "#3b82c4", "#7c5fd3", "#2f9e6e", "#c49a1a", "#c2509b", "#3fa7b5", "#8c6d46", "#7f8590")
-"""Of several runs in one figure: told apart on light and on dark pages."""
+"""Colors of several runs in one plot: distinguishable on light and on dark pages."""
 
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: small files that can be searched
-    "svg.hashsalt": "fakereal",  # the same figure gives the same bytes
+    "svg.fonttype": "none",  # text stays text: the file is small and can be searched
+    "svg.hashsalt": "fakereal",  # the same plot gives the same bytes
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -55,7 +55,12 @@ _SIZE_IN = (5.0, 3.6)
 
 
 def svg(draw: Callable[[Axes], None], title: str) -> str:
-    """Returns what `draw` puts on the axes as an `<svg>` element for a page that extends `page.html`."""
+    """Return a plot as an `<svg>` element for a page that extends `page.html`.
+
+    Args:
+        draw: puts the plot on the axes.
+        title: its accessible name.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(_SIZE_IN, layout="constrained")
         figure.patch.set_alpha(0)
@@ -64,23 +69,23 @@ def svg(draw: Callable[[Axes], None], title: str) -> str:
         draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _adapted(buffer.getvalue(), title)
+    return _embeddable(buffer.getvalue(), title)
 
 
-def _adapted(text: str, title: str) -> str:
+def _embeddable(text: str, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', text, count=1)
     text = text.replace("'DejaVu Sans', ", "")
-    for told, made in _COLOURS.items():
-        text = text.replace(told, made)
+    for placeholder, color in _COLORS.items():
+        text = text.replace(placeholder, color)
     return text
 
 
 def png(draw: Callable[[Axes], None]) -> bytes:
-    """Returns what `draw` puts on the axes as a PNG on white, with the page's light colours."""
-    light = dict(zip(_COLOURS, ("#1c2128", "#dfe3e8", "#5c6673", "#c2410c", "#1d6fb8", "#6d4bc3"), strict=True))
+    """Return the plot that `draw` puts on the axes as a PNG on white, in the colors of the light page."""
+    light = dict(zip(_COLORS, ("#1c2128", "#dfe3e8", "#5c6673", "#c2410c", "#1d6fb8", "#6d4bc3"), strict=True))
     with mpl.rc_context({key: light.get(value, value) for key, value in _STYLE.items()}):
         figure = Figure((7.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
@@ -92,20 +97,27 @@ def png(draw: Callable[[Axes], None]) -> bytes:
     return buffer.getvalue()
 
 
-def roc(axes: Axes, points: Sequence[Sequence[float]], auc: float | None, here: tuple[float, float]) -> None:
-    """Draws the ROC curve of fake and the point of the threshold in use."""
+def roc(axes: Axes, points: Sequence[Sequence[float]], auc: float | None, threshold_point: tuple[float, float]) -> None:
+    """Draw the ROC curve of fake and the point of the threshold in use.
+
+    Args:
+        axes: to draw on.
+        points: as `metrics.roc` returns them.
+        auc: the area under the curve, 0..1.
+        threshold_point: (false positive rate, true positive rate) at the threshold.
+    """
     x, y = np.array(points).T
     axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=":", label="chance")
-    axes.plot(x, y, color=_ACCENT, label="" if auc is None else f"area {auc:.4f}")
-    axes.plot(*here, "o", color=FAKE_COLOUR, label="threshold in use")
-    _unit(axes, "share of reals called fake", "share of fakes called fake")
+    axes.plot(x, y, color=_ACCENT, label="" if auc is None else f"AUC {auc:.4f}")
+    axes.plot(*threshold_point, "o", color=FAKE_COLOR, label="threshold in use")
+    _unit(axes, "false positive rate (reals called fake)", "recall of fake")
     axes.legend(loc="lower right")
 
 
 def precision_recall(axes: Axes, points: Sequence[Sequence[float]], area: float | None, share_fake: float) -> None:
-    """Draws precision over recall of fake."""
+    """Draw precision over recall of fake; the dotted line is the precision of calling every image fake."""
     x, y = np.array(points).T
-    axes.axhline(share_fake, color=_SOFT, linewidth=1, linestyle=":", label="calling all fake")
+    axes.axhline(share_fake, color=_SOFT, linewidth=1, linestyle=":", label="all called fake")
     axes.step(
         np.r_[0.0, x],
         np.r_[y[0], y],
@@ -118,31 +130,31 @@ def precision_recall(axes: Axes, points: Sequence[Sequence[float]], area: float 
 
 
 def reliability(axes: Axes, calibration: dict[str, Any]) -> None:
-    """Draws, for each bin of p_fake, the share that is fake, before and after temperature scaling."""
+    """Draw the share of fakes in each bin of p_fake, before and after temperature scaling: a reliability diagram."""
     axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=":", label="perfect")
-    for name, colour, marker in (("before", REAL_COLOUR, "s"), ("after", FAKE_COLOUR, "o")):
+    for name, color, marker in (("before", REAL_COLOR, "s"), ("after", FAKE_COLOR, "o")):
         part = calibration[name]
         x, y, sizes = (
             np.array([each[key] for each in part["bins"]]) for key in ("mean_p_fake", "share_fake", "images")
         )
         error = part["expected_calibration_error"]
-        axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot(x, y, color=color, linewidth=1.2, alpha=0.7)
         label = f"{name}: error {error:.3f}"
-        axes.scatter(x, y, s=16 + 90 * sizes / sizes.max(), color=colour, marker=marker, alpha=0.75, label=label)
-    _unit(axes, "p_fake", "share that is fake")
+        axes.scatter(x, y, s=16 + 90 * sizes / sizes.max(), color=color, marker=marker, alpha=0.75, label=label)
+    _unit(axes, "p_fake", "share of fakes")
     axes.legend(loc="upper left", markerscale=0.6)
 
 
 def histogram(axes: Axes, labels: np.ndarray, p_fake: np.ndarray, decision: dict[str, Any]) -> None:
-    """Draws how many fakes and reals have which p_fake, the threshold and the band."""
+    """Draw the distribution of calibrated p_fake for fakes and reals, with threshold and uncertainty band."""
     edges = np.linspace(0, 1, 26)
-    for label, colour in ((FAKE, FAKE_COLOUR), (REAL, REAL_COLOUR)):
-        axes.hist(p_fake[labels == label], edges, color=colour, alpha=0.65, label=NAMES[label])
+    for label, color in ((FAKE, FAKE_COLOR), (REAL, REAL_COLOR)):
+        axes.hist(p_fake[labels == label], edges, color=color, alpha=0.65, label=NAMES[label])
     low, high = decision["band"]
     if high > low:
         axes.axvspan(low, high, color=_SOFT, alpha=0.18, linewidth=0, label="uncertain")
     axes.axvline(decision["threshold"], color=_INK, linewidth=1.2, linestyle="--", label="threshold")
-    axes.set(xlim=(0, 1), xlabel="calibrated p_fake", ylabel="pictures")
+    axes.set(xlim=(0, 1), xlabel="calibrated p_fake", ylabel="images")
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, 4 * axes.get_ylim()[1])  # room for the legend
     axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
@@ -150,7 +162,7 @@ def histogram(axes: Axes, labels: np.ndarray, p_fake: np.ndarray, decision: dict
 
 
 def intervals(axes: Axes, names: Sequence[str], tables: Sequence[dict[str, Any]], key: str = "accuracy") -> None:
-    """Draws a figure of several tables with its intervals, one below the other; a line marks that of the first."""
+    """Draw one metric of several tables with its intervals, one row each; a line marks the first one's value."""
     values = np.array([row[key] for row in tables])
     low, high = np.array([row["intervals"][key] for row in tables]).T
     places = np.arange(len(names))[::-1]
@@ -162,17 +174,17 @@ def intervals(axes: Axes, names: Sequence[str], tables: Sequence[dict[str, Any]]
 
 
 def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Draws loss and validation loss over the epochs; a line stands between two phases."""
+    """Draw training and validation loss over the epochs; dotted lines separate the phases."""
     epochs = np.arange(1, len(rows) + 1)
-    axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOUR, label="training loss")
+    axes.plot(epochs, [row["loss"] for row in rows], color=REAL_COLOR, label="training loss")
     axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
     calibrated = epoch_losses(rows)
-    axes.plot(epochs, calibrated, color=FAKE_COLOUR, label="validation loss, calibrated")
+    axes.plot(epochs, calibrated, color=FAKE_COLOR, label="validation loss, calibrated")
     for number in range(1, len(rows)):
         if rows[number]["phase"] != rows[number - 1]["phase"]:
             axes.axvline(number + 0.5, color=_SOFT, linewidth=1, linestyle=":")
     best = int(np.argmin(calibrated))
-    axes.plot(best + 1, calibrated[best], "o", color=FAKE_COLOUR, label=f"lowest: epoch {best + 1}")
+    axes.plot(best + 1, calibrated[best], "o", color=FAKE_COLOR, label=f"lowest: epoch {best + 1}")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
@@ -180,24 +192,24 @@ def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def roc_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
-    """Draws the ROC curves of several runs."""
+    """Draw the ROC curves of several runs."""
     _overlaid(axes, curves)
-    _unit(axes, "share of reals called fake", "share of fakes called fake")
+    _unit(axes, "false positive rate (reals called fake)", "recall of fake")
     axes.legend(loc="lower right")
 
 
 def precision_recall_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
-    """Draws precision over recall of fake of several runs."""
+    """Draw precision over recall of fake for several runs."""
     _overlaid(axes, curves)
     _unit(axes, "recall of fake", "precision of fake")
     axes.legend(loc="best")
 
 
 def loss_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
-    """Draws the calibrated validation losses of several runs."""
+    """Draw the calibrated validation losses of several runs."""
     _overlaid(axes, curves)
     axes.set(xlabel="epoch", ylabel="validation loss, calibrated")
-    axes.set_ylim(0, min(1.5, 1.15 * axes.get_ylim()[1]))  # one that runs away must not flatten the others
+    axes.set_ylim(0, min(1.5, 1.15 * axes.get_ylim()[1]))  # a diverged run must not flatten the others
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.legend(loc="best", ncols=2)
 
@@ -206,7 +218,7 @@ def _overlaid(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:
     for number, (name, points) in enumerate(curves.items()):
         x, y = np.array(points).T
         style = "-" if number < len(_PALETTE) else "--"
-        marker = "o" if len(points) == 1 else ""  # a line of one point is not seen
+        marker = "o" if len(points) == 1 else ""  # a line of one point is invisible
         axes.plot(x, y, style, marker=marker, color=_PALETTE[number % len(_PALETTE)], linewidth=1.4, label=name)
 
 

@@ -1,9 +1,11 @@
-"""What the internet does to pictures, imitated at their own resolution so that a detector survives it.
+"""Random changes for training images, and the fixed re-saves that evaluation and `--stability` compare against.
 
-JPEG, blur, scaling, crops and colour in random order and number, for both classes alike: after Wang et al. 2020
-(CNNDetection, arXiv 1912.11035) and Park and Owens 2025 (Community Forensics, arXiv 2411.04125).
+Training: `resave_randomly` imitates, at the image's own resolution, what the internet does to images: JPEG, blur,
+scaling, crops and color in random order and number, for both classes alike, after Wang et al. 2020 (CNNDetection, arXiv
+1912.11035) and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `transform_geometry` then flips, turns and
+shifts the array that the network is about to see.
 
-`resave` draws at random, for training; `RESAVES` are fixed and named, for evaluation.
+Evaluation: `RESAVES` names the fixed re-saves; `resaved_arrays` applies some of them to a file.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,14 +24,14 @@ from fakereal.decoding import decode
 from fakereal.preprocessing import Preprocessing
 
 QUALITIES = (30, 100)
-"""JPEG and WebP quality, both ends included: from a messenger's worst to a camera's best."""
+"""JPEG and WebP quality, both ends included: from a messenger's lowest to a camera's highest."""
 
-_TYPICAL_PX = 224  # the ranges below are meant for a picture of this size; tiny ones hold no detail to spare
+_TYPICAL_PX = 224  # the ranges below suit an image of this size; smaller ones have no detail to spare
 _MAX_SIGMA_PX = 3.0  # of the blur
-_SMALLEST_SCALE = 0.5  # of rescaling, there and back again; the largest is its inverse
+_SMALLEST_SCALE = 0.5  # of rescaling; the largest is its inverse
 _SMALLEST_CROP = 0.6  # of the side
-_LONGEST_PX = 4096  # larger ones are reduced first: twice that still fits WebP (16383) and the memory of a laptop
-_COLOUR = 0.2  # brightness, contrast and saturation up to this share more or less
+_LONGEST_PX = 4096  # larger images are reduced first: twice that still fits WebP (16383) and a laptop's memory
+_COLOR = 0.2  # brightness, contrast and saturation change by up to this share
 _FILTERS = (
     Image.Resampling.BOX,
     Image.Resampling.BILINEAR,
@@ -38,22 +41,22 @@ _FILTERS = (
 )
 
 
-def resave(image: Image.Image, rng: np.random.Generator, options: ResavingConfig) -> Image.Image:
-    """Returns a picture as it might come back from the internet; the same generator state gives the same one.
+def resave_randomly(image: Image.Image, rng: np.random.Generator, options: ResavingConfig) -> Image.Image:
+    """Return an image as it may come back from the internet; the same generator state gives the same result.
 
     Args:
         image: RGB, any size.
-        rng: where the randomness comes from.
-        options: how often what happens; with `share` 0 the picture comes back as it is.
+        rng: the source of randomness.
+        options: probability of each step; with `share` 0 the image is returned as it is.
     """
     if rng.random() >= options.share:
         return image
     steps = [
-        (options.jpeg, _compressed),
-        (options.blur, _blurred),
-        (options.rescale, _rescaled),
-        (options.crop, _cropped),
-        (options.colour, _coloured),
+        (options.jpeg, _compress),
+        (options.blur, _blur_randomly),
+        (options.rescale, _rescale),
+        (options.crop, _crop),
+        (options.colour, _change_color),
     ]
     chosen = [step for share, step in steps if rng.random() < share]
     if max(image.size) > _LONGEST_PX:
@@ -63,101 +66,68 @@ def resave(image: Image.Image, rng: np.random.Generator, options: ResavingConfig
     return image
 
 
-def _smallness(image: Image.Image) -> float:
-    """Returns the shorter side as a share of the typical one, at most 1."""
+def _relative_size(image: Image.Image) -> float:
+    """Return the shorter side as a share of the typical one, at most 1."""
     return min(1.0, min(image.size) / _TYPICAL_PX)
 
 
-def _compressed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _compress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     quality = int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
     if rng.random() < 0.1:
-        return _through(image, "WEBP", quality=quality)
+        return _encoded(image, "WEBP", quality=quality)
     subsampling, progressive = int(rng.integers(3)), bool(rng.random() < 0.3)
-    return _through(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    return _encoded(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
 
 
-def _through(image: Image.Image, file_format: str, **options: object) -> Image.Image:
-    """Returns what a save in this format and a load leave of a picture."""
+def _encoded(image: Image.Image, file_format: str, **options: object) -> Image.Image:
+    """Save an image in memory and load it again."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     with Image.open(buffer, formats=(file_format,)) as saved:
         return saved.convert("RGB")
 
 
-def _blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Blurs as much as the network can bear to see: a sigma of 3 pixels would leave nothing of a 32-pixel picture."""
-    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, _MAX_SIGMA_PX) * _smallness(image))))
+def _blur_randomly(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    # In proportion to the size: a sigma of 3 pixels would leave nothing of a 32-pixel image
+    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, _MAX_SIGMA_PX) * _relative_size(image))))
 
 
-def _rescaled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    reach = _SMALLEST_SCALE if _smallness(image) == 1.0 else (1.0 + _SMALLEST_SCALE) / 2
-    scale = float(np.exp(rng.uniform(np.log(reach), -np.log(reach))))
+def _rescale(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    smallest = _SMALLEST_SCALE if _relative_size(image) == 1.0 else (1.0 + _SMALLEST_SCALE) / 2
+    scale = float(np.exp(rng.uniform(np.log(smallest), -np.log(smallest))))
     there, back = (_FILTERS[number] for number in rng.integers(len(_FILTERS), size=2))
     size = tuple(max(1, round(side * scale)) for side in image.size)
     scaled = image.resize(size, there)
-    # Half of what goes around stays at its new size: nobody scales it back.
+    # Half of them keep their new size, like most images that are scaled on the internet
     return scaled if rng.random() < 0.5 else scaled.resize(image.size, back)
 
 
-def _cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    smallest = _SMALLEST_CROP if _smallness(image) == 1.0 else (1.0 + _SMALLEST_CROP) / 2
+def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    smallest = _SMALLEST_CROP if _relative_size(image) == 1.0 else (1.0 + _SMALLEST_CROP) / 2
     share = rng.uniform(smallest, 1.0)
     width, height = (max(1, round(side * share)) for side in image.size)
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
     return image.crop((left, top, left + width, top + height))
 
 
-def _coloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = change(image).enhance(float(rng.uniform(1 - _COLOUR, 1 + _COLOUR)))
+def _change_color(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(float(rng.uniform(1 - _COLOR, 1 + _COLOR)))
     return image
 
 
-def _jpeg(image: Image.Image, quality: int) -> Image.Image:
-    return _through(image, "JPEG", quality=quality)
-
-
-def _down_and_up(image: Image.Image, scale: float) -> Image.Image:
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
-
-
-def _blur(image: Image.Image, sigma_px: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(sigma_px))
-
-
-RESAVES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "png": Image.Image.copy,  # loses nothing: the reference that every other one is held against
-    "jpeg90": partial(_jpeg, quality=90),
-    "jpeg75": partial(_jpeg, quality=75),
-    "jpeg70": partial(_jpeg, quality=70),
-    "jpeg50": partial(_jpeg, quality=50),
-    "scale0.75": partial(_down_and_up, scale=0.75),
-    "scale0.5": partial(_down_and_up, scale=0.5),
-    "blur1": partial(_blur, sigma_px=1.0),
-}
-"""Ways to save a picture again, by name: RGB of any size in, a new RGB picture of the same size out.
-
-JPEG with Pillow's tables and 4:2:0; scaling bicubic, down and up again; blur with a sigma of 1 pixel of the picture's
-own. Give them pictures of full resolution: `preprocessing.decode` reduces large JPEGs unless its target is large too.
-"""
-
-
-# ---- Flips, rotations, shifts and brightness for training pictures, on the array that the network is about to see.
-
-
 def transform_geometry(image: np.ndarray, rng: np.random.Generator, options: AugmentationConfig) -> np.ndarray:
-    """Returns a randomly changed copy; the same generator state gives the same copy.
+    """Return a randomly flipped, shifted, turned and brightened copy; the same generator state gives the same copy.
 
     Args:
         image: uint8 (S, S, 3).
-        rng: where the randomness comes from.
-        options: how much of what.
+        rng: the source of randomness.
+        options: which changes, and their ranges.
 
     Returns:
         uint8 (S, S, 3).
     """
-    # Every number is drawn whatever the options, so that switching one step off leaves the others as they were.
+    # All numbers are drawn whatever the options, so that switching one change off leaves the others as they were
     flip_x, flip_y = rng.random(2) < 0.5
     angle, shift_x, shift_y, brightness = rng.uniform(-1.0, 1.0, 4)
     if options.horizontal_flip and flip_x:
@@ -165,16 +135,16 @@ def transform_geometry(image: np.ndarray, rng: np.random.Generator, options: Aug
     if options.vertical_flip and flip_y:
         image = image[::-1]
     if options.shift:
-        image = _shifted(image, shift_x * options.shift, shift_y * options.shift)
+        image = _shift(image, shift_x * options.shift, shift_y * options.shift)
     if options.rotation_degrees:
-        image = _rotated(image, angle * options.rotation_degrees)
+        image = _rotate(image, angle * options.rotation_degrees)
     if options.brightness:
         image = np.clip(image * (1.0 + brightness * options.brightness), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(image)
 
 
-def _rotated(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotates about the centre; the corners are filled by reflection, as black ones would tell of the rotation."""
+def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotate about the center; corners are filled by reflection, as black ones would reveal the rotation."""
     size = image.shape[0]
     radians = math.radians(degrees)
     reach = abs(math.sin(radians)) + abs(math.cos(radians))  # of a corner, in half sides
@@ -184,8 +154,8 @@ def _rotated(image: np.ndarray, degrees: float) -> np.ndarray:
     return np.asarray(rotated)[margin : margin + size, margin : margin + size]
 
 
-def _shifted(image: np.ndarray, x_share: float, y_share: float) -> np.ndarray:
-    """Moves the picture by whole pixels; what comes in is a reflection."""
+def _shift(image: np.ndarray, x_share: float, y_share: float) -> np.ndarray:
+    """Shift by whole pixels; the gap is filled by reflection."""
     size = image.shape[0]
     x, y = round(x_share * size), round(y_share * size)
     margin = max(abs(x), abs(y))
@@ -193,34 +163,63 @@ def _shifted(image: np.ndarray, x_share: float, y_share: float) -> np.ndarray:
     return padded[margin - y : margin - y + size, margin - x : margin - x + size]
 
 
-# ---- Does a verdict hold when the picture is saved again, scaled or blurred, as the internet does to pictures?
+@dataclass(frozen=True)
+class Resave:
+    """One fixed way to save an image again."""
 
-STABILITY_VARIANTS = ("jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
-"""The ways of `augmentation.RESAVES` that a verdict is held against."""
-
-_FULL_PX = 2048  # large JPEGs are decoded at a reduced scale of at least twice that many pixels each way
+    title: str  # for people
+    apply: Callable[[Image.Image], Image.Image]  # RGB image of any size -> a new RGB image of the same size
 
 
-def stability_variants(
-    source: bytes, preprocessing: Preprocessing, variants: Sequence[str] = STABILITY_VARIANTS
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
+    return _encoded(image, "JPEG", quality=quality)
+
+
+def _scale_there_and_back(image: Image.Image, scale: float) -> Image.Image:
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def _blur(image: Image.Image, sigma_px: float) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(sigma_px))
+
+
+RESAVES = {
+    "png": Resave("PNG", Image.Image.copy),
+    "jpeg90": Resave("JPEG, quality 90", partial(_jpeg, quality=90)),
+    "jpeg75": Resave("JPEG, quality 75", partial(_jpeg, quality=75)),
+    "jpeg70": Resave("JPEG, quality 70", partial(_jpeg, quality=70)),
+    "jpeg50": Resave("JPEG, quality 50", partial(_jpeg, quality=50)),
+    "scale0.75": Resave("3/4 size and back", partial(_scale_there_and_back, scale=0.75)),
+    "scale0.5": Resave("half size and back", partial(_scale_there_and_back, scale=0.5)),
+    "blur1": Resave("blurred by 1 pixel", partial(_blur, sigma_px=1.0)),
+}
+"""The fixed re-saves by name: JPEG with Pillow's tables and 4:2:0, bicubic scaling, Gaussian blur at full resolution.
+
+They need images of full resolution; `decode` reduces large JPEGs unless its target is large too."""
+
+REPORT_RESAVES = ("png", "jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
+"""The rows of the re-save table in a report; PNG is lossless, the reference for the others."""
+
+STABILITY_RESAVES = REPORT_RESAVES[1:]
+"""What `--stability N` takes the first N of, and the web page shows: re-saves that may change a verdict."""
+
+_FULL_PX = 2048  # JPEGs are decoded at a reduced scale of at least twice that many pixels each way
+
+
+def resaved_arrays(
+    source: bytes, preprocessing: Preprocessing, names: Sequence[str] = STABILITY_RESAVES
 ) -> Iterator[np.ndarray]:
-    """Yields the array of each variant, as if the re-saved file had been read.
+    """Yield what the network sees of an image after each re-save: uint8 (S, S, 3).
 
     Args:
         source: the file's content.
-        preprocessing: the model's.
-        variants: names of `augmentation.RESAVES`.
+        preprocessing: the model's own.
+        names: keys of `RESAVES`.
 
     Raises:
-        ImageRefused: the file can't be read.
+        ImageRefused: the file can't be decoded.
     """
     image, _ = decode(source, max(_FULL_PX, preprocessing.decode_px))
-    for name in variants:
-        yield preprocessing.read(_saved(RESAVES[name](image)))
-
-
-def _saved(image: Image.Image) -> bytes:
-    """Returns a picture as a file that loses nothing and costs little."""
-    content = io.BytesIO()
-    image.save(content, "BMP")
-    return content.getvalue()
+    for name in names:
+        yield preprocessing.array(RESAVES[name].apply(image))

@@ -27,7 +27,7 @@ from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 from fakereal.model import calibration
-from fakereal.model.augmentation import stability_variants
+from fakereal.model.augmentation import resaved_arrays
 from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
 from fakereal.predict.inputs import Stamp
@@ -212,8 +212,13 @@ def _decode(
         if not isinstance(source, bytes):
             source = read_bytes(source)
         image, info = preprocessing.read_with_info(source)
-        others = stability_variants(source, preprocessing, variants) if variants else ()
+<<<<<<< HEAD
+        others = resaved_arrays(source, preprocessing, variants) if variants else ()
         return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), (image, *others))
+=======
+        others = resaved_arrays(source, preprocessing, variants) if variants else ()
+        return DecodedImage(RawPrediction(item, info, stamp=stamp), (image, *others))
+>>>>>>> 8dd2b97 (Evaluation is prediction on labelled images: one inference path, one re-save table)
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others

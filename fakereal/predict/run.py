@@ -22,7 +22,7 @@ from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
 from fakereal.files import remove_partial_files
 from fakereal.labels import FAKE, REAL
-from fakereal.model.augmentation import STABILITY_VARIANTS
+from fakereal.model.augmentation import STABILITY_RESAVES
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import journal as journals
 from fakereal.predict import pipeline, results
@@ -54,7 +54,7 @@ class PredictConfig:
     threshold: float | None = None  # fake where the calibrated p_fake is at least this; None: the model's own
     recursive: bool = False  # sub-folders too
     resume: bool = False  # continue an unfinished run with the same output
-    stability: int = 0  # number of STABILITY_VARIANTS that are predicted too
+    stability: int = 0  # number of STABILITY_RESAVES that are predicted too
     explain: Path | None = None  # folder for overlays that show what speaks for each label
     foreign_model: bool = False  # the model may be a plain Keras file of another program
     engine: str = "auto"  # one of cli.ENGINES
@@ -68,7 +68,7 @@ class PredictConfig:
     @property
     def variants(self) -> tuple[str, ...]:
         """The re-saved variants that are predicted beside each image."""
-        return STABILITY_VARIANTS[: self.stability]
+        return STABILITY_RESAVES[: self.stability]
 
 
 @dataclass(frozen=True)
@@ -266,8 +266,8 @@ def check_outputs(config: PredictConfig) -> None:
     """
     if config.batch_size > MAX_BATCH_SIZE:
         raise ConfigError(f"--batch-size: expected at most {MAX_BATCH_SIZE}, got {config.batch_size}")
-    if config.stability > len(STABILITY_VARIANTS):
-        raise ConfigError(f"--stability: expected 1 to {len(STABILITY_VARIANTS)} variants, got {config.stability}")
+    if config.stability > len(STABILITY_RESAVES):
+        raise ConfigError(f"--stability: expected 1 to {len(STABILITY_RESAVES)} variants, got {config.stability}")
     _check_output("--output", config.output, (".json",))
     if config.explain is not None:
         _check_explain(config)

@@ -217,7 +217,7 @@ def _end_soon() -> None:
 
 def _trained(run: Run, resume: bool) -> int:
     start_keras()
-    from fakereal.evaluation import report
+    from fakereal.evaluation.report import training_lines
     from fakereal.training.checkpoint import CheckpointRefused
     from fakereal.training.run import train_and_report as train
 
@@ -226,7 +226,7 @@ def _trained(run: Run, resume: bool) -> int:
     except CheckpointRefused as error:  # other pictures than at the first attempt
         log(f"starting anew: {error}")
         outcome = train(run.config, run.model)
-    print("\n".join(report.table(outcome.detector)))
+    print("\n".join(training_lines(outcome.detector)))
     history = outcome.detector.metadata.history
     cost = {
         "minutes": sum(row["seconds"] for row in history) / 60,

@@ -17,7 +17,7 @@ from fakereal.decoding import decode
 from fakereal.engines.formats import core_count
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import augmentation
-from fakereal.model.augmentation import resave
+from fakereal.model.augmentation import resave_randomly
 from fakereal.preprocessing import Preprocessing
 from fakereal.training.cache import Rows
 
@@ -75,9 +75,9 @@ def training_array(
     """
     if options.resaving.share:  # happens at the picture's own resolution, which decoded pictures have lost
         image, _ = decode(scanned_bytes(record), preprocessing.decode_px)
-        array = preprocessing.array(resave(image, rng, options.resaving))
+        array = preprocessing.array(resave_randomly(image, rng, options.resaving))
     else:
-        rng.random()  # what `resave` would draw, so that the changes below are the same with and without it
+        rng.random()  # what `resave_randomly` would draw, so that the changes below are the same with and without it
         array = plain_array(record, preprocessing, kept)
     return augmentation.transform_geometry(array, rng, options)
 

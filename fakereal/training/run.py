@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,7 @@ from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settin
 from fakereal.dataset.scan import Dataset, Record, labels_of, scan, skipped_lines
 from fakereal.dataset.split import SPLITS, Split, fingerprint, read_manifest, split_dataset, summary, write_manifest
 from fakereal.errors import ConfigError
-from fakereal.evaluation import evaluate
-from fakereal.evaluation import report as evaluation_report
+from fakereal.evaluation.report import report_training
 from fakereal.files import locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import model_file, networks
@@ -118,11 +116,7 @@ def _run(config: Config, output: Path, folder: Path, resume: bool, spread: Distr
     # Not before: whatever ends a training early must not replace the records of the model that is there.
     _keep_lists(folder, config, dataset, split)
     write_atomic(folder / "config.yaml", configuration.dumps(config).encode())
-    write_atomic(folder / "history.csv", evaluation_report.history_csv(trained.history))
-    write_atomic(
-        folder / "report.json", json.dumps(evaluation_report.metrics_json(detector), indent=4, allow_nan=False).encode()
-    )
-    evaluate.after_training(detector, output, folder, dataset.root, split)
+    report_training(detector, output, folder, dataset.root, split, training_cache.folder_of(config.data))
     skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
     advice = _advice(config, origin)
     return TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from flask import Flask, Response, g, make_response, request
 
+from fakereal.model.augmentation import RESAVES
 from fakereal.web import http, routes
 from fakereal.web.http import MemoryRequest
 from fakereal.web.service import Predictor
@@ -27,7 +28,7 @@ def create_app(predictor: Predictor, token: str | None = None) -> Flask:
     app.json.sort_keys = False
     app.extensions["fakereal"] = predictor
     app.jinja_env.filters.update(tojson_line=_json_line)
-    app.jinja_env.globals.update(show=routes)
+    app.jinja_env.globals.update(show=routes, resaves=RESAVES)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.register_blueprint(routes.api_routes)
     app.register_blueprint(routes.page_routes)

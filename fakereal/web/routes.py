@@ -167,15 +167,6 @@ ADVISORY = (
 )
 """Stands on the page and in the API, as in the model card."""
 
-VARIANT_NAMES = {
-    "jpeg90": "saved as JPEG, quality 90",
-    "jpeg70": "saved as JPEG, quality 70",
-    "jpeg50": "saved as JPEG, quality 50",
-    "scale0.5": "scaled to half and back",
-    "blur1": "blurred by 1 pixel",
-}
-"""The re-saves of `stability.VARIANTS`, for people."""
-
 _HEATMAP_PX = 112  # longer side; the browser scales it smoothly
 
 

@@ -24,7 +24,7 @@ from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.model import calibration
-from fakereal.model.augmentation import STABILITY_VARIANTS, stability_variants
+from fakereal.model.augmentation import STABILITY_RESAVES, resaved_arrays
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.heatmap import seen_part
 from fakereal.model.metadata import Metadata
@@ -100,7 +100,7 @@ class Analyst:
             TooSlowError: not done in time.
         """
         deadline = time.monotonic() + self.limits.timeout_s
-        each = 1 + len(STABILITY_VARIANTS) * stability
+        each = 1 + len(STABILITY_RESAVES) * stability
         with self.worker.admit(each * len(uploads)) as admission:
             reads = [self.pool.submit(self._read, upload, explain, stability) for upload in uploads]
             asked: list[tuple[_Read, list[Future[Answer]]]] = []
@@ -124,7 +124,7 @@ class Analyst:
             image, info = decode(upload.content, self.preprocessing.decode_px)
             images = [self.preprocessing.array(image)]
             if stability:
-                images += stability_variants(upload.content, self.preprocessing)
+                images += resaved_arrays(upload.content, self.preprocessing)
             shown = seen_part(image, self.preprocessing) if explain else None
             return _Read(RawPrediction(item, info, origin=origin), file_bytes, shown, tuple(images))
         except ImageRefused as error:
@@ -153,7 +153,7 @@ class Analyst:
             tuple(
                 Variant(name, float(p_fake), int(label))
                 for name, p_fake, label in zip(
-                    STABILITY_VARIANTS,
+                    STABILITY_RESAVES,
                     calibration.calibrated_p_fake(others, self.decision),
                     calibration.labels(others, self.decision),
                     strict=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT, make_labelled_images
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
@@ -22,13 +23,21 @@ from fakereal.dataset.scan import scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
 from fakereal.errors import DataError
-from fakereal.evaluation import evaluate
-from fakereal.evaluation import report as evaluation_report
-from fakereal.evaluation.evaluate import EvaluateConfig
-from fakereal.evaluation.labelled import RESAVED, EvaluatedImages, predict_records
+from fakereal.evaluation import report
+from fakereal.evaluation.evaluate import (
+    EvaluateConfig,
+    EvaluatedImages,
+    EvaluationResult,
+    Subject,
+    metrics_tree,
+    predict_records,
+)
+from fakereal.evaluation.report import evaluate_and_report
+from fakereal.files import cache_folder
 from fakereal.labels import FAKE, REAL
 from fakereal.model import metrics as model_metrics
 from fakereal.model import model_file, networks
+from fakereal.model.augmentation import REPORT_RESAVES
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.model_file import Detector, Metadata
 from fakereal.preprocessing import Preprocessing
@@ -63,28 +72,16 @@ def model(detector, tmp_path_factory):
     return path
 
 
-def make_pictures(folder, counts, seed=0):
-    """Reals are mostly bright and fakes mostly dark, with noise that saving again takes away."""
-    rng = np.random.default_rng(seed)
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            grey = rng.normal(150 if name.endswith("real") else 105, 30)
-            array = np.clip(rng.normal(grey, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(array).save(folder / name / f"{number}.png")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     counts = {"alpha/fake": 12, "alpha/real": 14, "beta/fake": 9}
-    return make_pictures(tmp_path_factory.mktemp("set") / "pictures", counts)
+    return make_labelled_images(tmp_path_factory.mktemp("set") / "pictures", counts)
 
 
 @pytest.fixture(scope="module")
 def outcome(model, pictures, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    return evaluate.evaluate(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
+    return evaluate_and_report(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
 
 
 def calibrated(row):
@@ -109,7 +106,7 @@ def test_the_figures_are_those_of_scikit_learn(outcome):
 
 def test_every_figure_lies_in_its_interval(outcome):
     metrics = outcome.tree["metrics"]
-    assert set(evaluation_report.FIGURES) == set(metrics["intervals"])
+    assert set(report.METRIC_NAMES) == set(metrics["intervals"])
     for key, (low, high) in metrics["intervals"].items():
         assert low <= metrics[key] <= high
         assert low < high
@@ -134,7 +131,7 @@ def test_the_band_covers_what_has_a_verdict(outcome):
 def test_saving_as_png_flips_nothing_and_every_way_is_counted(outcome):
     table = outcome.tree["resaves"]
     assert table["images"] == 35
-    assert tuple(table["saved_again"]) == RESAVED
+    assert tuple(table["saved_again"]) == REPORT_RESAVES
     png = table["saved_again"]["png"]
     assert (png["flipped"], png["accuracy"]) == (0, table["as_is"]["accuracy"])
     for row in table["saved_again"].values():
@@ -188,7 +185,7 @@ def test_the_page_shows_the_mistakes_as_pictures_and_what_speaks_for_the_label_t
     text = (outcome.folder / "report.html").read_text(encoding="utf-8")
     found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
     assert [words for _, words in found[1::2]] == [
-        f"what speaks for {row['prediction']}" for row in outcome.tree["mistakes"]
+        f"evidence for {row['prediction']}" for row in outcome.tree["mistakes"]
     ]
     for (plain, _), (explained, _) in zip(found[::2], found[1::2], strict=True):
         plain, explained = (Image.open(io.BytesIO(base64.b64decode(picture))) for picture in (plain, explained))
@@ -202,32 +199,32 @@ def test_a_network_without_maps_is_reported_without_heatmaps(detector, pictures,
     flat = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, flat).save(tmp_path / "flat.keras")
     config = EvaluateConfig(tmp_path / "flat.keras", pictures, resave_images=0, foreign_model=True)
-    done = evaluate.evaluate(config)
-    assert "report.html shows no heatmaps: explanations: expected" in capsys.readouterr().err
+    done = evaluate_and_report(config)
+    assert "report.html has no heatmaps: explanations: expected" in capsys.readouterr().err
     text = (done.folder / "report.html").read_text(encoding="utf-8")
     assert text.count("<img ") == len(done.tree["mistakes"])
     assert "Grad-CAM" not in text
 
 
 def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):
-    record_folder = make_pictures(tmp_path / "set", {"real": 4, "fake": 4})
+    record_folder = make_labelled_images(tmp_path / "set", {"real": 4, "fake": 4})
     (record_folder / "fake" / "0.png").rename(record_folder / "fake" / "<script>alert(1)<&.png")
     Image.new("RGB", (40, 40), "white").save(record_folder / "fake" / "<script>alert(1)<&.png")
     model_file.save(tmp_path / "m.h5", detector)
-    done = evaluate.evaluate(EvaluateConfig(tmp_path / "m.h5", record_folder, resave_images=0))
+    done = evaluate_and_report(EvaluateConfig(tmp_path / "m.h5", record_folder, resave_images=0))
     text = (done.folder / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;&amp;.png" in text
 
 
 def test_two_evaluations_give_the_same_bytes(model, pictures, outcome, tmp_path):
-    evaluate.evaluate(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
+    evaluate_and_report(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
     for name in ("report.html", "metrics.json", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (outcome.folder / name).read_bytes()
 
 
 def test_the_report_says_where_it_is_not_known_what_the_model_has_learnt_from(outcome):
-    assert any("Not known" in note for note in outcome.tree["subject"]["notes"])
+    assert any("Unknown whether" in note for note in outcome.tree["subject"]["notes"])
 
 
 @pytest.fixture
@@ -246,18 +243,18 @@ def seen_model(model, pictures, tmp_path):
 
 
 def evaluation_rows(model, pictures, tmp_path):
-    done = evaluate.evaluate(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
+    done = evaluate_and_report(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
     return done.folder / "predictions.csv"
 
 
 def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for(seen_model, pictures, tmp_path):
-    done = evaluate.evaluate(EvaluateConfig(seen_model, pictures, resave_images=0))
+    done = evaluate_and_report(EvaluateConfig(seen_model, pictures, resave_images=0))
     assert done.folder == tmp_path / "dark_on_pictures"
     assert done.tree["data"]["images"] == 17
-    assert "18 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
-    again = evaluate.evaluate(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
+    assert "18 images that the model was trained or tuned on" in done.tree["subject"]["notes"][0]
+    again = evaluate_and_report(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
     assert again.tree["data"]["images"] == 35
-    assert "flatter" in again.tree["subject"]["notes"][0]
+    assert "Optimistic" in again.tree["subject"]["notes"][0]
 
 
 def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_model, pictures, tmp_path):
@@ -266,27 +263,27 @@ def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_
     seen = next(row["path"] for row in rows if row["split"] == "train")
     with Image.open(tmp_path / "more" / seen) as image:
         image.save(tmp_path / "more" / Path(seen).with_name("again.png"), compress_level=1)
-    done = evaluate.evaluate(EvaluateConfig(seen_model, tmp_path / "more", resave_images=0))
+    done = evaluate_and_report(EvaluateConfig(seen_model, tmp_path / "more", resave_images=0))
     assert done.tree["data"]["images"] == 17
-    assert "19 pictures that the model learnt from" in done.tree["subject"]["notes"][0]
+    assert "19 images that the model was trained or tuned on" in done.tree["subject"]["notes"][0]
 
 
 def test_of_a_neutral_copy_it_is_said_that_seen_pictures_cannot_be_told(seen_model, pictures, tmp_path, capsys):
-    copy = make_pictures(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
+    copy = make_labelled_images(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
     (copy / "neutralize.json").write_text("{}")
-    done = evaluate.evaluate(EvaluateConfig(seen_model, copy, resave_images=0))
-    assert any("a neutral copy has files of its own" in note for note in done.tree["subject"]["notes"])
-    assert "warning: Not known: which of these pictures" in capsys.readouterr().err
+    done = evaluate_and_report(EvaluateConfig(seen_model, copy, resave_images=0))
+    assert any("a neutralized copy has files of its own" in note for note in done.tree["subject"]["notes"])
+    assert "warning: The model may have been trained on some of these images" in capsys.readouterr().err
 
 
 def test_a_report_on_other_pictures_is_not_replaced(model, pictures, tmp_path):
     own = tmp_path / "m.h5"
     shutil.copy(model, own)
-    other = make_pictures(tmp_path / "other" / "pictures", {"fake": 3, "real": 3}, seed=2)
-    first = evaluate.evaluate(EvaluateConfig(own, pictures, resave_images=0))
-    evaluate.evaluate(EvaluateConfig(own, pictures, resave_images=0))
-    with pytest.raises(DataError, match=r"m_on_pictures: expected no report there, found one on .*: name another"):
-        evaluate.evaluate(EvaluateConfig(own, other, resave_images=0))
+    other = make_labelled_images(tmp_path / "other" / "pictures", {"fake": 3, "real": 3}, seed=2)
+    first = evaluate_and_report(EvaluateConfig(own, pictures, resave_images=0))
+    evaluate_and_report(EvaluateConfig(own, pictures, resave_images=0))
+    with pytest.raises(DataError, match=r"m_on_pictures: already holds a report on .*: choose another"):
+        evaluate_and_report(EvaluateConfig(own, other, resave_images=0))
     assert json.loads((first.folder / "metrics.json").read_text())["subject"]["data"] == str(pictures)
 
 
@@ -297,7 +294,7 @@ def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp
         detector = brightness_detector()
         metadata = replace(detector.metadata, data={**detector.metadata.data, "fingerprint": trained_on})
         model_file.save(seen_model, Detector(detector.model, metadata))
-        done = evaluate.evaluate(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
+        done = evaluate_and_report(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
         assert done.tree["data"]["images"] == 17
         assert len([note for note in done.tree["subject"]["notes"] if "record of another training" in note]) == doubts
         assert capsys.readouterr().err.count("record of another training") == doubts
@@ -306,25 +303,25 @@ def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp
 def test_nothing_new_to_judge_is_one_clear_line(seen_model, pictures, tmp_path):
     manifest = tmp_path / "dark_run" / "split.csv"
     manifest.write_text(manifest.read_text().replace(",test,", ",train,"))
-    with pytest.raises(DataError, match="that the model has not seen, found 0 fake and 0 real"):
-        evaluate.evaluate(EvaluateConfig(seen_model, pictures))
+    with pytest.raises(DataError, match="that the model was not trained on, found 0 fake and 0 real"):
+        evaluate_and_report(EvaluateConfig(seen_model, pictures))
 
 
 def test_of_folders_that_name_splits_the_test_ones_count(model, tmp_path):
-    data = make_pictures(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
-    sizes = [evaluate.evaluate(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
+    data = make_labelled_images(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
+    sizes = [evaluate_and_report(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
              for split in ("test", "all")]  # fmt: skip
     assert [size["images"] for size in sizes] == [8, 18]
 
 
 def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(model, tmp_path, capsys):
-    data = make_pictures(tmp_path / "set", {"fake": 5, "real": 5})
+    data = make_labelled_images(tmp_path / "set", {"fake": 5, "real": 5})
     (data / "fake" / "broken.png").write_bytes(b"no picture")
     (data / "fake" / "both.png").write_bytes((data / "real" / "0.png").read_bytes())
     arguments = ["evaluate", str(model), "--data", str(data), "--output", str(tmp_path / "r"), "--resave-images", "0"]
     assert door.main(arguments) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines()[0] == "9 pictures: 5 fake, 4 real"
+    assert out.splitlines()[0] == "9 images: 5 fake, 4 real"
     assert "95 % interval" in out.splitlines()[-1]
     assert "both.png" in err
     assert "broken.png" in err
@@ -332,20 +329,20 @@ def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(mo
 
 @pytest.mark.parametrize(("given", "engine"), [([], "litert "), (["--engine", "keras"], "keras ")])
 def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_path, given, engine):
-    report = tmp_path / "report"
-    asked = ["evaluate", str(model), "--data", str(pictures), "--output", str(report), "--resave-images", "0", *given]
+    folder = tmp_path / "report"
+    asked = ["evaluate", str(model), "--data", str(pictures), "--output", str(folder), "--resave-images", "0", *given]
     assert door.main(asked) == 0
-    assert json.loads((report / "metrics.json").read_text())["model"]["engine"].startswith(engine)
+    assert json.loads((folder / "metrics.json").read_text())["model"]["engine"].startswith(engine)
     details = tmp_path / "details.csv"
     asked = ["--input", str(pictures), "--recursive", "--model", str(model), "--details", str(details), *given]
     assert predict_and_save_json.main([*asked, "--output", str(tmp_path / "p.json")]) == 0
     columns = ("prediction", "verdict", "confidence", "p_fake", "p_real")
-    judged, predicted = (
+    evaluated, predicted = (
         {row[name]: [row[column] for column in columns] for row in csv.DictReader(path.open())}
-        for path, name in ((report / "predictions.csv", "path"), (details, "image"))
+        for path, name in ((folder / "predictions.csv", "path"), (details, "image"))
     )
-    assert judged == predicted
-    assert len(judged) == 35
+    assert evaluated == predicted
+    assert len(evaluated) == 35
 
 
 @pytest.mark.parametrize(("worth", "engine"), [(1, "litert"), (35 * 7, "litert"), (35 * 7 + 1, "keras")])
@@ -354,15 +351,16 @@ def test_a_training_is_judged_by_the_engine_of_prediction_where_that_is_worth_it
 ):
     monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", worth)
     records = scan(pictures, Preprocessing()).records
-    tree = evaluate.after_training(model_file.load(model), model, tmp_path, pictures, Split((), (), records, ()))
-    assert tree["model"]["engine"].startswith(engine)
+    split = Split((), (), records, ())
+    result = report.report_training(model_file.load(model), model, tmp_path, pictures, split, cache_folder())
+    assert result.tree["model"]["engine"].startswith(engine)
 
 
 def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
     records = scan(pictures, Preprocessing()).records
-    judged = predict_records(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
-    assert len(judged.resaved_of) == len(judged.resaved["png"]) == 7
-    assert np.allclose(judged.resaved["png"], judged.p_real[judged.resaved_of], atol=1e-6)
+    images = predict_records(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
+    assert len(images.resaved_of) == len(images.resaved["png"]) == 7
+    assert np.allclose(images.resaved["png"], images.p_real[images.resaved_of], atol=1e-6)
 
 
 def test_the_calibration_error_is_the_gap_between_promise_and_truth():
@@ -403,13 +401,11 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
         "nothing gives the answer away": {"findings": [], "shortcut": {"verdict": "nothing gives the answer away"}},
     }
     records = scan(pictures, Preprocessing()).records
-    judged = EvaluatedImages(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
+    images = EvaluatedImages(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
     for expected, audit in audits.items():
         audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
-        tree = evaluation_report.report_figures(
-            judged, audited, evaluation_report.Subject("m.h5", "0" * 64, "set", "all", "...")
-        )
-        evaluation_report.write_html(tmp_path / "r.html", tree, judged, audited)
+        tree = metrics_tree(images, audited, Subject("m.h5", "0" * 64, "set", "all", "..."))
+        report.write_html(tmp_path / "r.html", EvaluationResult(tree, images, audited, tmp_path))
         assert expected in (tmp_path / "r.html").read_text()
         assert "audit" not in tree["training"]["data"]
 
@@ -417,14 +413,12 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
 def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, pictures, tmp_path):
     records = scan(pictures, Preprocessing()).records
     p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
-    judged = EvaluatedImages(pictures, records, p_real, "Keras")
-    tree = evaluation_report.report_figures(
-        judged, detector, evaluation_report.Subject("m.h5", "0" * 64, "set", "all", "...")
-    )
+    images = EvaluatedImages(pictures, records, p_real, "Keras")
+    tree = metrics_tree(images, detector, Subject("m.h5", "0" * 64, "set", "all", "..."))
     json.dumps(tree, allow_nan=False)
-    evaluation_report.write_html(tmp_path / "r.html", tree, judged, detector)
+    report.write_html(tmp_path / "r.html", EvaluationResult(tree, images, detector, tmp_path))
     text = (tmp_path / "r.html").read_text()
-    assert "Mistakes" not in text
+    assert "confident mistakes" not in text
     assert tree["mistakes"] == []
     assert tree["resaves"] is None
 
@@ -439,4 +433,4 @@ def test_a_thumbnail_keeps_small_pictures_as_they_are(tmp_path):
 
 
 def test_templates_are_part_of_the_package():
-    assert '"templates/*.html"' in (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert '"templates/*.html"' in (ROOT / "pyproject.toml").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fakereal.config import ResavingConfig
 from fakereal.model import augmentation
-from fakereal.model.augmentation import RESAVES, resave
+from fakereal.model.augmentation import RESAVES, resave_randomly
 
 ALWAYS = ResavingConfig(share=1.0, jpeg=1.0, blur=1.0, rescale=1.0, crop=1.0, colour=1.0)
 NOTHING = ResavingConfig(share=1.0, jpeg=0.0, blur=0.0, rescale=0.0, crop=0.0, colour=0.0)
@@ -34,13 +34,15 @@ def difference(a: Image.Image, b: Image.Image) -> float:
 @pytest.mark.parametrize("size", [(1, 1), (2, 200), (32, 32), (300, 225)])
 def test_any_size_comes_back_as_rgb(size):
     for seed in range(60):
-        found = resave(noise(*size), np.random.default_rng(seed), ALWAYS)
+        found = resave_randomly(noise(*size), np.random.default_rng(seed), ALWAYS)
         assert found.mode == "RGB"
         assert min(found.size) >= 1
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
-    first, again, other = (resave(noise(64, 48), np.random.default_rng((0, 1, seed)), ALWAYS) for seed in (5, 5, 6))
+    first, again, other = (
+        resave_randomly(noise(64, 48), np.random.default_rng((0, 1, seed)), ALWAYS) for seed in (5, 5, 6)
+    )
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
@@ -49,34 +51,36 @@ def test_the_picture_given_is_left_as_it_was():
     image = noise(40, 40)
     before = image.tobytes()
     for seed in range(20):
-        resave(image, np.random.default_rng(seed), ALWAYS)
+        resave_randomly(image, np.random.default_rng(seed), ALWAYS)
     assert image.tobytes() == before
 
 
 def test_the_share_decides_how_many_pictures_stay_untouched():
     image, options = noise(32, 32), ResavingConfig(share=0.3, jpeg=1.0)
-    touched = sum(resave(image, np.random.default_rng(seed), options) is not image for seed in range(500))
+    touched = sum(resave_randomly(image, np.random.default_rng(seed), options) is not image for seed in range(500))
     assert 0.24 < touched / 500 < 0.36
-    assert resave(image, np.random.default_rng(0), ResavingConfig(share=0.0)) is image
+    assert resave_randomly(image, np.random.default_rng(0), ResavingConfig(share=0.0)) is image
 
 
 @pytest.mark.parametrize("step", ["jpeg", "blur", "rescale", "crop", "colour"])
 def test_each_step_alone_changes_the_picture(step):
     image = noise(64, 64)
-    results = [resave(image, np.random.default_rng(seed), only(step)) for seed in range(20)]
+    results = [resave_randomly(image, np.random.default_rng(seed), only(step)) for seed in range(20)]
     assert sum(found.tobytes() != image.tobytes() for found in results) >= 18
-    assert resave(image, np.random.default_rng(0), NOTHING).tobytes() == image.tobytes()
+    assert resave_randomly(image, np.random.default_rng(0), NOTHING).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(("side", "least"), [(32, 0.8), (300, 0.6)])
 def test_a_crop_keeps_most_of_a_picture_and_more_of_a_tiny_one(side, least):
-    sides = [resave(noise(side, side), np.random.default_rng(seed), only("crop")).width for seed in range(100)]
+    sides = [resave_randomly(noise(side, side), np.random.default_rng(seed), only("crop")).width for seed in range(100)]
     assert round(least * side) <= min(sides) < side * (least + 0.05)
 
 
 @pytest.mark.parametrize(("side", "least", "most"), [(32, 0.75, 1 / 0.75), (300, 0.5, 2.0)])
 def test_rescaling_stays_within_its_range(side, least, most):
-    sides = [resave(noise(side, side), np.random.default_rng(seed), only("rescale")).width for seed in range(100)]
+    sides = [
+        resave_randomly(noise(side, side), np.random.default_rng(seed), only("rescale")).width for seed in range(100)
+    ]
     assert round(side * least) <= min(sides) < side < max(sides) <= round(side * most)
     assert sides.count(side) > 20  # scaled back
 
@@ -84,7 +88,7 @@ def test_rescaling_stays_within_its_range(side, least, most):
 def test_a_tiny_picture_is_blurred_less_than_a_large_one():
     def kept_contrast(side: int) -> float:
         image = noise(side, side)
-        results = [resave(image, np.random.default_rng(seed), only("blur")) for seed in range(40)]
+        results = [resave_randomly(image, np.random.default_rng(seed), only("blur")) for seed in range(40)]
         return float(np.mean([np.asarray(found).std() / np.asarray(image).std() for found in results]))
 
     assert kept_contrast(32) > 0.7 > 0.4 > kept_contrast(224)
@@ -101,14 +105,14 @@ def test_jpegs_of_all_qualities_and_subsamplings_are_made_and_some_webps(monkeyp
 
     monkeypatch.setattr(Image.Image, "save", spy)
     for seed in range(200):
-        resave(noise(16, 16), np.random.default_rng(seed), only("jpeg"))
+        resave_randomly(noise(16, 16), np.random.default_rng(seed), only("jpeg"))
     assert set(seen) == {("WEBP", None), ("JPEG", 0), ("JPEG", 1), ("JPEG", 2)}
     assert min(seen.values()) >= 5
 
 
 def test_a_picture_longer_than_webp_allows_is_reduced_first():
     assert augmentation._LONGEST_PX * 2 <= 16383
-    sizes = {resave(noise(17_000, 3), np.random.default_rng(seed), only("jpeg")).size for seed in range(12)}
+    sizes = {resave_randomly(noise(17_000, 3), np.random.default_rng(seed), only("jpeg")).size for seed in range(12)}
     assert sizes == {(4096, 1)}
 
 
@@ -116,21 +120,21 @@ def test_a_picture_longer_than_webp_allows_is_reduced_first():
 def test_a_named_resave_is_fixed_and_keeps_the_size(name):
     image = noise(33, 47)
     before = image.tobytes()
-    found = RESAVES[name](image)
+    found = RESAVES[name].apply(image)
     assert (found.mode, found.size) == ("RGB", image.size)
-    assert found.tobytes() == RESAVES[name](image).tobytes()
+    assert found.tobytes() == RESAVES[name].apply(image).tobytes()
     assert found is not image
     assert image.tobytes() == before
 
 
 @pytest.mark.parametrize("name", RESAVES)
 def test_a_named_resave_takes_a_single_pixel(name):
-    assert RESAVES[name](noise(1, 1)).size == (1, 1)
+    assert RESAVES[name].apply(noise(1, 1)).size == (1, 1)
 
 
 def test_named_resaves_damage_in_their_order():
     image = noise(64, 64)
-    damage = {name: difference(image, change(image)) for name, change in RESAVES.items()}
+    damage = {name: difference(image, each.apply(image)) for name, each in RESAVES.items()}
     assert damage["png"] == 0.0
     assert 0.0 < damage["jpeg90"] < damage["jpeg75"] < damage["jpeg70"] < damage["jpeg50"]
     assert 0.0 < damage["scale0.75"] < damage["scale0.5"]
@@ -141,4 +145,4 @@ def test_jpeg75_is_what_pillow_saves_at_75():
     buffer = io.BytesIO()
     noise(64, 64).save(buffer, "JPEG", quality=75)
     with Image.open(buffer) as expected:
-        assert RESAVES["jpeg75"](noise(64, 64)).tobytes() == expected.tobytes()
+        assert RESAVES["jpeg75"].apply(noise(64, 64)).tobytes() == expected.tobytes()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # builds EfficientNetB0 five times, for a tool th
 
 keras = pytest.importorskip("keras", reason="the conversion needs keras")
 
-_TOOL = Path(__file__).parents[1] / "tools" / "convert_efficientnet_lite0.py"
+_TOOL = Path(__file__).parents[2] / "tools" / "convert_efficientnet_lite0.py"
 _SPEC = importlib.util.spec_from_file_location("convert_efficientnet_lite0", _TOOL)
 tool = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(tool)

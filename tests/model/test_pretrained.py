@@ -10,7 +10,7 @@ from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import PRETRAINED
 from fakereal.preprocessing import Preprocessing
 
-CARD = (Path(__file__).resolve().parents[1] / "models" / "MODEL_CARD.md").read_text(encoding="utf-8")
+CARD = (Path(__file__).resolve().parents[2] / "models" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_the_shipped_model_is_small_and_of_the_default_network_and_preprocessing():
