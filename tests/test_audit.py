@@ -260,5 +260,5 @@ def test_label_errors_need_a_report_folder(sound, capsys):
 
 
 def test_a_missing_folder_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="nothing there"):
+    with pytest.raises(DataError, match="does not exist"):
         main(["audit", str(tmp_path / "nowhere")])

@@ -91,10 +91,10 @@ def test_what_is_no_labelled_picture_is_skipped_with_a_reason(make_folder, make_
     (root / "real/cut.png").write_bytes((root / "real/1.png").read_bytes()[:60])
     (root / "real/none.jpg").touch()
     found = reasons(scan(root, SMALL))
-    assert found["elsewhere/1.png"] == "not in a folder of fake or of real pictures"
-    assert found["fake/.hidden.png"] == "a hidden file"
-    assert found["fake/Thumbs.db"] == "not named like a picture (.db)"
-    assert found["fake_preds.json"] == "not named like a picture (.json)"
+    assert found["elsewhere/1.png"] == "not in a folder of fake or of real images"
+    assert found["fake/.hidden.png"] == "hidden file"
+    assert found["fake/Thumbs.db"] == "not an image file name (.db)"
+    assert found["fake_preds.json"] == "not an image file name (.json)"
     assert "truncated" in found["real/cut.png"]
     assert found["real/none.jpg"] == "expected an image, found an empty file"
     assert len(found) == 6
@@ -105,7 +105,7 @@ def test_many_skipped_files_take_one_line_a_reason(make_folder):
     for number in range(2000):
         (root / f"{number}.json").touch()
     lines = skipped_lines(scan(root, SMALL))
-    assert lines == ["skipped 2000: not named like a picture (.json) (0.json, 1.json, 10.json, and 1997 more)"]
+    assert lines == ["skipped 2000: not an image file name (.json) (0.json, 1.json, 10.json, and 1997 more)"]
 
 
 def test_links_to_files_and_folders_are_followed(make_folder, tmp_path):
@@ -122,7 +122,7 @@ def test_a_loop_of_links_ends_and_is_listed(make_folder):
     (root / "fake/loop").symlink_to(root)
     dataset = scan(root, SMALL)
     assert len(dataset.records) == 2
-    assert reasons(dataset) == {"fake/loop": "a folder that was already read under another name"}
+    assert reasons(dataset) == {"fake/loop": "folder already scanned under another name"}
 
 
 def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
@@ -137,9 +137,9 @@ def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
 @pytest.mark.parametrize(
     ("folders", "found"),
     [
-        ({}, "found no files"),
-        ({"real": 2}, "found 0 fake and 2 real: add a folder of fake ones"),
-        ({"cats": 2}, "found none among 2 files (the first: not in a folder of fake or of real pictures)"),
+        ({}, "no files: put images into class folders"),
+        ({"real": 2}, "0 fake and 2 real images: add a folder of fake images"),
+        ({"cats": 2}, "no usable image among 2 files (the first: not in a folder of fake or of real images)"),
     ],
 )
 def test_a_folder_without_both_classes_is_one_clear_line(make_folder, tmp_path, folders, found):
@@ -151,9 +151,9 @@ def test_a_folder_without_both_classes_is_one_clear_line(make_folder, tmp_path, 
 
 
 def test_a_missing_folder_and_a_file_are_one_clear_line(tmp_path, make_image):
-    with pytest.raises(DataError, match="found nothing there: check the path"):
+    with pytest.raises(DataError, match="nowhere: does not exist; expected a folder with fake"):
         scan(tmp_path / "nowhere", SMALL)
-    with pytest.raises(DataError, match="found a file"):
+    with pytest.raises(DataError, match="is a file; expected a folder"):
         scan(make_image(tmp_path / "1.png"), SMALL)
 
 

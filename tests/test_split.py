@@ -81,8 +81,8 @@ def test_identical_pictures_stay_together(dataset):
 def test_a_picture_in_both_classes_is_left_out_every_time(dataset):
     split = split_dataset(with_more(dataset, record(dataset.root, "doubtful", REAL, "content 0")), seed=0)
     assert {(item.record.path.name, item.reason) for item in split.left_out} == {
-        ("0000", "the same picture is labelled fake and real"),
-        ("doubtful", "the same picture is labelled fake and real"),
+        ("0000", "the same image is labelled fake and real"),
+        ("doubtful", "the same image is labelled fake and real"),
     }
     assert not {"0000", "doubtful"} & set(where(split))
 
@@ -123,8 +123,8 @@ def test_given_test_pictures_that_also_train_are_left_out_of_the_test(dataset):
     copies = [record(kept.root, f"copy in {name}", train.label, train.content, name) for name in ("val", "test")]
     split = split_dataset(with_more(kept, *copies), seed=0)
     assert {(item.record.path.name, item.reason) for item in split.left_out} == {
-        ("copy in val", "in val, but the same picture is in train"),
-        ("copy in test", "in test, but the same picture is in train"),
+        ("copy in val", "in val, but the same image is in train"),
+        ("copy in test", "in test, but the same image is in train"),
     }
     assert where(split)[train.path.name] == "train"
 
@@ -160,7 +160,7 @@ def test_a_manifest_gives_the_same_split_back(images, tmp_path):
     assert len(rows) == 61
     doubtful = [row for row in rows if row["split"] == "left_out"]
     assert {row["path"] for row in doubtful} == {"club/real/doubtful.png", "web/fake/1.png"}
-    assert {row["reason"] for row in doubtful} == {"the same picture is labelled fake and real"}
+    assert {row["reason"] for row in doubtful} == {"the same image is labelled fake and real"}
 
 
 def test_a_manifest_survives_odd_names(images, tmp_path):
@@ -194,12 +194,12 @@ def test_a_manifest_leaves_out_what_does_not_fit_and_says_why(images, make_image
     split = read_manifest(tmp_path / "split.csv", scan(images, SMALL))
     reasons = {item.record.path.relative_to(images).as_posix(): item.reason for item in split.left_out}
     for name in ("club/real/doubtful.png", "web/fake/1.png"):
-        assert reasons.pop(name) == "the same picture is labelled fake and real"
+        assert reasons.pop(name) == "the same image is labelled fake and real"
     assert reasons == {
         "web/fake/new.png": "not in the split file",
         "web/fake/2.png": "its content changed since the split file was written",
-        "web/real/relabelled.png": "fake in the split file, but in a folder of real pictures",
-        "web/fake/4.png": "in the split file, but not among the readable pictures",
+        "web/real/relabelled.png": "fake in the split file, but in a folder of real images",
+        "web/fake/4.png": "in the split file, but not among the readable images",
     }
 
 
@@ -239,7 +239,7 @@ def test_the_summary_counts_splits_classes_sources_and_what_is_left_out(images):
     assert [line.split()[0] for line in lines[:3]] == list(SPLITS)
     assert sum(int(line.split()[1]) for line in lines[:3]) == 59
     assert "club: train 0 fake" in lines[3]
-    assert lines[-1].startswith("left out 2: the same picture is labelled fake and real (")
+    assert lines[-1].startswith("left out 2: the same image is labelled fake and real (")
 
 
 def copied(original, *copies):
@@ -284,7 +284,9 @@ def test_near_copies_in_given_splits_stay_there_and_are_warned_of(make_folder):
     assert placed["train/real/1.png"] != "test"
     (line,) = (line for line in summary(split) if "near-copies" in line)
     learnt = placed["train/real/1.png"]
-    assert line.startswith(f"warning: 2 of test are near-copies of pictures in {learnt}, which flatters its figures (")
+    assert line.startswith(
+        f"warning: 2 of test are near-copies of images in {learnt}, which makes its metrics too good ("
+    )
     assert "copy.jpg" in line
 
 
@@ -312,7 +314,7 @@ def test_a_manifest_that_parts_near_copies_is_kept_and_warned_of(images, tmp_pat
     again = read_manifest(tmp_path / "split.csv", dataset)
     assert copy in again.test
     assert [line for line in summary(again) if "near-copies" in line] == [
-        f"warning: 1 of test are near-copies of pictures in train, which flatters its figures ({copy.path})"
+        f"warning: 1 of test are near-copies of images in train, which makes its metrics too good ({copy.path})"
     ]
 
 

@@ -433,7 +433,7 @@ def test_a_picture_that_changes_during_training_is_named_and_not_taken_for_the_o
     options = AugmentationConfig(resaving=ResavingConfig(share=resaving))
     with training_cache.open_cache(config.DataConfig(cache_dir=str(tmp_path / "cache"))) as cache:
         kept = cache.pictures(Preprocessing(32))
-        with pytest.raises(ImageRefused, match="expected the file that was scanned, found another one of its name"):
+        with pytest.raises(ImageRefused, match="the file has changed since it was scanned"):
             training_array(record, Preprocessing(32), options, np.random.default_rng(0), kept)
         assert kept.get(record.sha256) is None
         record.path.write_bytes(scanned)

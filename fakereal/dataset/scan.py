@@ -1,4 +1,4 @@
-"""Finds the labelled pictures under a folder; names every file that it can't use."""
+"""Find the labelled images in a folder; list every file that can't be used, with the reason."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ _SPLIT_OF_FOLDER = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 THUMBNAIL_PX = 16
-"""Width and height of the grey thumbnail by which near-copies are found: 256 bytes a picture."""
+"""Width and height of the gray thumbnail by which near-copies are found: 256 bytes per image."""
 
-_NAMED = 3  # skipped files named for each reason in a listing
+_NAMED = 3  # names in an abbreviated list
 
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled picture."""
+    """One labelled image."""
 
     path: Path  # as reachable from the current folder (root / relative)
     label: int  # 0 fake, 1 real
     source: str  # "" where the layout names none
     sha256: str  # of the file's bytes
-    content: str  # hash of the preprocessed array: pictures identical to the network share it
+    content: str  # hash of the preprocessed array: images that are identical to the network share it
     split: str | None  # the given split "train" | "val" | "test", or None
-    shorter_px: int = 0  # the shorter side of the picture as stored
-    thumbnail: bytes = field(default=b"", repr=False)  # grey, 16 rows of 16 pixels; b"": no picture to look at
+    shorter_px: int = 0  # the shorter side of the image as stored
+    thumbnail: bytes = field(default=b"", repr=False)  # gray, 16 rows of 16 pixels; b"": none
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is no labelled picture."""
+    """A file that is not a labelled image."""
 
     path: Path
     reason: str  # one line why
-    failed: bool = True  # False: no picture by its name, so nothing is missed
+    failed: bool = True  # False: not an image by its name, so nothing is lost
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All that a folder holds."""
+    """All files of a folder."""
 
     root: Path
     records: tuple[Record, ...]  # sorted by relative posix path
@@ -63,11 +63,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Place:
-    """What a file's folders say about it."""
+    """What the names of a file's folders say about it."""
 
     label: int
     source: str
     split: str | None
+
+
+def labels_of(records: Sequence[Record]) -> np.ndarray:
+    """Return the labels of records, int64 (n,)."""
+    return np.array([record.label for record in records], dtype=np.int64)
 
 
 def class_counts(records: Iterable[Record]) -> tuple[int, int]:
@@ -77,23 +82,23 @@ def class_counts(records: Iterable[Record]) -> tuple[int, int]:
 
 
 def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
-    """Reads every picture under `root` once and says what it is.
+    """Read every image below `root` once, and return it with its label, split and source.
 
     The layouts are `<class>/`, `train|val|test/<class>/` and `<source>/<class>/`, at any depth and mixed: of a file's
     folders the one with a class name gives the label, and those above it the split and the source.
 
     Raises:
-        DataError: the folder is missing, or doesn't hold pictures of both classes.
+        DataError: the folder is missing, or doesn't hold images of both classes.
     """
     if not root.is_dir():
-        found = "a file" if root.exists() else "nothing there"
-        raise DataError(f"{root}: expected a folder with {known_folder_names()}, found {found}: check the path")
+        state = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"{root}: {state}; expected a folder with {known_folder_names()}: check the path")
     wanted: list[tuple[Path, _Place]] = []
     skipped: list[Skipped] = []
     for path in _files(root, skipped):
         folders = path.relative_to(root).parts[:-1]
         place = _place(folders)
-        reason = _why_not(path, folders, place)
+        reason = _why_unused(path, folders, place)
         if place is None or reason:
             skipped.append(Skipped(path, reason, is_image_name(path.name)))
         else:
@@ -102,27 +107,8 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
     for item in parallel_map(lambda each: _read(*each, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
-    _check(dataset)
+    _check_both_classes(dataset)
     return dataset
-
-
-def labels_of(records: Sequence[Record]) -> np.ndarray:
-    """Return the labels of records, int64 (n,)."""
-    return np.array([record.label for record in records], dtype=np.int64)
-
-
-def skipped_lines(dataset: Dataset) -> list[str]:
-    """Returns lines for people: each reason once, with how many files it met and the first few of them."""
-    by_reason: dict[str, list[str]] = {}
-    for item in dataset.skipped:
-        by_reason.setdefault(item.reason, []).append(relative_name(item.path, dataset.root))
-    return [f"skipped {len(paths)}: {reason} ({abbreviate(paths)})" for reason, paths in by_reason.items()]
-
-
-def abbreviate(names: list[str]) -> str:
-    """Returns the first few names, and how many more there are."""
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _sorted(items: list, root: Path) -> tuple:
@@ -133,20 +119,20 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
     """Yield every file; links to folders are followed, to each folder once."""
 
     def refuse(folder: str, error: OSError) -> None:
-        skipped.append(Skipped(Path(folder), f"a folder that can't be read: {error.strerror}"))
+        skipped.append(Skipped(Path(folder), f"unreadable folder: {error.strerror}"))
 
     for entry, entered in walk(root, refuse, follow_links=True):
         if not is_folder(entry):
             yield Path(entry.path)
         elif not entered:
-            reason = "a folder that was already read under another name"
+            reason = "folder already scanned under another name"
             skipped.append(Skipped(Path(entry.path), reason, failed=False))
 
 
 def _place(folders: tuple[str, ...]) -> _Place | None:
-    """Returns what the folders from the root down to a file say, or None where they don't say one class."""
+    """Return what the folders from the root down to a file say, or None where they don't name exactly one class."""
     depths = [depth for depth, name in enumerate(folders) if label_of_folder(name) is not None]
-    # The plain words win: fake/nature/ is a folder of fakes, photos/fake/ too.
+    # The plain words fake and real win: fake/nature/ and photos/fake/ are folders of fakes.
     depths = [depth for depth in depths if is_plain_class_folder(folders[depth])] or depths
     labels = {label_of_folder(folders[depth]) for depth in depths}
     if len(labels) == 1:
@@ -157,14 +143,14 @@ def _place(folders: tuple[str, ...]) -> _Place | None:
     return None
 
 
-def _why_not(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
+def _why_unused(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
     if path.name.startswith("."):
-        return "a hidden file"
+        return "hidden file"
     if path.suffix.lower() not in SUFFIXES:
-        return f"not named like a picture ({path.suffix.lower() or 'no suffix'})"
+        return f"not an image file name ({path.suffix.lower() or 'no extension'})"
     if place is None and any(label_of_folder(name) is not None for name in folders):
-        return "in folders of both classes, so its label is in doubt"
-    return "" if place else "not in a folder of fake or of real pictures"
+        return "in folders of both classes, so its label is ambiguous"
+    return "" if place else "not in a folder of fake or of real images"
 
 
 def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | Skipped:
@@ -185,36 +171,48 @@ def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | S
     )
 
 
-def scanned_bytes(record: Record) -> bytes:
-    """Returns the bytes of a picture's file, which must be those that were scanned: results are kept under their hash.
-
-    Raises:
-        ImageRefused: the file has gone, or another one has its name.
-    """
-    data = read_bytes(record.path)
-    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
-        raise ImageRefused("missing", "expected the file that was scanned, found another one of its name")
-    return data
-
-
 def thumbnail_of(image: np.ndarray) -> bytes:
-    """Returns a preprocessed picture in grey, each of THUMBNAIL_PX x THUMBNAIL_PX pixels the mean of its area."""
-    grey = Image.fromarray(image).convert("L")
-    return grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes()
+    """Return a preprocessed image in gray, each of THUMBNAIL_PX x THUMBNAIL_PX pixels the mean of its area."""
+    gray = Image.fromarray(image).convert("L")
+    return gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes()
 
 
-def _check(dataset: Dataset) -> None:
+def _check_both_classes(dataset: Dataset) -> None:
     counts = class_counts(dataset.records)
     if all(counts):
         return
     if any(counts):
         missing = NAMES[counts.index(0)]
-        found = f"{counts[FAKE]} fake and {counts[REAL]} real: add a folder of {missing} ones"
+        problem = f"{counts[FAKE]} fake and {counts[REAL]} real images: add a folder of {missing} images"
     elif dataset.skipped:
         reason = dataset.skipped[0].reason
-        found = f"none among {len(dataset.skipped)} files (the first: {reason}): name the class folders so"
+        problem = f"no usable image among {len(dataset.skipped)} files (the first: {reason}): name the class folders"
     else:
-        found = "no files: put the pictures there, or check the path"
-    raise DataError(
-        f"{dataset.root}: expected readable pictures in class folders ({known_folder_names()}), found {found}"
-    )
+        problem = "no files: put images into class folders, or check the path"
+    raise DataError(f"{dataset.root}: {problem} ({known_folder_names()})")
+
+
+def scanned_bytes(record: Record) -> bytes:
+    """Return the bytes of an image's file, which must be those that were scanned: results are kept under their hash.
+
+    Raises:
+        ImageRefused: the file is gone, or its content has changed.
+    """
+    data = read_bytes(record.path)
+    if record.sha256 and hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ImageRefused("missing", "the file has changed since it was scanned")
+    return data
+
+
+def skipped_lines(dataset: Dataset) -> list[str]:
+    """Return one line per reason, with the number of files and the first few of them."""
+    by_reason: dict[str, list[str]] = {}
+    for item in dataset.skipped:
+        by_reason.setdefault(item.reason, []).append(relative_name(item.path, dataset.root))
+    return [f"skipped {len(paths)}: {reason} ({abbreviate(paths)})" for reason, paths in by_reason.items()]
+
+
+def abbreviate(names: list[str]) -> str:
+    """Return the first few names, and the number of the others."""
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

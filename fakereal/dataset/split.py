@@ -1,4 +1,4 @@
-"""Divides a data set into train, val and test by what the pictures are, and keeps that in a manifest."""
+"""Split a data set into train, val and test by the content of the images, and keep the split in a manifest."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES, label_of_name
 
 SPLITS = ("train", "val", "test")
-"""In the order of precedence: a picture that stands in two of them counts in the first."""
+"""In order of precedence: an image that is in two of them counts in the first."""
 
 COLUMNS = ("path", "sha256", "label", "source", "split", "reason")
-"""Of the manifest, a CSV."""
+"""Columns of the manifest, a CSV file."""
 
 _LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that takes no part."""
+    """An image that is in no split."""
 
     record: Record
     reason: str  # one line why
@@ -35,65 +35,72 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Split:
-    """What learns, what chooses and what judges."""
+    """The records to train on, to validate on and to test on."""
 
     train: tuple[Record, ...]
     val: tuple[Record, ...]
     test: tuple[Record, ...]
     left_out: tuple[LeftOut, ...]
-    near: tuple[Cluster, ...] = ()  # near-copies among all these, left out ones too
+    near: tuple[Cluster, ...] = ()  # near-copies among all of these, left out ones included
 
 
 def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Split:
-    """Divides a data set; the splits that its folders give are kept, and those missing are carved out of the rest.
+    """Split a data set; splits given by its folders are kept, and missing ones are taken from the rest.
 
-    A picture's content and the seed alone decide where it goes. So identical pictures stay together, adding a file
-    moves no other, and a training that is repeated with more pictures never learns from what judged it before. The
-    price: the shares hold for each class and source in expectation, not to the picture, since exact shares would
-    have to move one picture whenever another comes.
+    An image's content and the seed alone decide its split. So identical images stay together, adding a file moves no
+    other, and a training that is repeated with more images never trains on what it was tested on before. The price:
+    the shares hold for each class and source in expectation, not exactly, since exact shares would have to move one
+    image whenever another is added.
 
     Near-copies stay together too: they all go where the one with the smallest content hash goes, so that adding a
-    file can move its own near-copies only. Those that the folders put into different splits stay where they are.
+    file can only move its own near-copies. Those that the folders put into different splits stay where they are.
+
+    Args:
+        dataset: what `scan` found.
+        seed: of the split.
+        shares: of train, val and test; above 0, with a sum of 1.
 
     Raises:
-        ConfigError: the shares are no shares.
-        DataError: a split would be without pictures of a class.
+        ConfigError: invalid shares.
+        DataError: a split would have no images of a class.
     """
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"shares: expected three numbers above 0 that add up to 1, found {shares}")
     given = {record.split for record in dataset.records}
-    # Only what is not given yet competes for the pictures that the folders leave to us.
+    # Only splits that the folders don't give take a share of the other images.
     open_shares = {
         name: share for name, share in zip(SPLITS, shares, strict=True) if name == "train" or name not in given
     }
-    near = _near(dataset)
-    drawn_by = _sample_by(dataset.records, near)
+    near = _near_copies(dataset)
+    key_of = _split_keys(dataset.records, near)
     placed = [
-        (record, record.split if _is_judge(record) else _sample(drawn_by[record.content], seed, open_shares))
+        (record, record.split if _is_held_out(record) else _choose_split(key_of[record.content], seed, open_shares))
         for record in dataset.records
     ]
-    return _drop_leaks(placed, [], near, "add pictures, try another --seed, or divide them yourself with --split FILE")
+    return _drop_leaks(
+        placed, [], near, "add images, try another --seed, or give a split of your own with --split FILE"
+    )
 
 
-def _near(dataset: Dataset) -> tuple[Cluster, ...]:
+def _near_copies(dataset: Dataset) -> tuple[Cluster, ...]:
     return tuple(cluster for cluster in find_duplicates(dataset.records) if cluster.kind == "near")
 
 
-def _is_judge(record: Record) -> bool:
+def _is_held_out(record: Record) -> bool:
     return record.split in ("val", "test")
 
 
-def _sample_by(records: Iterable[Record], near: Iterable[Cluster]) -> dict[str, str]:
-    """Returns for each content the one that is drawn for it: its own, or that of its first near-copy."""
+def _split_keys(records: Iterable[Record], near: Iterable[Cluster]) -> dict[str, str]:
+    """Return for each content the one that decides its split: its own, or the smallest among its near-copies."""
     found = {record.content: record.content for record in records}
     for cluster in near:
-        contents = {record.content for record in cluster.records if not _is_judge(record)}
+        contents = {record.content for record in cluster.records if not _is_held_out(record)}
         found.update(dict.fromkeys(contents, min(contents, default="")))
     return found
 
 
-def _sample(content: str, seed: int, shares: dict[str, float]) -> str:
-    """Returns the split on which a number in [0, 1) falls that depends on the picture and the seed only."""
+def _choose_split(content: str, seed: int, shares: dict[str, float]) -> str:
+    """Return a split, each with its share as probability; the choice depends on the content and the seed only."""
     digest = hashlib.sha256(f"{seed}:{content}".encode()).digest()
     rest = int.from_bytes(digest[:8]) / 2**64 * sum(shares.values())
     for name, share in reversed(shares.items()):
@@ -106,7 +113,7 @@ def _sample(content: str, seed: int, shares: dict[str, float]) -> str:
 def _drop_leaks(
     placed: list[tuple[Record, str]], left_out: list[LeftOut], near: tuple[Cluster, ...], advice: str
 ) -> Split:
-    """Leaves out what would make the figures a lie, and checks that something remains everywhere."""
+    """Leave out images that would falsify the metrics, and check that both classes remain in every split."""
     labels, splits = defaultdict(set), defaultdict(set)
     for record, name in placed:
         labels[record.content].add(record.label)
@@ -115,38 +122,38 @@ def _drop_leaks(
     for record, name in placed:
         first = min(splits[record.content], key=SPLITS.index)
         if len(labels[record.content]) > 1:
-            left_out.append(LeftOut(record, "the same picture is labelled fake and real"))
+            left_out.append(LeftOut(record, "the same image is labelled fake and real"))
         elif name != first:
-            left_out.append(LeftOut(record, f"in {name}, but the same picture is in {first}"))
+            left_out.append(LeftOut(record, f"in {name}, but the same image is in {first}"))
         else:
             kept[name].append(record)
     left_out.sort(key=lambda item: item.record.path)
     split = Split(*(tuple(kept[name]) for name in SPLITS), tuple(left_out), near)
-    _check(split, advice)
+    _check_both_classes(split, advice)
     return split
 
 
-def _check(split: Split, advice: str) -> None:
+def _check_both_classes(split: Split, advice: str) -> None:
     counts = {name: class_counts(getattr(split, name)) for name in SPLITS}
     if all(all(pair) for pair in counts.values()):
         return
     found = ", ".join(f"{name} {fake} fake and {real} real" for name, (fake, real) in counts.items())
     left = f" ({len(split.left_out)} left out)" if split.left_out else ""
-    raise DataError(f"expected fake and real pictures in train, val and test, found {found}{left}: {advice}")
+    raise DataError(f"train, val and test need fake and real images each; found {found}{left}: {advice}")
 
 
 def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Names pictures with their labels and splits, whatever their file names.
+    """Return 16 hexadecimal digits that identify images with their labels and splits, whatever their file names.
 
     Args:
-        rows: SHA-256, label's name and split of each picture that takes part.
+        rows: SHA-256, name of the label and split of each image used.
     """
     lines = sorted(f"{sha256} {NAMES.index(label)} {split}" for sha256, label, split in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def write_manifest(path: Path, split: Split, root: Path) -> None:
-    """Writes the split as CSV: path (relative to root), sha256, label, source, split, and why a picture is left out.
+    """Write the split as CSV: path (relative to root), sha256, label, source, split, and why an image is left out.
 
     Raises:
         DataError: the file can't be written.
@@ -163,14 +170,14 @@ def write_manifest(path: Path, split: Split, root: Path) -> None:
 
 
 def read_manifest(path: Path, dataset: Dataset) -> Split:
-    """Returns the split that a manifest describes, for the pictures of a data set.
+    """Return the split that a manifest describes, for the images of a data set.
 
-    A picture is found by its content (SHA-256 of the file), by its path where several rows share the content; so it
-    may have been moved or renamed since. Pictures that the manifest doesn't name, has under another label or with
-    another content, and rows whose picture isn't there, are left out, each with the reason.
+    An image is found by its content (SHA-256 of the file), by its path where several rows share the content; so it
+    may have been moved or renamed since. Images that the manifest doesn't list, or lists with another label or
+    content, and rows whose image is missing are left out, each with the reason.
 
     Raises:
-        DataError: the file is no manifest, or a split would be without pictures of a class.
+        DataError: the file is not a manifest, or a split would have no images of a class.
     """
     rows = manifest_rows(path)
     paths = {row["path"] for row in rows}
@@ -179,45 +186,45 @@ def read_manifest(path: Path, dataset: Dataset) -> Split:
         by_sha256[row["sha256"].lower()][row["path"]] = row
     placed: list[tuple[Record, str]] = []
     left_out: list[LeftOut] = []
-    met: set[str] = set()  # paths of the rows whose picture, or its successor under that path, is there
+    matched: set[str] = set()  # paths of the rows whose image, or a successor at that path, is there
     for record in dataset.records:
         where = relative_name(record.path, dataset.root)
-        row = _row_for(where, by_sha256.get(record.sha256, {}), met)
-        met.add(row["path"] if row else where)
-        reason = _why_not(row, record, where in paths)
+        row = _row_for(where, by_sha256.get(record.sha256, {}), matched)
+        matched.add(row["path"] if row else where)
+        reason = _why_left_out(row, record, where in paths)
         if row is None or reason:
             left_out.append(LeftOut(record, reason))
         else:
             placed.append((record, row["split"]))
-    left_out += [_absent(row, dataset.root) for row in rows if row["path"] not in met]
-    return _drop_leaks(placed, left_out, _near(dataset), f"check that {path} belongs to {dataset.root}")
+    left_out += [_missing(row, dataset.root) for row in rows if row["path"] not in matched]
+    return _drop_leaks(placed, left_out, _near_copies(dataset), f"check that {path} belongs to {dataset.root}")
 
 
-def _row_for(where: str, same: dict[str, dict[str, str]], met: set[str]) -> dict[str, str] | None:
-    """Returns, of the rows with a picture's content, the one with its path, else one not met yet, else any."""
+def _row_for(where: str, same: dict[str, dict[str, str]], matched: set[str]) -> dict[str, str] | None:
+    """Return, of the rows with an image's content, the one with its path, else one not matched yet, else any."""
     if where in same:
         return same[where]
-    return next((row for path, row in same.items() if path not in met), next(iter(same.values()), None))
+    return next((row for path, row in same.items() if path not in matched), next(iter(same.values()), None))
 
 
-def _why_not(row: dict[str, str] | None, record: Record, path_is_known: bool) -> str:
+def _why_left_out(row: dict[str, str] | None, record: Record, path_is_known: bool) -> str:
     if row is None:
         return "its content changed since the split file was written" if path_is_known else "not in the split file"
     if row["split"] == _LEFT_OUT:
         return row["reason"] or "left out by the split file"
     if label_of_name(row["label"]) != record.label:
-        return f"{row['label']} in the split file, but in a folder of {NAMES[record.label]} pictures"
+        return f"{row['label']} in the split file, but in a folder of {NAMES[record.label]} images"
     return ""
 
 
-def _absent(row: dict[str, str], root: Path) -> LeftOut:
+def _missing(row: dict[str, str], root: Path) -> LeftOut:
     label = label_of_name(row["label"])
     record = Record(root / row["path"], label, row["source"], row["sha256"], "", None)
-    return LeftOut(record, "in the split file, but not among the readable pictures")
+    return LeftOut(record, "in the split file, but not among the readable images")
 
 
 def manifest_rows(path: Path) -> list[dict[str, str]]:
-    """Returns a manifest's rows by `COLUMNS`; raises DataError where it is none."""
+    """Return a manifest's rows by `COLUMNS`; raise DataError where the file is not a manifest."""
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
@@ -241,7 +248,7 @@ def manifest_rows(path: Path) -> list[dict[str, str]]:
 
 
 def summary(split: Split) -> list[str]:
-    """Returns lines for people: pictures of each split, class and source, and what is left out, with the reasons."""
+    """Return lines for people: images per split, class and source, and those left out, with the reasons."""
     total = sum(len(getattr(split, name)) for name in SPLITS)
     lines = [_counts_line(name, getattr(split, name), total) for name in SPLITS]
     sources = sorted({record.source for name in SPLITS for record in getattr(split, name)})
@@ -256,10 +263,10 @@ def summary(split: Split) -> list[str]:
 
 
 def _near_lines(split: Split) -> list[str]:
-    """Returns what became of near-copies; a warning where one split judges what another has learnt."""
+    """Return where near-copies are; a warning where a split tests on near-copies of what another trains on."""
     where = {record.path: name for name in SPLITS for record in getattr(split, name)}
     together: list[str] = []
-    parted: dict[tuple[str, str], list[str]] = defaultdict(list)
+    separated: dict[tuple[str, str], list[str]] = defaultdict(list)
     for cluster in split.near:
         placed = {str(record.path): where[record.path] for record in cluster.records if record.path in where}
         first = min(placed.values(), key=SPLITS.index, default="")
@@ -267,11 +274,11 @@ def _near_lines(split: Split) -> list[str]:
             together += placed
         for path, name in placed.items():
             if name != first:
-                parted[name, first].append(path)
+                separated[name, first].append(path)
     lines = [f"near-copies kept together: {len(together)} ({abbreviate(together)})"] if together else []
-    for (name, first), paths in parted.items():
-        found = f"warning: {len(paths)} of {name} are near-copies of pictures in {first}"
-        lines.append(f"{found}, which flatters its figures ({abbreviate(paths)})")
+    for (name, first), paths in separated.items():
+        found = f"warning: {len(paths)} of {name} are near-copies of images in {first}"
+        lines.append(f"{found}, which makes its metrics too good ({abbreviate(paths)})")
     return lines
 
 
