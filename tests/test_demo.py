@@ -154,9 +154,9 @@ def test_the_tour_cleans_trains_predicts_and_says_how_well(tmp_path):
     command = [sys.executable, "-m", "fakereal", "demo", str(tmp_path / "set"), "--run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    findings = done.stdout[done.stdout.index("What came out") :]
+    findings = done.stdout[done.stdout.index("Results") :]
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("$ ")] == ["python"] * 3
-    assert "134 of 134 images that lay in the wrong folder are in the right one" in findings
+    assert "134 of 134 images in the wrong folder are now in the right one" in findings
     assert "F1 on 160 test images" in findings
     right = int(findings.split("prediction")[1].split()[0])
     assert right >= 65  # 50 is guessing; 65 has a chance of one in a thousand then

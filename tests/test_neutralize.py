@@ -186,9 +186,9 @@ def test_the_choice_and_its_reason_are_said_and_enlarged_pictures_are_warned_of(
         make_image(tmp_path / "real" / f"{number}.png", 50 + number, (40, 40) if number == 0 else (200, 200))
     assert settings_for(scan(tmp_path, SMALL)).side_px == 75
     said = capsys.readouterr().err
-    assert "centre square of every picture at 75x75 pixels, as JPEG of quality 90" in said
-    assert "nine in ten fake pictures have a short side of at least 100 pixels" in said
-    assert "warning: 3.3% of the real pictures are smaller" in said
+    assert "center square of every image at 75x75 pixels, as JPEG of quality 90" in said
+    assert "nine in ten fake images have a short side of at least 100 pixels" in said
+    assert "warning: 3.3% of the real images are smaller" in said
 
 
 # The copy
@@ -248,7 +248,7 @@ def test_what_is_left_out_is_listed_with_the_reason(originals, tmp_path):
     assert note["settings"] == {"crop": "centre square", "side_px": 40, "quality": 90, "subsampling": "4:2:0"}
     assert note["complete"]
     lines = summary(dataset, copied)
-    assert lines[0] == f"11 pictures in {tmp_path / 'copy'}: 40x40 pixels, JPEG quality 90, 4:2:0"
+    assert lines[0] == f"11 images in {tmp_path / 'copy'}: 40x40 pixels, JPEG quality 90, 4:2:0"
     assert [line.split(":")[0] for line in lines[1:]] == ["skipped 1"] * 3
     assert copied.incomplete
 
@@ -284,7 +284,7 @@ def test_repeating_a_finished_run_changes_nothing(originals, tmp_path):
     before = hashes(tmp_path / "copy")
     copied = write_copy(dataset, tmp_path / "copy", SETTINGS)
     assert (copied.written, copied.kept) == (0, 12)
-    assert summary(dataset, copied)[0].startswith("12 pictures in")
+    assert summary(dataset, copied)[0].startswith("12 images in")
     assert hashes(tmp_path / "copy") == before
 
 
@@ -325,23 +325,23 @@ def test_a_killed_run_goes_on_when_it_is_repeated(originals, tmp_path):
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(originals, tmp_path, make_image):
     dataset = scan(originals, SMALL)
     make_image(tmp_path / "album/1.jpg")
-    with pytest.raises(DataError, match="expected a new or empty folder, found other files: choose another"):
+    with pytest.raises(DataError, match="the folder already contains other files: choose another"):
         write_copy(dataset, tmp_path / "album", SETTINGS)
     assert [path.name for path in (tmp_path / "album").iterdir()] == ["1.jpg"]
     (tmp_path / "album/neutralize.json").write_text("[]")
-    with pytest.raises(DataError, match="found other files"):
+    with pytest.raises(DataError, match="contains other files"):
         write_copy(dataset, tmp_path / "album", SETTINGS)
-    with pytest.raises(DataError, match="expected a folder, found a file"):
+    with pytest.raises(DataError, match="expected a folder, got a file"):
         write_copy(dataset, tmp_path / "album/1.jpg", SETTINGS)
 
 
 def test_a_copy_of_other_pictures_or_with_other_settings_is_not_gone_on_with(originals, tmp_path, make_image):
     write_copy(scan(originals, SMALL), tmp_path / "copy", SETTINGS)
     before = hashes(tmp_path / "copy")
-    with pytest.raises(DataError, match="a copy of other pictures or with other settings"):
+    with pytest.raises(DataError, match="a copy of other images or with other settings"):
         write_copy(scan(originals, SMALL), tmp_path / "copy", Neutral(40, 91))
     make_image(originals / "train/fake/new.png", 77)
-    with pytest.raises(DataError, match="a copy of other pictures or with other settings"):
+    with pytest.raises(DataError, match="a copy of other images or with other settings"):
         write_copy(scan(originals, SMALL), tmp_path / "copy", SETTINGS)
     assert hashes(tmp_path / "copy") == before
 
@@ -413,7 +413,7 @@ def test_a_model_that_was_trained_neutral_predicts_neutral_and_says_so(make_fold
         [sys.executable, "train_model.py", *train, *data], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "centre square of every picture at 28x28 pixels, as JPEG of quality 90" in done.stderr
+    assert "center square of every image at 28x28 pixels, as JPEG of quality 90" in done.stderr
     assert configuration.load(tmp_path / "model_run/config.yaml").neutralize.side_px == 28
     from test_predict_inputs import predict
 

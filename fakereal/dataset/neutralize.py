@@ -1,7 +1,7 @@
-"""One crop, size and JPEG encoding for all pictures, so that their files no longer tell fake from real.
+"""Neutralize images: one crop, size and JPEG encoding for all, so that their files no longer tell fake from real.
 
-Training does it on the fly (`settled`, `preprocessing_of`), or `write_copy` writes the pictures down; a network sees
-the same arrays either way.
+Training does it on the fly (`resolve_neutral_settings`, `preprocessing_of`), and `write_copy` writes a neutral copy;
+a network sees the same arrays either way.
 """
 
 from __future__ import annotations
@@ -26,74 +26,74 @@ from fakereal.preprocessing import Neutral, Preprocessing
 from fakereal.runtime import log, parallel_map
 
 SHARE = 0.75
-"""Of the smaller class's short side. Both classes lose their finest detail then, and with it most of what an earlier
-encoding left there; the blocks of an old JPEG are no longer 8 pixels wide."""
+"""Of the short side of the class with the smaller images. Both classes lose their finest detail, and with it most
+traces of an earlier encoding: the blocks of an old JPEG are no longer 8 pixels wide."""
 
 SIDES_PX = (28, 512)
-"""Smallest and largest square: below, pictures of 32 px would lose what little they show; above, no network looks."""
+"""Smallest and largest square: below, images of 32 px would lose what little they show; above, no network looks."""
 
 QUALITIES = (60, 90)
-"""Lowest and highest JPEG quality: below, little is left; above, an earlier encoding of a lower quality shows."""
+"""Lowest and highest JPEG quality: below, little is left; above, an earlier encoding of lower quality shows."""
 
 NOTE = "neutralize.json"
-"""In a copy's folder: its settings, and which pictures it is made of."""
+"""File in a copy's folder with its settings, and a hash of the images that it was made of."""
 
-_LOW = 0.1  # the size and quality that count for a class: a tenth of its pictures have less
-_SAMPLE = 2000  # pictures of a class that are looked at
+_LOW_QUANTILE = 0.1  # of the sizes and qualities in a class: nine in ten of its images have at least this
+_MAX_PER_CLASS = 2000  # headers read
 
 
 @dataclass(frozen=True)
-class Copied:
-    """What `write_copy` did."""
+class NeutralCopy:
+    """Result of `write_copy`."""
 
     folder: Path
     settings: Neutral
-    written: int  # pictures, in this run
-    kept: int  # pictures that an earlier, interrupted run had written
-    skipped: tuple[Skipped, ...]  # files that are not in the copy, by path; what `scan` skipped among them
+    written: int  # images, in this run
+    kept: int  # images that an earlier, interrupted run wrote
+    skipped: tuple[Skipped, ...]  # files that are not in the copy, by path, including those that `scan` skipped
 
     @property
     def incomplete(self) -> bool:
-        """Whether pictures are missing; other files are only listed."""
+        """Whether images are missing; other files are only listed."""
         return any(item.failed for item in self.skipped)
 
 
 def settings_for(dataset: Dataset, side_px: int | None = None, quality: int | None = None) -> Neutral:
-    """Chooses size and quality from the pictures so that both classes are really reduced; says it, and why, on stderr.
+    """Choose size and quality so that the images of both classes are reduced; log the choice and the reason.
 
     Args:
         dataset: what `scan` found.
-        side_px: a size to take in place of the chosen one.
-        quality: a JPEG quality likewise.
+        side_px: the size, where it is not to be chosen.
+        quality: the JPEG quality, likewise.
     """
     found = {label: _facts_of(dataset, label) for label in (FAKE, REAL)}
     shorts = {label: np.array([min(each.width_px, each.height_px) for each in found[label]]) for label in found}
-    sizes = {label: float(np.quantile(sides, _LOW)) for label, sides in shorts.items()}
+    sizes = {label: float(np.quantile(sides, _LOW_QUANTILE)) for label, sides in shorts.items()}
     qualities = {label: _quality(each) for label, each in found.items()}
     chosen = Neutral(side_px or _side_for(min(sizes.values())), quality or _quality_for(min(qualities.values())))
     size = f"{chosen.side_px}x{chosen.side_px}"
-    log(f"neutral: the centre square of every picture at {size} pixels, as JPEG of quality {chosen.quality}, 4:2:0")
+    log(f"neutral: the center square of every image at {size} pixels, as JPEG of quality {chosen.quality}, 4:2:0")
     for label in found:
-        said = f", JPEGs at quality {qualities[label]:.0f}" if qualities[label] < 100 else ""
-        log(f"  nine in ten {NAMES[label]} pictures have a short side of at least {sizes[label]:.0f} pixels{said}")
+        jpeg = f", JPEGs a quality of at least {qualities[label]:.0f}" if qualities[label] < 100 else ""
+        log(f"  nine in ten {NAMES[label]} images have a short side of at least {sizes[label]:.0f} pixels{jpeg}")
         if enlarged := float(np.mean(shorts[label] < chosen.side_px)):
-            log(f"  warning: {enlarged:.1%} of the {NAMES[label]} pictures are smaller and get enlarged, which shows")
+            log(f"  warning: {enlarged:.1%} of the {NAMES[label]} images are smaller: enlarging them leaves traces")
     return chosen
 
 
 def _facts_of(dataset: Dataset, label: int) -> list[image_metadata.FileFacts]:
-    """Reads the headers of a class's pictures, of so many of them at most, drawn by their content."""
+    """Read the headers of a class's images, sampled by their content where there are many."""
     records = [record for record in dataset.records if record.label == label]
-    drawn = sorted(records, key=lambda record: record.sha256)[:_SAMPLE]
-    found = [each for each in image_metadata.read_all_file_facts([record.path for record in drawn]) if each]
+    sample = sorted(records, key=lambda record: record.sha256)[:_MAX_PER_CLASS]
+    found = [each for each in image_metadata.read_all_file_facts([record.path for record in sample]) if each]
     if not found:
-        raise DataError(f"{dataset.root}: expected the {NAMES[label]} pictures of a moment ago, found none: try again")
+        raise DataError(f"{dataset.root}: none of the {NAMES[label]} images can be read any more: run it again")
     return found
 
 
 def _quality(found: list[image_metadata.FileFacts]) -> float:
-    """Returns the JPEG quality that nine in ten of a class's pictures have at least; a PNG counts as 100."""
-    return float(np.quantile([each.jpeg_quality or 100.0 for each in found], _LOW))
+    """Return the JPEG quality that nine in ten images have at least; other formats count as 100."""
+    return float(np.quantile([each.jpeg_quality or 100.0 for each in found], _LOW_QUANTILE))
 
 
 def _side_for(smallest_px: float) -> int:
@@ -102,12 +102,12 @@ def _side_for(smallest_px: float) -> int:
 
 
 def _quality_for(lowest: float) -> int:
-    """What one class lost to its encoding long ago, the other must lose now."""
+    """What one class lost to its encoding long ago, the other has to lose now."""
     return min(max(round(lowest), QUALITIES[0]), QUALITIES[1])
 
 
 def resolve_neutral_settings(config: Config, dataset: Dataset) -> Config:
-    """Returns the configuration with the neutral size and quality filled in, where they are wanted and not given."""
+    """Return the configuration with neutral size and quality filled in, where they are wanted and not given."""
     wanted = config.neutralize
     if not wanted.enabled or (wanted.side_px and wanted.quality):
         return config
@@ -116,23 +116,23 @@ def resolve_neutral_settings(config: Config, dataset: Dataset) -> Config:
 
 
 def preprocessing_of(config: Config, image_size_px: int) -> Preprocessing:
-    """Returns how a run with a settled configuration reads its pictures, for a network of this size."""
+    """Return the preprocessing of a resolved configuration, for a network of this image size."""
     wanted = config.neutralize
     return Preprocessing(image_size_px, Neutral(wanted.side_px, wanted.quality) if wanted.enabled else None)
 
 
-def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> Copied:
-    """Writes a neutral copy of every picture, in the same folders, as JPEG; `out/neutralize.json` records how.
+def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> NeutralCopy:
+    """Write a neutral copy of every image, in the same folders, as JPEG; `out/neutralize.json` records the settings.
 
-    A run that was killed goes on when it is repeated. Nothing that was there before is changed or overwritten.
+    Repeating an interrupted run resumes it. No existing file is changed or overwritten.
 
     Args:
         dataset: what `scan` found.
-        out: a folder outside the data set: a new or empty one, or an earlier copy of the same pictures.
+        out: a folder outside the data set: a new or empty one, or an earlier copy of the same images.
         settings: the size and quality.
 
     Raises:
-        DataError: the folder is none of these, another run is at work there, or it can't be written.
+        DataError: the folder is none of these, another run is writing to it, or it can't be written.
     """
     note = _note(dataset, settings)
     _check_place(dataset.root, out, note)
@@ -145,13 +145,13 @@ def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> Copied:
         skipped = tuple(sorted((*dataset.skipped, *new), key=lambda item: item.path))
         left = [{"path": _name(item.path, dataset), "reason": item.reason} for item in skipped]
         _keep_note(out, {**note, "complete": True, "skipped": left})
-    return Copied(out, settings, outcomes.count("written"), outcomes.count("kept"), skipped)
+    return NeutralCopy(out, settings, outcomes.count("written"), outcomes.count("kept"), skipped)
 
 
-def summary(dataset: Dataset, copied: Copied) -> list[str]:
-    """Returns lines for people: what there is now, and what is not in it."""
+def summary(dataset: Dataset, copied: NeutralCopy) -> list[str]:
+    """Return lines for people: what was written, and what is not in it."""
     size = f"{copied.settings.side_px}x{copied.settings.side_px} pixels"
-    done = f"{copied.written + copied.kept} pictures in {copied.folder}: {size}, JPEG quality {copied.settings.quality}"
+    done = f"{copied.written + copied.kept} images in {copied.folder}: {size}, JPEG quality {copied.settings.quality}"
     return [f"{done}, 4:2:0", *skipped_lines(replace(dataset, skipped=copied.skipped))]
 
 
@@ -176,15 +176,15 @@ def _keep_note(out: Path, note: dict[str, object]) -> None:
 def _check_place(root: Path, out: Path, note: dict[str, object]) -> None:
     inside, outside = out.resolve(), root.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise DataError(f"{out}: expected a folder outside of {root}, found one inside or around it: choose another")
+        raise DataError(f"{out}: expected a folder outside of {root}, got one inside or around it: choose another")
     if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: expected a folder, found a file: choose another name")
+        raise DataError(f"{out}: expected a folder, got a file: choose another name")
     if not out.exists() or all(path.match(f".{NOTE}.*.part") for path in out.iterdir()):
         return
     earlier = _earlier_note(out)
     if any(earlier.get(key) != value for key, value in note.items()):
-        found = "a copy of other pictures or with other settings" if earlier else "other files"
-        raise DataError(f"{out}: expected a new or empty folder, found {found}: choose another, or delete it first")
+        content = "a copy of other images or with other settings" if earlier else "other files"
+        raise DataError(f"{out}: the folder already contains {content}: choose another, or delete it first")
 
 
 def _earlier_note(out: Path) -> dict[str, object]:
@@ -198,7 +198,7 @@ def _earlier_note(out: Path) -> dict[str, object]:
 def _places(dataset: Dataset, out: Path) -> list[tuple[Record, Path]]:
     """Return each image's place in the copy: `name.jpg`, or `name.png.jpg` where that is taken, and so on.
 
-    Names that differ in case only count as the same, for the disks that think so.
+    Names that differ in case only count as the same, as on file systems that ignore case.
     """
     taken: set[str] = set()
     places: list[tuple[Record, Path]] = []
@@ -218,7 +218,7 @@ def _places(dataset: Dataset, out: Path) -> list[tuple[Record, Path]]:
 
 def _write(record: Record, place: Path, settings: Neutral) -> str | Skipped:
     if os.path.lexists(place):
-        return "kept" if _is_neutral(place, settings) else Skipped(record.path, f"another file is at {place}")
+        return "kept" if _is_neutral(place, settings) else Skipped(record.path, f"another file is already at {place}")
     try:
         image, _ = decode(record.path, settings.side_px)
     except ImageRefused as error:
