@@ -212,13 +212,8 @@ def _decode(
         if not isinstance(source, bytes):
             source = read_bytes(source)
         image, info = preprocessing.read_with_info(source)
-<<<<<<< HEAD
         others = resaved_arrays(source, preprocessing, variants) if variants else ()
         return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), (image, *others))
-=======
-        others = resaved_arrays(source, preprocessing, variants) if variants else ()
-        return DecodedImage(RawPrediction(item, info, stamp=stamp), (image, *others))
->>>>>>> 8dd2b97 (Evaluation is prediction on labelled images: one inference path, one re-save table)
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others
