@@ -121,7 +121,7 @@ def lock(path: Path, handle: int) -> None:
     Raises:
         DataError: another run holds it.
     """
-    from filelock import lock_descriptor  # here, as it takes a tenth of the start-up of a script
+    from filelock import lock_descriptor  # here: it takes as long to import as all of this module
 
     try:
         is_free = lock_descriptor(handle, blocking=False)

@@ -65,7 +65,7 @@ def make_folder(make_image: Callable[..., Path], tmp_path: Path) -> Callable[...
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Raw folders, to be separated."""
+    """A folder for folders of images to separate."""
     folder = tmp_path / "raw"
     folder.mkdir()
     return folder
@@ -73,7 +73,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Where separated pictures go; not there yet."""
+    """The output of a separation; it does not exist yet."""
     return tmp_path / "clean"
 
 

@@ -96,11 +96,10 @@ def _subfolders(source: Path, output: Path) -> tuple[list[Path], list[SkippedFil
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{display_path(folder)}: can't read the folder: {error.strerror or error}") from error
+    def on_error(path: str, error: OSError) -> None:
+        raise DataError(f"{display_path(path)}: can't read the folder: {error.strerror or error}") from error
+
+    return [entry for entry, _ in walk(folder, on_error, recursive=False)]
 
 
 def _skipped_link(path: Path, source: Path) -> SkippedFile:

@@ -248,7 +248,7 @@ def test_the_hackathon_set_gives_1012_fakes_and_988_reals_and_comes_back(tmp_pat
     assert tree(source) == before
 
 
-# The door
+# The script
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

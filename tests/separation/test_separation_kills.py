@@ -1,21 +1,13 @@
-import importlib.util
 import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
 
-import image_separate
+from benchmarks import separation_kills
 
 if os.name == "nt":
     pytest.skip("kills work otherwise here", allow_module_level=True)
-
-BENCHMARK = Path(image_separate.__file__).parent / "benchmarks" / "separation_kills.py"
-_spec = importlib.util.spec_from_file_location("separation_kills", BENCHMARK)
-separation_kills = importlib.util.module_from_spec(_spec)
-sys.modules["separation_kills"] = separation_kills  # where its dataclasses look themselves up
-_spec.loader.exec_module(separation_kills)
 
 
 def run(kills: int, sizes: list[int], scratch: Path) -> None:

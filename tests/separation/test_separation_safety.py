@@ -124,7 +124,7 @@ def test_two_names_of_one_file_are_separated_and_undone_one_by_one(source, outpu
 
 @contextlib.contextmanager
 def as_a_user_without_rights(folder: Path):
-    """Makes permissions count, also where the tests run as root; the folder goes to that user."""
+    """Run as a user without rights, even where the tests run as root; that user gets the folder."""
     if os.geteuid() != 0:
         yield
         return
@@ -224,7 +224,7 @@ def test_links_to_another_device_are_refused_with_advice(source, other_device, c
 
 
 def interrupted_journal(source: Path, output: Path, after: int) -> journals.Journal:
-    """Separates up to a number of files and stops there, as Ctrl-C does."""
+    """Separate a number of files and stop there, as Ctrl-C does."""
     folder = folder_of_three(source)
     output.mkdir()
     paths = sorted(folder.iterdir())

@@ -14,7 +14,7 @@ def run(source, output, *more):
 
 
 def experiments(folder, **labels):
-    """Writes `<name>/x.json` for each experiment, with the labels of 1, 2, ..."""
+    """Write `<name>/x.json` for each experiment, with labels for 1, 2, ..."""
     for name, said in labels.items():
         (folder / name).mkdir()
         predictions(folder / name / "x.json", *said)
