@@ -1,7 +1,8 @@
-"""The journal of a prediction: what the network said of each picture, batch by batch, so that a killed run goes on.
+"""The journal of a prediction run: each image's raw prediction, saved batch by batch, so that a stopped run can resume.
 
-JSON, one object a line: first what the run was made with, then one for each picture, in any order. The results are
-written from it, in their own order, so that neither a kill nor a million pictures make a difference.
+An SQLite database beside the output, removed once the results are written. The results are written from it in their own
+order, so neither a kill nor a million images make a difference to them. A kill loses nothing that `add` has saved; a
+power cut loses at most the last seconds.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sqlite3
 import time
-from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,263 +24,320 @@ from fakereal.predict.pipeline import RawPrediction
 from fakereal.provenance import NO_ORIGIN, Origin
 from fakereal.runtime import log
 
-FORMAT = "fakereal-prediction/1"
-_START = b'{"format": "fakereal-prediction/'  # of every journal
-_NOWHERE = -1  # the place of a line that isn't there
-_SYNC_S = 5.0  # what a power cut may cost; a kill costs nothing that was added
+FORMAT = "fakereal-prediction/2"
+_FORMAT_1 = b'{"format": "fakereal-prediction/'  # JSON lines, of versions before SQLite
+_SQLITE = b"SQLite format 3\0"
+_APPLICATION_ID = b"fkrl"  # tells our databases from others; the last field of SQLite's header that we read
+_ID_OFFSET = 68
+_HEADER_BYTES = _ID_OFFSET + len(_APPLICATION_ID)
+_SYNC_S = 5.0  # what a power cut may cost
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS predictions (image BLOB PRIMARY KEY, prediction TEXT NOT NULL) WITHOUT ROWID;
+"""
+# `prediction` is JSON, as workers of a cluster send it, and its parser notices damage that SQLite doesn't. `image` is a
+# BLOB because SQLite's text has no file names that are not UTF-8.
 
 Header = dict[str, Any]
-"""What outputs depend on beside the pictures: what differs is named in the refusal, so keys are words for people."""
+"""What outputs depend on besides the images. A refusal names what differs, so the keys are words for people."""
 
 
 def path_for(output: Path) -> Path:
-    """Returns where the journal of a run lies that writes `output`."""
+    """Return the path of the journal of a run that writes `output`."""
     return output.with_name(output.name + ".journal")
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Makes sure that no results of an unfinished run would be lost.
+    """Make sure that no results of an unfinished run get lost.
 
     Raises:
-        DataError: the journal holds some, or another run is writing it, or it is no journal.
+        DataError: the journal holds predictions, another run is writing it, or it is not a journal.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
         return
     with file:
-        lock(path, file.fileno())
-        _check_start(path, file.readline())
-        count = sum(line.endswith(b"\n") for line in file)
+        if os.name == "posix":
+            lock(path, file.fileno())
+        _check_is_journal(path, file.read(_HEADER_BYTES))
+        try:
+            with contextlib.closing(_connect(path)) as database:
+                (count,) = database.execute("SELECT count(*) FROM predictions").fetchone()
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{path}: the journal of an unfinished run is damaged ({error}): delete this file to start over"
+            ) from error
     if count > 0:
         raise DataError(
-            f"{path}: expected no unfinished run, found one with {count:,} images done: add --resume to go on with it,"
-            " or delete this file to start anew"
+            f"{path}: an unfinished run with {count:,} finished images exists: pass --resume to continue, or delete"
+            " this file to start over"
         )
 
 
-def as_line(number: int, outcome: RawPrediction) -> str:
-    """Returns an outcome as a line of JSON; `outcome_of` reads it back, digit for digit."""
-    info = outcome.info
-    entry = {
-        "number": number,
-        "image": outcome.item.name,
-        "stamp": outcome.stamp,
-        "p_real": outcome.p_real,
-        "resaved": outcome.variants_p_real,
-        "info": info and (info.width_px, info.height_px, info.format),
-        "origin": outcome.origin.as_json() if outcome.origin.evidence else None,
-        "error": outcome.error,
-    }
-    return json.dumps(entry, allow_nan=False) + "\n"
-
-
-def outcome_of(entry: dict[str, Any], item: Item) -> RawPrediction:
-    """Returns the outcome that a line holds; `item` is the one of its number."""
-    info, stamp = entry["info"], entry["stamp"]
-    return RawPrediction(
-        item,
-        info and ImageInfo(*info),
-        entry["p_real"],
-        entry["error"],
-        tuple(entry["resaved"]),
-        stamp and tuple(stamp),
-        Origin.from_json(origin) if (origin := entry.get("origin")) else NO_ORIGIN,
-    )
-
-
-def to_json(prediction: RawPrediction) -> str:
-    """Return a prediction as one line of JSON; `from_json` reads it back, digit for digit."""
-    return as_line(0, prediction).rstrip("\n")
-
-
-def from_json(text: str, item: Item) -> RawPrediction:
-    """Return the prediction that `to_json` wrote for `item`."""
-    return outcome_of(json.loads(text), item)
-
-
-def image_of(text: str) -> str:
-    """Return the name of the image that `to_json` wrote."""
-    return json.loads(text)["image"]
-
-
-class Journal:
-    """The outcomes that are there, by number; one process at a time writes it."""
-
-    def __init__(self, path: Path, header: Header, items: Items, resume: bool) -> None:
-        """Starts a journal, or goes on with the one that is there.
-
-        Raises:
-            DataError: another run is writing it, or it is of a run with another header or no journal at all, or no
-                file can be written.
-        """
-        self.path, self._items = path, items
-        self._places = array("q", [_NOWHERE]) * len(items)  # of each outcome's line, in bytes from the start
-        header = {"format": FORMAT, **header}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _opened(path)
-        except OSError as error:
-            raise DataError(f"{path}: expected a place for the journal, found {error.strerror or error}") from error
-        self._synced_s = time.monotonic()
-        try:
-            _check_start(path, self._file.readline())
-            self._file.seek(0)
-            if not resume:
-                self._file.truncate(0)
-            if not self._read(header):
-                self._append(json.dumps(header) + "\n")
-        except BaseException:
-            self._close()
-            raise
-
-    def __contains__(self, number: int) -> bool:
-        return self._places[number] != _NOWHERE
-
-    def __len__(self) -> int:
-        return sum(place != _NOWHERE for place in self._places)
-
-    def add(self, outcomes: Iterable[tuple[int, RawPrediction]]) -> None:
-        """Appends outcomes with their numbers; once it returns, a kill of this process doesn't lose them."""
-        lines, places, end = [], [], self._end
-        for number, outcome in outcomes:
-            lines.append(as_line(number, outcome))
-            places.append((number, end))
-            end += len(lines[-1])
-        self._append("".join(lines))
-        for number, place in places:
-            self._places[number] = place
-
-    def predictions(self) -> Iterator[RawPrediction]:
-        """Yields the outcome of every item, in the order of the items; all must be there."""
-        for number, place in enumerate(self._places):
-            if self._file.tell() != place:
-                self._file.seek(place)
-            yield outcome_of(json.loads(self._file.readline()), self._items[number])
-
-    def close(self) -> None:
-        """Closes the file, and removes it where it holds no outcome that would be worth going on with."""
-        if any(place != _NOWHERE for place in self._places):
-            self._close()
-        else:
-            self.remove()
-
-    def remove(self) -> None:
-        """Removes the file: the results are written."""
-        if self._file.closed:
-            return  # what has its name now may be another run's
-        if os.name != "posix":  # Windows removes no open file
-            self._close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()  # while the lock is had: nobody else can have begun to write it
-        self._close()
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):  # what a full disk didn't take has been told
-            self._file.close()
-
-    def _append(self, text: str) -> None:
-        try:
-            self._file.seek(self._end)
-            self._file.write(text.encode("ascii"))
-            self._file.flush()
-            if time.monotonic() - self._synced_s > _SYNC_S:
-                os.fsync(self._file.fileno())
-                self._synced_s = time.monotonic()
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: expected room for the journal, found {error.strerror or error}: make some, then go on"
-                " with --resume"
-            ) from error
-        self._end += len(text)
-
-    def _read(self, header: Header) -> bool:
-        """Takes over what is there, up to a line that a kill has torn; returns False where there is nothing."""
-        self._end = 0
-        first = _entry(self._file.readline())
-        if first is not None:
-            self._compare(first, header)
-            self._end = self._file.tell()
-            numbers: dict[str, int] = {}
-            while (entry := _entry(self._file.readline())) is not None:
-                self._take(entry, numbers)
-                self._end = self._file.tell()
-        self._file.seek(self._end)
-        self._file.truncate()
-        return first is not None
-
-    def _take(self, entry: dict[str, Any], numbers: dict[str, int]) -> None:
-        """Notes where an outcome lies, unless its file changed since, or had an error, which may be mended."""
-        number, name, names = entry["number"], entry["image"], self._items.names
-        if not (0 <= number < len(names) and names[number] == name):  # files came or went
-            if not numbers:
-                numbers.update((each, place) for place, each in enumerate(names))
-            number = numbers.get(name, _NOWHERE)
-        if number == _NOWHERE:
-            return
-        stamp = self._items[number].stamp()
-        sound = entry["error"] is None and stamp is not None and list(stamp) == entry["stamp"]
-        self._places[number] = self._end if sound else _NOWHERE
-
-    def _compare(self, found: Header, expected: Header) -> None:
-        for name in expected:
-            if found.get(name) != expected[name]:
-                raise DataError(
-                    f"{self.path}: expected a journal with the {name} {_short(expected[name])} of this run, found"
-                    f" {_short(found.get(name))}: resume with what the run was started with, or delete this file to"
-                    " start anew"
-                )
-
-
 def start(path: Path, header: Header, items: Items, resume: bool) -> Journal:
-    """Returns an open journal, and says what is done already.
+    """Return an open journal, and log what it holds already.
 
     Raises:
         DataError: see `Journal`.
     """
     if resume and not path.exists():
-        log(f"nothing to resume, no {path}: this run starts at the beginning")
+        log(f"nothing to resume: {path} does not exist, so this run starts from the beginning")
     journal = Journal(path, header, items, resume)
     if resume and len(journal):
-        log(f"resumed: {len(journal):,} of {len(items):,} images are done")
+        log(f"resumed: {len(journal):,} of {len(items):,} images are finished")
     return journal
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """Returns what a line holds, None for a torn or damaged one."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    whole = isinstance(entry, dict) and (
-        "format" in entry or entry.keys() >= {"number", "image", "stamp", "p_real", "resaved", "info", "error"}
+class Journal:
+    """The raw predictions that are finished, by the number of their item; one process at a time writes it."""
+
+    def __init__(self, path: Path, header: Header, items: Items, resume: bool) -> None:
+        """Start a journal, or resume the one that exists.
+
+        Raises:
+            DataError: another run is writing it, it is of a run with another header or not a journal at all, or the
+                file can't be written.
+        """
+        self.path, self._items = path, items
+        self._done = bytearray(len(items))  # 1 for each item whose prediction is valid
+        self._database: sqlite3.Connection | None = None
+        self._synced_s = time.monotonic()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_locked(path)
+        except OSError as error:
+            raise DataError(f"{path}: the journal can't be written: {error.strerror or error}") from error
+        try:
+            _check_is_journal(path, self._file.read(_HEADER_BYTES))
+            if not resume:
+                self._erase()
+            self._open({"format": FORMAT, **header})
+        except BaseException:
+            self._close()
+            raise
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._done[number])
+
+    def __len__(self) -> int:
+        return sum(self._done)
+
+    def add(self, predictions: Iterable[tuple[int, RawPrediction]]) -> None:
+        """Save raw predictions with the numbers of their items; all of them or, where this fails, none."""
+        predictions = list(predictions)
+        rows = [(_key(self._items.names[number]), to_json(prediction)) for number, prediction in predictions]
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO predictions VALUES (?, ?)", rows)
+            self._sync_sometimes()
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{self.path}: the journal can't be written ({error}): free some disk space, then continue with"
+                " --resume"
+            ) from error
+        for number, _ in predictions:
+            self._done[number] = 1
+
+    def predictions(self) -> Iterator[RawPrediction]:
+        """Yield the raw prediction of every item, in the order of the items; all must be there."""
+        for number in range(len(self._items)):
+            item = self._items[number]
+            yield from_json(self._text_of(item.name), item)
+
+    def close(self) -> None:
+        """Close the file, and remove it where it holds no prediction that would be worth resuming."""
+        if any(self._done):
+            self._close()
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the file: the results are written."""
+        if self._file.closed:
+            return  # what has its name now may be another run's
+        self._close_database()
+        if os.name != "posix":  # Windows removes no open file
+            self._file.close()
+        with contextlib.suppress(OSError):
+            for path in (self.path, *_side_files(self.path)):
+                path.unlink(missing_ok=True)  # while the lock is held: no other run can have begun to write it
+        self._file.close()
+
+    def _open(self, header: Header) -> None:
+        try:
+            try:
+                self._load(header)
+            except (sqlite3.DatabaseError, ValueError) as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                log(f"{self.path}: the journal is damaged ({error}), so this run starts from the beginning")
+                self._erase()
+                self._load(header)
+        except sqlite3.OperationalError as error:
+            raise DataError(f"{self.path}: the journal can't be written ({error})") from error
+
+    def _load(self, header: Header) -> None:
+        """Open the database, take over what it holds, and compare the headers."""
+        self._database = _connect(self.path)
+        self._database.executescript(_TABLES)
+        if self._database.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("failed SQLite's integrity check")
+        found = {name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM run")}
+        if not found:
+            with self._database:
+                rows = [(name, json.dumps(value)) for name, value in header.items()]
+                self._database.executemany("INSERT INTO run VALUES (?, ?)", rows)
+            return
+        self._compare(found, header)
+        for number in range(len(self._items)):
+            self._done[number] = self._is_valid(self._items[number])
+
+    def _is_valid(self, item: Item) -> bool:
+        """Return whether there is a prediction of the file as it is now; errors may be fixed, so they are retried."""
+        text = self._text_of(item.name)
+        try:
+            prediction = None if text is None else from_json(text, item)
+        except (ValueError, TypeError, KeyError):  # damaged
+            return False
+        if prediction is None or prediction.error is not None or prediction.stamp is None:
+            return False
+        return prediction.stamp == item.stamp()
+
+    def _text_of(self, name: str) -> str | None:
+        query = "SELECT prediction FROM predictions WHERE image = ?"
+        row = self._database.execute(query, (_key(name),)).fetchone()
+        return row[0] if row else None
+
+    def _compare(self, found: Header, expected: Header) -> None:
+        for name in expected:
+            if found.get(name) != expected[name]:
+                raise DataError(
+                    f"{self.path}: the unfinished run has another {name}: {_short(found.get(name))}, this run has"
+                    f" {_short(expected[name])}: resume with the same options, or delete this file to start over"
+                )
+
+    def _sync_sometimes(self) -> None:
+        """Force what was saved to the disk: SQLite does so at checkpoints, by itself only every 4 MB."""
+        if time.monotonic() - self._synced_s > _SYNC_S:
+            self._database.execute("PRAGMA wal_checkpoint")
+            self._synced_s = time.monotonic()
+
+    def _erase(self) -> None:
+        self._close_database()
+        self._file.truncate(0)
+        for path in _side_files(self.path):
+            path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._close_database()
+        self._file.close()
+
+    def _close_database(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):  # what a full disk refused has been reported
+                self._database.close()
+            self._database = None
+
+
+def to_json(prediction: RawPrediction) -> str:
+    """Return a raw prediction as one line of JSON; `from_json` reads it back, digit for digit."""
+    info = prediction.info
+    entry = {
+        "image": prediction.item.name,
+        "stamp": prediction.stamp,
+        "p_real": prediction.p_real,
+        "variants_p_real": prediction.variants_p_real,
+        "info": info and (info.width_px, info.height_px, info.format),
+        "origin": prediction.origin.as_json() if prediction.origin.evidence else None,
+        "error": prediction.error,
+    }
+    return json.dumps(entry, allow_nan=False)
+
+
+def from_json(text: str, item: Item) -> RawPrediction:
+    """Return the raw prediction that `to_json` wrote of `item`.
+
+    Raises:
+        ValueError: it is of another image.
+        ValueError, TypeError, KeyError: the text is damaged.
+    """
+    entry = json.loads(text)
+    if entry["image"] != item.name:
+        raise ValueError(f"expected the prediction of {item.name!r}, got that of {entry['image']!r}")
+    info, stamp, origin = entry["info"], entry["stamp"], entry["origin"]
+    return RawPrediction(
+        item,
+        info and ImageInfo(*info),
+        entry["p_real"],
+        entry["error"],
+        tuple(entry["variants_p_real"]),
+        stamp and tuple(stamp),
+        Origin.from_json(origin) if origin else NO_ORIGIN,
     )
-    return entry if whole else None
 
 
-def _opened(path: Path) -> BinaryIO:
-    """Returns the file, which is made where there is none, with the lock on it, and not yet emptied."""
+def image_of(text: str) -> str:
+    """Return the name of the image that `to_json` wrote about."""
+    return json.loads(text)["image"]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Return a connection to a journal, which is created where the file is empty. The caller holds the lock."""
+    is_new = path.stat().st_size == 0
+    database = sqlite3.connect(path, timeout=0.0)
+    database.text_factory = lambda text: text.decode(errors="replace")  # damaged text must reach our parser
+    try:
+        if is_new:  # in the first transaction: a kill leaves an empty file or one that is known as a journal
+            database.execute(f"PRAGMA application_id = {int.from_bytes(_APPLICATION_ID)}")
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")  # without shared memory, which network folders don't have
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")  # safe in a crash; see `Journal._sync_sometimes`
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """Open the file, created where it doesn't exist, with our lock on it; its content stays as it is."""
     while True:
         file = open(  # noqa: SIM115 - it stays open
             path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)
         )
         try:
+            if os.name != "posix":  # locks are mandatory there, so SQLite's own must do
+                return file
             lock(path, file.fileno())
-            if os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
             pass
         except BaseException:
             file.close()
             raise
-        file.close()  # the run that had the lock has removed it
+        file.close()  # the run that held the lock has removed it
 
 
-def _check_start(path: Path, line: bytes) -> None:
-    """Makes sure that a file is empty, or a journal, or the torn start of one, so that no other file is emptied."""
-    whole = line.endswith(b"\n")
-    if (whole and "format" not in (_entry(line) or {})) or line[: len(_START)] != _START[: len(line)]:
-        raise DataError(f"{path}: expected a journal, found another file: move it away, or take another --output")
+def _check_is_journal(path: Path, start: bytes) -> None:
+    """Make sure that a file is empty or a journal, judging by its first bytes, so that no other file is changed."""
+    if start.startswith(_FORMAT_1[: len(start)]) and start:
+        raise DataError(
+            f"{path}: the journal of an unfinished run of an older version of fakereal: finish the run with that"
+            " version, or delete this file to start over"
+        )
+    is_ours = start[_ID_OFFSET:] == _APPLICATION_ID[: max(0, len(start) - _ID_OFFSET)]
+    if start[: len(_SQLITE)] != _SQLITE[: len(start)] or not is_ours:
+        raise DataError(f"{path}: not a journal of a prediction: move this file, or choose another --output")
+
+
+def _side_files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal", "-shm")]
+
+
+def _key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _short(value: object) -> str:
