@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from web_apps import Server, light_server, png
 
 MB = 2**20
-DESIGNED = {200, 400, 413, 415, 422, 431, 503}
+DESIGNED = {200, 400, 408, 413, 415, 422, 431, 503}
 """What a hostile request may be answered with; also, nothing at all where it is no request."""
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import http.client
 import json
 import resource
@@ -95,9 +96,57 @@ def test_headers_without_end_are_cut_off(served):
 
 def test_a_body_that_comes_a_byte_at_a_time_keeps_no_place_for_ever(served):
     started = time.monotonic()
-    raw(served, HEAD.format(1000).encode(), *([b"x"] * 40), pause_s=0.2)
+    answer = raw(served, HEAD.format(1000).encode(), *([b"x"] * 40), pause_s=0.2)
     assert time.monotonic() - started < 20
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
     assert post(served, png(240))[0] == 200
+
+
+def test_a_request_that_stops_halfway_gets_408(served):
+    answer = raw(served, HEAD.format(1000).encode() + b"half")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"expected a whole request within 2 s" in answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nContent-Length: 50\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"X: 1\r\n folded\r\n",
+    ],
+)
+def test_two_servers_can_not_disagree_about_where_a_request_ends(served, fields):
+    answer = raw(served, b"POST /api/predict HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\nhello")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+
+
+def test_a_field_with_an_underscore_is_not_taken_for_the_one_with_a_hyphen(served):
+    head = HEAD.format(len(png(240))).replace("Host", "Content_Length: 3\r\nConnection: close\r\nHost").encode()
+    assert raw(served, head + png(240)).startswith(b"HTTP/1.1 200")
+
+
+def test_a_chunked_image_is_an_image(served):
+    head = HEAD.replace("Content-Length: {}", "Transfer-Encoding: chunked\r\nConnection: close").encode()
+    content = png(240)
+    chunks = b"".join(b"%x;x=y\r\n%b\r\n" % (len(piece), piece) for piece in (content[:7], content[7:]))
+    assert b'"prediction":"real"' in raw(served, head + chunks + b"0\r\nTrailer: x\r\n\r\n").replace(b" ", b"")
+
+
+def test_connections_that_send_nothing_keep_nobody_out_and_too_many_are_told_so():
+    with light_server(connections=8) as server, contextlib.ExitStack() as silent:
+        for _ in range(7):
+            silent.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        time.sleep(0.5)
+        assert post(server, png(240))[0] == 200
+        silent.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        time.sleep(0.5)
+        answer = raw(server)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in answer
 
 
 def test_half_a_request_is_forgotten(served):
@@ -167,7 +216,7 @@ def test_at_the_end_no_connection_begins_and_none_that_waits_is_reset():
     with listen("127.0.0.1", 0) as listening:
         address = listening.getsockname()[:2]
         with socket.create_connection(address) as waiting:
-            if not web_server._take_no_more(listening):
+            if not web_server._stop_new_connections(listening):
                 pytest.skip("this system has no way to")
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, timeout=0.3)

@@ -96,7 +96,7 @@ class Limits:
     queue: int = 64  # pictures accepted and not yet answered; re-saved variants count too
     timeout_s: float = 30.0  # from a request's arrival in the app to its answer
     body_timeout_s: float = 60.0  # for a request to arrive whole
-    connections: int = 128  # open at once; more wait
+    connections: int = 128  # open at once; more get a 503
     drain_s: float = 30.0  # after SIGTERM, for what was accepted to be answered
 
 
