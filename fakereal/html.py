@@ -1,4 +1,4 @@
-"""Reports as HTML: one file that stands alone, for light and dark screens, from a desk's width to a phone's."""
+"""Self-contained HTML reports, for light and dark mode, from desktop to phone width."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from PIL import Image
 from fakereal.files import write_atomic
 
 NOT_KNOWN = "-"
-"""Stands where a figure can't be had."""
+"""Shown in place of a number that is not available."""
 
 _THUMBNAIL_PX = 160
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Renders a template of `fakereal/templates` and writes the page whole.
+    """Render a template of `fakereal/templates` and write the page atomically.
 
     Args:
         path: the HTML file.
-        template: its file name; it extends `page.html`, which brings the style.
-        context: what the template shows; text is escaped.
+        template: its file name; it extends `page.html`, which has the style.
+        context: variables of the template; text is escaped.
     """
     text = _environment().get_template(template).render(**context)
     write_atomic(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def thumbnail(image: Image.Image, size_px: int = _THUMBNAIL_PX) -> str:
-    """Returns a picture as a data URI: smaller where it is larger, as a PNG of its own pixels where it is not."""
+    """Return an image as a data URI: a JPEG scaled down to fit, or a PNG of the same pixels if it fits already.
+
+    Args:
+        image: any mode.
+        size_px: longest side of the thumbnail.
+    """
     small = max(image.size) <= size_px
     if not small:
         image = image.copy()
@@ -44,18 +49,18 @@ def thumbnail(image: Image.Image, size_px: int = _THUMBNAIL_PX) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Returns a share as a percentage."""
+    """Return a share, 0..1, as a percentage."""
     return NOT_KNOWN if share is None else f"{100 * share:.{digits}f} %"
 
 
 def percents(pair: list[float | None] | None) -> str:
-    """Returns an interval of shares as percentages."""
+    """Return an interval of shares, each 0..1, as percentages."""
     known = pair is not None and None not in pair
     return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if known else NOT_KNOWN
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Returns a number with thousands separated, and digits behind the point where it is no whole one."""
+    """Return a number with thousands separators, and with this many decimals if it is a float."""
     if value is None:
         return NOT_KNOWN
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"

@@ -1,1 +1,1 @@
-"""The web app: a page for people and an API for programs, on one predictor that `create_app` is given."""
+"""Web app: a page for people and a JSON API for programs, around a predictor that `create_app` is given."""

@@ -1,4 +1,7 @@
-"""From a request to the pictures in it, all in memory: nothing that was sent touches the disk."""
+"""What the web app takes and refuses: the files of a request, limits on them, and errors as problem details.
+
+Nothing that a client sends touches the disk.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,49 @@ from werkzeug.exceptions import (
 from fakereal.errors import FakeRealError
 
 FIELD = "image"
-"""Name of the form field that holds pictures."""
+"""Name of the form field that holds images."""
 
 RAW_TYPES = ("application/octet-stream", "image/")
-_LONGEST_NAME = 255
-_SPARE_PARTS = 8  # a form's fields beside its files
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+
+_LONGEST_NAME = 255  # characters
+_OTHER_FIELDS = 8  # form fields allowed beside the files
+_SEE_DOCUMENT = "see /api/openapi.json for the addresses and methods of this server"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on what requests may cost."""
+
+    request_bytes: int = 32 * 2**20  # of a whole request; a 48 megapixel JPEG has about 15 MB
+    pixels: int = 50_000_000  # of one image; larger ones are refused by their header, before decoding
+    files: int = 32  # images in one request
+    queue: int = 64  # images accepted and not yet answered, re-saved variants included
+    timeout_s: float = 30.0  # from a request's arrival in the app to its answer
+    body_timeout_s: float = 60.0  # for a request to arrive whole
+    connections: int = 128  # open at once; more get a 503
+    drain_s: float = 30.0  # after SIGTERM, for accepted requests to be answered
+
+
+class BusyError(FakeRealError):
+    """The queue is full or the server is shutting down."""
+
+
+class TooSlowError(FakeRealError):
+    """A request was not answered within `Limits.timeout_s`."""
 
 
 @dataclass(frozen=True)
 class Upload:
     """One file of a request."""
 
-    name: str  # as the client calls it; a label only, nothing is ever opened by it
+    name: str  # as the client calls it; only a label, never used to open anything
     content: bytes
 
 
 class MemoryRequest(Request):
-    """A request whose files stay in memory; the server has bounded their size."""
+    """A request whose files stay in memory; the server has limited their size."""
 
     def _get_file_stream(
         self,
@@ -44,112 +73,82 @@ class MemoryRequest(Request):
         filename: str | None = None,
         content_length: int | None = None,
     ) -> IO[bytes]:
-        return io.BytesIO()  # werkzeug's own spools what is larger than 500 kB to a temporary file
+        return io.BytesIO()  # werkzeug writes files above 500 kB to a temporary file
 
 
-def uploads(most: int) -> list[Upload]:
-    """Returns the pictures of the current request: files of a form, or the raw body.
+def uploads(limit: int) -> list[Upload]:
+    """Return the images of the current request: the files of a form, or the raw body.
+
+    Args:
+        limit: largest number of images.
 
     Raises:
-        werkzeug.exceptions.HTTPException: the request holds none, too many, or something else.
+        werkzeug.exceptions.HTTPException: no image, too many images, or another content type.
     """
-    kind = request.mimetype
-    if kind == "multipart/form-data":
-        request.max_form_parts = most + _SPARE_PARTS
-        found = [Upload(_name(file.filename), file.read()) for file in request.files.getlist(FIELD)]
-        found = [upload for upload in found if upload.name or upload.content]  # a form sent without choosing a file
-    elif kind.startswith(RAW_TYPES):
-        content = request.get_data(cache=False)
-        found = [Upload(_name(request.args.get("name")), content)] if content else []
-    else:
-        raise UnsupportedMediaType(
-            f"expected multipart/form-data with files in the field {FIELD!r}, or a raw picture as"
-            f" application/octet-stream or image/*, found {kind or 'no content type'}"
-        )
+    found = _form_files(limit) if request.mimetype == "multipart/form-data" else _raw_body()
     if not found:
-        raise BadRequest(f"expected at least one picture (form field {FIELD!r}, or the body itself), found none")
-    if len(found) > most:
-        raise BadRequest(f"expected at most {most} pictures in a request, found {len(found)}: send several requests")
+        raise BadRequest(
+            f"no image in the request: send at least one, as a file in the form field {FIELD!r} or as the body"
+        )
+    if len(found) > limit:
+        raise BadRequest(f"expected at most {limit} images in a request, got {len(found)}: send several requests")
     return [Upload(upload.name or "image", upload.content) for upload in found]
 
 
-def _name(name: str | None) -> str:
-    """Returns a client's file name as one printable line with "/" and no place on any disk."""
+def _form_files(limit: int) -> list[Upload]:
+    request.max_form_parts = limit + _OTHER_FIELDS
+    found = [Upload(_clean_name(file.filename), file.read()) for file in request.files.getlist(FIELD)]
+    return [upload for upload in found if upload.name or upload.content]  # browsers send an empty file for none chosen
+
+
+def _raw_body() -> list[Upload]:
+    if not request.mimetype.startswith(RAW_TYPES):
+        raise UnsupportedMediaType(
+            f"expected multipart/form-data with files in the field {FIELD!r}, or a raw image as"
+            f" application/octet-stream or image/*, got {request.mimetype or 'no content type'}"
+        )
+    content = request.get_data(cache=False)
+    return [Upload(_clean_name(request.args.get("name")), content)] if content else []
+
+
+def _clean_name(name: str | None) -> str:
+    """Return a client's file name as one printable relative path with "/" and without "..", or ""."""
     clean = "".join(letter for letter in (name or "").replace("\\", "/") if letter.isprintable())
     parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[-_LONGEST_NAME:]
 
 
-# ---- How much the web app takes at once; whatever is beyond is refused with a reason.
-
-MAX_BATCH = 32
-"""Pictures the network sees at most at once: predict_and_save_json.py's own batch size."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on what requests may cost."""
-
-    request_bytes: int = 32 * 2**20  # of a whole request; a 48 megapixel JPEG has about 15 MB
-    pixels: int = 50_000_000  # of one picture; more are refused by the header, before decoding
-    files: int = 32  # pictures in one request
-    queue: int = 64  # pictures accepted and not yet answered; re-saved variants count too
-    timeout_s: float = 30.0  # from a request's arrival in the app to its answer
-    body_timeout_s: float = 60.0  # for a request to arrive whole
-    connections: int = 128  # open at once; more get a 503
-    drain_s: float = 30.0  # after SIGTERM, for what was accepted to be answered
+def problem(status: int, title: str, detail: str, **extensions: Any) -> dict[str, Any]:
+    """Return the members of problem details (RFC 9457)."""
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, **extensions}
 
 
-class BusyError(FakeRealError):
-    """The queue is full, or the worker is stopping: come back later."""
-
-
-class TooSlowError(FakeRealError):
-    """A request was not answered in time."""
-
-
-# ---- Errors as RFC 9457 problem details; the page shows the same sentences.
-
-
-MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 2
-
-_SENTENCES = {
-    404: "expected one of this app's addresses, found another: see /api/openapi.json",
-    405: "expected another method for this address: see /api/openapi.json",
-    413: "expected a smaller request: send fewer or smaller pictures",
-}
-
-
-def body(status: int, title: str, detail: str, **more: Any) -> dict[str, Any]:
-    """Returns a problem's members; `more` are extensions."""
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-
-
-def response(status: int, title: str, detail: str, **more: Any) -> Response:
-    """Returns a problem as an answer."""
-    text = json.dumps(body(status, title, detail, **more))
-    answer = Response(text, status, mimetype=MEDIA_TYPE)
+def problem_response(status: int, title: str, detail: str, **extensions: Any) -> Response:
+    """Return problem details as a response."""
+    answer = Response(json.dumps(problem(status, title, detail, **extensions)), status, mimetype=MEDIA_TYPE)
     if status == ServiceUnavailable.code:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer
 
 
-def from_exception(error: Exception) -> tuple[int, str, str]:
-    """Returns the status, the title and the sentence for what a view raised."""
+def describe_error(error: Exception) -> tuple[int, str, str]:
+    """Return status, title and detail for an exception of a view; one that nobody foresaw is logged."""
     if isinstance(error, BusyError):
         return 503, "Busy", str(error)
     if isinstance(error, TooSlowError):
         return 503, "Too slow", str(error)
     if isinstance(error, RequestEntityTooLarge):
-        return 413, error.name, _too_large()
+        return 413, error.name, too_large(current_app.extensions["fakereal"].limits)
     if isinstance(error, HTTPException) and error.code and error.code >= 400:
-        known = _SENTENCES.get(error.code) if error.code in (404, 405) else None
-        return error.code, error.name, known or error.description or error.name
+        detail = {404: f"no such address: {_SEE_DOCUMENT}", 405: f"the method is not allowed here: {_SEE_DOCUMENT}"}
+        return error.code, error.name, detail.get(error.code) or error.description or error.name
     current_app.logger.error("%s %s failed", request.method, request.path, exc_info=error)
-    return 500, "Internal Server Error", "expected an answer, found a fault of this program: see its log"
+    return 500, "Internal Server Error", "an internal error occurred; see the log of the server"
 
 
-def _too_large() -> str:
-    limits = current_app.extensions["fakereal"].limits
-    return f"expected at most {limits.request_bytes // 2**20} MB and {limits.files} pictures in a request, found more"
+def too_large(limits: Limits) -> str:
+    """Return the detail of a 413 response."""
+    return (
+        f"expected at most {limits.request_bytes // 2**20} MB and {limits.files} images in a request, got more:"
+        " send fewer or smaller images"
+    )

@@ -1,4 +1,7 @@
-"""For programs: predictions, the model, health, figures, and the document that describes them all."""
+"""The addresses of the web app: a JSON API for programs, a page for people, and what both show of an analysis.
+
+The page is rendered here, result by result for its script, or all at once for a browser without scripts.
+"""
 
 from __future__ import annotations
 
@@ -36,32 +39,52 @@ from fakereal.web.http import uploads
 from fakereal.web.metrics import CONTENT_TYPE
 from fakereal.web.service import Analysis, Predictor
 
-api_routes = Blueprint("api", __name__)
+ADVISORY = (
+    "A verdict is a hint, not proof. The detector makes mistakes, most of all on kinds of images that it was not"
+    " trained on. Do not accuse a person, reject a submission or publish a claim because of it."
+)
+"""Shown on the page and in the API, as in the model card."""
+
+ORIGIN_NOTES = {
+    SIGNED: "The signature is valid, and its signer is on the trust list.",
+    SIGNED_UNKNOWN_SIGNER: "The signature is valid, but anyone can sign: this signer is not on the trust list.",
+    UNCHECKED_SIGNATURE: "A hint, not proof, as the signature was not checked.",
+    INVALID_SIGNATURE: "Ignore this claim: the signature is not valid.",
+    UNSIGNED_TEXT: "A hint, not proof: anyone can write or remove such text.",
+    CAMERA_EXIF: "A weak hint: EXIF is easily copied to another image.",
+}
+"""What the claim of a file is worth, by its evidence."""
+
+_STRENGTHS = ((0.97, "Very likely", "strong"), (0.85, "Likely", "strong"), (0.7, "Probably", "weak"))
+"""Least calibrated probability of the label -> words and style of the badge; below the last one: "Leans"."""
+
+_HEATMAP_PX = 112  # longer side; the browser scales it smoothly
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")  # HTML in a card is shown as text
+
+api_routes = Blueprint("api", __name__)
+page_routes = Blueprint("pages", __name__)
 
 
 def predictor() -> Predictor:
-    """Returns the predictor that the app was created with."""
+    """Return the predictor that the app was created with."""
     return current_app.extensions["fakereal"]
 
 
 @api_routes.post("/api/predict")
 def predict() -> Response:
-    """Says of each picture whether it is fake or real."""
-    explain, stability = _flag("explain"), _flag("stability")
-    found = predictor()
-    analyses = found.analyst.analyse(uploads(found.limits.files), explain, stability)
-    found.metrics.count(analyses)
+    """Return the verdict on each image, as JSON."""
+    analyses = _analyses(_flag("explain"), _flag("stability"))
     rows = [as_json(analysis) for analysis in analyses]
     if all(row["error"] for row in rows):
-        detail = rows[0]["error"] if len(rows) == 1 else f"expected pictures, found {len(rows)} that can't be read"
-        return http.response(422, "No picture could be read", detail, predictions=rows)
-    return jsonify(model=found.model["name"], advisory=ADVISORY, predictions=rows)
+        detail = rows[0]["error"] if len(rows) == 1 else f"none of the {len(rows)} files is a readable image"
+        return http.problem_response(422, "No readable image", detail, predictions=rows)
+    return jsonify(model=predictor().model["name"], advisory=ADVISORY, predictions=rows)
 
 
 @api_routes.get("/api/model")
 def model() -> Response:
-    """Says which model is at work, and what it takes."""
+    """Return the model's facts and the limits on requests."""
     limits = predictor().limits
     bounds = {"request_bytes": limits.request_bytes, "pixels": limits.pixels, "files": limits.files}
     return jsonify({**predictor().model, "limits": bounds, "advisory": ADVISORY})
@@ -69,78 +92,66 @@ def model() -> Response:
 
 @api_routes.get("/api/openapi.json")
 def openapi() -> Response:
-    """Returns the OpenAPI document."""
+    """Return the OpenAPI document."""
     return jsonify(document())
 
 
 @api_routes.get("/healthz")
 def healthz() -> Response:
-    """Says whether the process should live."""
+    """Return 200 while the process works, 503 when it should be restarted."""
     if predictor().worker.alive:
         return jsonify(status="ok")
-    return http.response(503, "Dead", "expected the network's thread at work, found it ended: start anew")
+    return http.problem_response(503, "Not working", "the thread that runs the network has ended: restart the server")
 
 
 @api_routes.get("/readyz")
 def readyz() -> Response:
-    """Says whether requests should be sent here now."""
+    """Return 200 while requests are welcome, 503 during start-up and shutdown."""
     if predictor().worker.ready and not predictor().draining.is_set():
         return jsonify(status="ready")
-    return http.response(503, "Not ready", "expected to be asked later: starting, or shutting down")
+    return http.problem_response(503, "Not ready", "the server is starting up or shutting down: try again later")
 
 
 @api_routes.get("/metrics")
 def metrics() -> Response:
-    """Returns figures for Prometheus."""
+    """Return the metrics for Prometheus."""
     return Response(predictor().metrics.exposition(), content_type=CONTENT_TYPE)
 
 
 @cache
 def document() -> dict[str, Any]:
-    """Returns the OpenAPI document; openapi.yaml is its source."""
+    """Return the OpenAPI document; openapi.yaml is its source."""
     return yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
-
-
-def _flag(name: str) -> bool:
-    value = request.args.get(name, "false")
-    if value not in _BOOLEANS:
-        raise BadRequest(f"{name}: expected true or false, found {value[:40]!r}")
-    return _BOOLEANS[value]
-
-
-# ---- For people: one page, whose cards the server renders, with scripts (one by one) and without (all at once).
-
-page_routes = Blueprint("pages", __name__)
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")  # any HTML in a card is shown as text
 
 
 @page_routes.get("/")
 def home() -> str:
-    """Shows the page."""
+    """Return the page."""
     return page([])
 
 
 @page_routes.post("/")
 def home_with_results() -> str:
-    """Shows the page with the pictures of a form sent without scripts."""
-    return page(_analyses())
+    """Return the page with the results of a form that was sent without scripts."""
+    return page(_analyses(explain=True, stability="stability" in request.form))
 
 
 @page_routes.post("/cards")
 def cards() -> Response:
-    """Returns the cards alone, for the page's script."""
-    return make_response(render_template("cards.html", analyses=_analyses(), limits=predictor().limits))
+    """Return only the result cards, for the script of the page."""
+    analyses = _analyses(explain=True, stability="stability" in request.form)
+    return make_response(render_template("cards.html", analyses=analyses, limits=predictor().limits))
 
 
 @page_routes.get("/model")
 def model_page() -> str:
-    """Shows what is known about the model."""
+    """Return the page about the model."""
     card = predictor().card
     return render_template("model.html", model=predictor().model, card=card and Markup(_MARKDOWN.render(card)))
 
 
 def page(analyses: list[Analysis], problem: str | None = None) -> str:
-    """Returns the page with results, or with the sentence that says why there are none."""
+    """Return the page with results, or with the reason why there are none."""
     return render_template(
         "index.html",
         analyses=analyses,
@@ -152,26 +163,23 @@ def page(analyses: list[Analysis], problem: str | None = None) -> str:
     )
 
 
-def _analyses() -> list[Analysis]:
+def _analyses(explain: bool, stability: bool) -> list[Analysis]:
+    """Return the analyses of the current request's images."""
     found = predictor()
-    analyses = found.analyst.analyse(uploads(found.limits.files), explain=True, stability="stability" in request.form)
-    found.metrics.count(analyses)
+    analyses = found.analyzer.analyze(uploads(found.limits.files), explain, stability)
+    found.metrics.count_images(analysis.result.verdict for analysis in analyses)
     return analyses
 
 
-# ---- What is shown of an analysis: a JSON object for programs, words and pictures for people.
-
-ADVISORY = (
-    "A verdict is a hint, never a proof. The detector errs, most of all on kinds of pictures that it has not learnt"
-    " from. Do not accuse a person, reject a submission or publish a claim because of it."
-)
-"""Stands on the page and in the API, as in the model card."""
-
-_HEATMAP_PX = 112  # longer side; the browser scales it smoothly
+def _flag(name: str) -> bool:
+    value = request.args.get(name, "false")
+    if value not in _BOOLEANS:
+        raise BadRequest(f"{name}: expected true or false, got {value[:40]!r}")
+    return _BOOLEANS[value]
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
-    """Returns what the API says of one picture: the row of `--details`, and what the page shows beside it."""
+    """Return one entry of the API's `predictions`: the row of `--details`, and what the page shows beside it."""
     origin, p_fake = analysis.result.raw.origin, analysis.calibrated_p_fake
     return {
         **details_of(analysis.result),
@@ -190,7 +198,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def results_document(analyses: Sequence[Analysis]) -> str:
-    """Returns the text of predictions.json."""
+    """Return the text of predictions.json."""
     return dumps([analysis.result.prediction for analysis in analyses])
 
 
@@ -205,23 +213,19 @@ def _stability(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def _explanation(analysis: Analysis) -> dict[str, Any]:
-    return {
-        "method": "Grad-CAM",
-        "label": NAMES[analysis.result.label],
-        "overlay": heat_uri(analysis),
-    }
+    return {"method": "Grad-CAM", "label": NAMES[analysis.result.label], "overlay": heatmap_uri(analysis)}
 
 
-def heat_uri(analysis: Analysis) -> str:
-    """Returns the heatmap of what speaks for the picture's label as a data URI, to be laid over the whole picture."""
-    width, height = analysis.shown.size
+def heatmap_uri(analysis: Analysis) -> str:
+    """Return the heatmap of the evidence for the image's label as a data URI, to be stretched over the preview."""
+    width, height = analysis.preview.size
     scale = _HEATMAP_PX / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return _data_uri(paint(heatmap(analysis.evidence, analysis.result.label), size), "PNG")
 
 
-def picture_uri(image: Image.Image) -> str:
-    """Returns a picture as a data URI."""
+def image_uri(image: Image.Image) -> str:
+    """Return an image as a data URI."""
     return _data_uri(image, "JPEG", quality=85)
 
 
@@ -231,54 +235,55 @@ def _data_uri(image: Image.Image, kind: str, **options: object) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def heat_is_empty(analysis: Analysis) -> bool:
-    """Says whether nothing in the picture speaks for its label."""
+def heatmap_is_empty(analysis: Analysis) -> bool:
+    """Return whether no region of the image supports its label."""
     return not np.any(heatmap(analysis.evidence, analysis.result.label))
 
 
+def badge(analysis: Analysis) -> tuple[str, str]:
+    """Return text and style classes of the badge, such as ("Very likely fake", "fake strong")."""
+    if analysis.result.reason:
+        return "Fake: signed as AI-generated", "fake strong"
+    if analysis.result.verdict == UNCERTAIN:
+        return "Uncertain", "uncertain strong"
+    name, share = NAMES[analysis.result.label], _share(analysis)
+    for least, words, style in _STRENGTHS:
+        if share >= least:
+            return f"{words} {name}", f"{name} {style}"
+    return f"Leans {name}", f"{name} weak"
+
+
+def verdict_sentence(analysis: Analysis) -> str:
+    """Return what the badge rests on, as a sentence."""
+    name, share, decision = NAMES[analysis.result.network_label], _share(analysis), predictor().model["decision"]
+    if analysis.result.reason:
+        return f"Valid content credentials say so; the detector alone gives {percent(share)} for {name}."
+    if analysis.result.verdict == UNCERTAIN:
+        low, high = map(percent, decision["band"])
+        return (
+            f"Too close to call: it leans towards {name}, but this model is wrong too often where the probability of"
+            f" fake is between {low} and {high}."
+        )
+    if share < 0.5:
+        return f"Called {name} although less likely: this model calls fake from {percent(decision['threshold'])} on."
+    return f"The model gives {percent(share)} for {name}."
+
+
+def _share(analysis: Analysis) -> float:
+    """Return the calibrated probability of the network's label, 0..1."""
+    p_fake = analysis.calibrated_p_fake
+    return p_fake if analysis.result.network_label == FAKE else 1.0 - p_fake
+
+
 def percent(share: float) -> str:
-    """Returns a probability as people read it; none is ever certain."""
+    """Return a probability as a percentage; none is ever 0 or 100 %."""
     if share < 0.01:
         return "<1 %"
     return ">99 %" if share > 0.99 else f"{100 * share:.0f} %"
 
 
-ORIGIN_NOTES = {
-    SIGNED: "The signature is valid, and its signer is on the trust list.",
-    SIGNED_UNKNOWN_SIGNER: "The signature is valid, but anyone can sign: this signer is not on the trust list.",
-    UNCHECKED_SIGNATURE: "Until its signature is checked, this is a hint, not a proof.",
-    INVALID_SIGNATURE: "Judge the image as if the file said nothing.",
-    UNSIGNED_TEXT: "Anyone can write or remove such text: a hint, not a proof.",
-    CAMERA_EXIF: "A weak hint: EXIF is easily copied to another image.",
-}
-"""What a claim is worth, by its evidence."""
-
-
-def in_words(analysis: Analysis) -> str:
-    """Returns the verdict as a sentence."""
-    p_fake = analysis.calibrated_p_fake
-    verdict, label = analysis.result.verdict, analysis.result.network_label
-    if analysis.result.overruled is not None:
-        return "By its content credentials; the detector alone would call it real."
-    if verdict == UNCERTAIN:
-        return f"Too close to call; it leans towards {NAMES[label]}."
-    share = p_fake if label == FAKE else 1.0 - p_fake
-    return f"{_sureness(share)} {NAMES[label]}."
-
-
-def _sureness(share: float) -> str:
-    for least, words in ((0.97, "Very likely"), (0.85, "Likely"), (0.7, "Probably")):
-        if share >= least:
-            return words
-    return "Slightly more likely" if share >= 0.5 else "By this model's threshold"
-
-
 def file_size(count: int) -> str:
-    """Returns a file's size as people read it."""
-    return (
-        f"{count / 2**20:.1f} MB"
-        if count >= 2**20
-        else f"{count / 2**10:.1f} kB"
-        if count >= 2**10
-        else f"{count} bytes"
-    )
+    """Return a file's size with its unit."""
+    if count >= 2**20:
+        return f"{count / 2**20:.1f} MB"
+    return f"{count / 2**10:.1f} kB" if count >= 2**10 else f"{count} bytes"

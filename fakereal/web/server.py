@@ -330,13 +330,13 @@ class _Request(HTTPRequest):
             code, title = "431", "Request Header Fields Too Large"
         details = {
             "408": f"expected a whole request within {limits.body_timeout_s:.0f} s",
-            "413": f"expected a request of at most {limits.request_bytes // 2**20} MB: send fewer or smaller images",
+            "413": http.too_large(limits),
             "431": f"expected at most {_HEADER_BYTES // 2**10} kB of header fields",
             "500": "an internal error occurred; see the log of the server",
             "503": "too many open connections: try again in a moment",
         }
         detail = details.get(code) or f"expected a valid HTTP/1.1 request, got {msg or title}"
-        body = json.dumps(http.body(int(code), title, detail)).encode()
+        body = json.dumps(http.problem(int(code), title, detail)).encode()
         head = (
             f"{self.server.protocol} {code} {title}\r\n"
             f"Content-Type: {http.MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"

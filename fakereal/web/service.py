@@ -1,4 +1,8 @@
-"""From uploads to analyses: decode, ask the network, decide; what the page and the API both show."""
+"""From uploaded files to analyses: decode, run the network in batches from a bounded queue, apply the decision rule.
+
+A `Predictor` is what the app is given. Its `Analyzer` decodes the files of a request on a few threads and hands the
+images to its `Worker`, the one thread that runs the network on whatever images are waiting.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,159 +38,39 @@ from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
 from fakereal.provenance import read_origin
 from fakereal.runtime import log, one_line
-from fakereal.web.http import MAX_BATCH, BusyError, Limits, TooSlowError, Upload
+from fakereal.web.http import BusyError, Limits, TooSlowError, Upload
 from fakereal.web.metrics import Metrics
 
 T = TypeVar("T")
 
+MAX_BATCH = 32
+"""Largest batch of the network; the batch size of predict_and_save_json.py, for the same outputs to the last digit."""
 
-@dataclass(frozen=True)
-class Variant:
-    """The picture once more, saved again."""
+_BATCH_SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
+"""Batches are padded to one of these or MAX_BATCH. Not to 1: another routine computes a single row."""
 
-    name: str  # of `augmentation.RESAVES`
-    p_fake: float  # calibrated
-    label: int
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """All that is known about one uploaded picture."""
-
-    result: PredictionResult  # `raw.origin` is what the file claims
-    file_bytes: int
-    shown: Image.Image | None = None  # the part that the network saw, small; None unless asked for
-    evidence: np.ndarray | None = None  # see `heatmap.Explanation`; None unless asked for
-    calibrated_p_fake: float | None = None
-    variants: tuple[Variant, ...] = ()  # empty unless asked for
-
-    @property
-    def stable(self) -> bool | None:
-        """Says whether every variant gets the same label; None where none was tried."""
-        return all(variant.label == self.result.network_label for variant in self.variants) if self.variants else None
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What one decoding thread found."""
-
-    outcome: RawPrediction
-    file_bytes: int
-    shown: Image.Image | None
-    images: tuple[np.ndarray, ...]  # the picture's array first, then those of its variants; empty: refused
-
-
-@dataclass(frozen=True)
-class Analyst:
-    """Turns uploads into analyses."""
-
-    worker: Worker
-    preprocessing: Preprocessing
-    decision: DecisionRule
-    limits: Limits
-    pool: ThreadPoolExecutor  # decodes; its few threads bound the memory that pictures take while they are large
-
-    def analyse(self, uploads: Sequence[Upload], explain: bool = False, stability: bool = False) -> list[Analysis]:
-        """Returns an analysis of each upload, in their order; one that can't be read has the reason in its outcome.
-
-        Args:
-            uploads: the files.
-            explain: also find out what speaks for the label.
-            stability: also ask for the label of re-saved variants, which cost as much as the picture each.
-
-        Raises:
-            BusyError: no room in the queue.
-            TooSlowError: not done in time.
-        """
-        deadline = time.monotonic() + self.limits.timeout_s
-        each = 1 + len(STABILITY_RESAVES) * stability
-        with self.worker.admit(each * len(uploads)) as admission:
-            reads = [self.pool.submit(self._read, upload, explain, stability) for upload in uploads]
-            asked: list[tuple[_Read, list[Future[Answer]]]] = []
-            try:
-                for read in _in_time(reads, deadline):
-                    asked.append((read, [admission.submit(image, explain) for image in read.images]))
-                return [self._analysis(read, list(_in_time(answers, deadline))) for read, answers in asked]
-            except FutureTimeoutError as error:
-                raise TooSlowError(
-                    f"expected an answer within {self.limits.timeout_s:.0f} s, found the server too busy: try again"
-                ) from error
-            finally:
-                for future in (*reads, *(answer for _, answers in asked for answer in answers)):
-                    future.cancel()  # of what is done already, nothing is cancelled
-
-    def _read(self, upload: Upload, explain: bool, stability: bool) -> _Read:
-        item = Item(Path(), upload.name, key_of_file(Path(upload.name)))
-        origin, file_bytes = read_origin(upload.content), len(upload.content)
-        try:
-            self._check_pixels(upload.content)
-            image, info = decode(upload.content, self.preprocessing.decode_px)
-            images = [self.preprocessing.array(image)]
-            if stability:
-                images += resaved_arrays(upload.content, self.preprocessing)
-            shown = seen_part(image, self.preprocessing) if explain else None
-            return _Read(RawPrediction(item, info, origin=origin), file_bytes, shown, tuple(images))
-        except ImageRefused as error:
-            return _Read(RawPrediction(item, error=one_line(error), origin=origin), file_bytes, None, ())
-
-    def _check_pixels(self, content: bytes) -> None:
-        pixels = image_metadata.header_pixel_count(content)
-        if pixels > self.limits.pixels:
-            most = self.limits.pixels / 1e6
-            raise ImageRefused("too_large", f"expected at most {most:.0f} megapixels, found {pixels / 1e6:.0f}")
-
-    def _analysis(self, read: _Read, answers: Sequence[Answer]) -> Analysis:
-        if not answers:
-            return Analysis(decide([read.outcome], self.decision)[0], read.file_bytes)
-        outcome = with_output(read.outcome, answers[0].p_real)
-        result = decide([outcome], self.decision)[0]
-        if outcome.p_real is None:
-            return Analysis(result, read.file_bytes)
-        others = np.array([answer.p_real for answer in answers[1:]], np.float64)
-        return Analysis(
-            result,
-            read.file_bytes,
-            read.shown,
-            answers[0].evidence,
-            float(calibration.calibrated_p_fake(np.float64(outcome.p_real), self.decision)),
-            tuple(
-                Variant(name, float(p_fake), int(label))
-                for name, p_fake, label in zip(
-                    STABILITY_RESAVES,
-                    calibration.calibrated_p_fake(others, self.decision),
-                    calibration.labels(others, self.decision),
-                    strict=False,
-                )
-            ),
-        )
-
-
-def _in_time(futures: Iterable[Future[T]], deadline: float) -> Iterator[T]:
-    for future in futures:
-        yield future.result(max(0.0, deadline - time.monotonic()))
-
-
-# ---- What `create_app` is given: a loaded model, ready to analyse, and what may be told about it.
-
-_DECODERS = 4  # at most; each may hold a picture of Limits.pixels while it decodes
+_BATCH_WAIT_S = 0.05  # for this long, a batch waits for images that are still being decoded
+_DECODERS = 4  # at most; each may hold an image of Limits.pixels
+_CARD = "MODEL_CARD.md"  # beside the shipped detector, and about no other
+_SHIPPED = "pretrained.h5"
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model at work."""
+    """A loaded model with its threads, ready to analyze."""
 
     worker: Worker
-    analyst: Analyst
+    analyzer: Analyzer
     metrics: Metrics
     limits: Limits
-    model: dict[str, Any]  # what GET /api/model tells
-    card: str | None = None  # the model card's text
-    draining: Event = field(default_factory=Event)  # set when no more requests are to come
+    model: dict[str, Any]  # the answer of GET /api/model
+    card: str | None = None  # the model card, Markdown
+    draining: threading.Event = field(default_factory=threading.Event)  # set when the server begins to shut down
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Waits for what was accepted, then ends the threads."""
+        """Wait for accepted images, then end the threads."""
         self.worker.stop(timeout_s)
-        self.analyst.pool.shutdown(wait=False, cancel_futures=True)
+        self.analyzer.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def start_predictor(
@@ -198,39 +81,50 @@ def start_predictor(
     limits: Limits | None = None,
     card: str | None = None,
 ) -> Predictor:
-    """Returns a predictor around a network, with its threads at work; `model` and `card` are what it tells of it."""
+    """Return a predictor with its threads at work.
+
+    Args:
+        network: gives the outputs; see `Worker`.
+        preprocessing: of the network.
+        decision: from outputs to verdicts.
+        model: what everybody may know about the model, for GET /api/model.
+        limits: on requests.
+        card: the model card, Markdown.
+    """
     limits, metrics = limits or Limits(), Metrics()
     worker = Worker(network, preprocessing.image_size_px, limits.queue, metrics.batch.observe)
     metrics.watch_queue(lambda: worker.admitted)
     pool = ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
     worker.start()
-    analyst = Analyst(worker, preprocessing, decision, limits, pool)
-    return Predictor(worker, analyst, metrics, limits, {**model, "explains": worker.explains}, card)
-
-
-# ---- From a model file that was opened to a predictor, and what may be told about the model.
-
-_CARD = "MODEL_CARD.md"  # beside the shipped detector, and about no other
-_SHIPPED = "pretrained.h5"
+    analyzer = Analyzer(worker, preprocessing, decision, limits, pool)
+    return Predictor(worker, analyzer, metrics, limits, {**model, "explains": worker.explains}, card)
 
 
 def from_opened(opened: OpenedNetwork, path: Path, limits: Limits | None = None) -> Predictor:
-    """Returns a started predictor for a model file that was opened."""
+    """Return a started predictor for an opened model file.
+
+    Args:
+        opened: the network with its metadata.
+        path: the model file, for the model's name.
+        limits: on requests.
+    """
     metadata = opened.metadata
-    facts = _facts(metadata, path)
-    return start_predictor(_explaining(opened), metadata.preprocessing, metadata.decision, facts, limits, _card(path))
+    model = _public_facts(metadata, path)
+    return start_predictor(
+        _explaining(opened), metadata.preprocessing, metadata.decision, model, limits, _model_card(path)
+    )
 
 
 def _explaining(opened: OpenedNetwork) -> Network:
     try:
         return open_explainer(opened)
-    except (ConfigError, ModelFileError) as error:  # another backend, or a foreign network: verdicts all the same
+    except (ConfigError, ModelFileError) as error:  # another backend, or a foreign network: verdicts work all the same
         log(f"no heatmaps: {error}")
         return opened.network
 
 
-def _facts(metadata: Metadata, path: Path) -> dict[str, Any]:
-    """Returns what may be told to anybody: no path, no name of a user's folder."""
+def _public_facts(metadata: Metadata, path: Path) -> dict[str, Any]:
+    """Return what everybody may know: no path, no name of a user's folder."""
     return {
         "name": path.stem,
         "network": metadata.config.network.name,
@@ -241,57 +135,168 @@ def _facts(metadata: Metadata, path: Path) -> dict[str, Any]:
             "temperature": metadata.decision.temperature,
             "band": list(metadata.decision.band),
         },
-        "test": _test_figures(metadata.metrics.get("test") or {}),
+        "test": _test_metrics(metadata.metrics.get("test") or {}),
         "versions": dict(metadata.versions),
     }
 
 
-def _test_figures(test: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the figures of the training run's test pictures, None where the file has none."""
+def _test_metrics(test: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the metrics on the training run's test images, None where the file has none."""
     names = ("images", "accuracy", "roc_auc", "f1_fake", "f1_real", "uncertain_share")
     return {name: test.get(name) for name in names} if test else None
 
 
-def _card(path: Path) -> str | None:
+def _model_card(path: Path) -> str | None:
     card = path.with_name(_CARD)
     return card.read_text(encoding="utf-8") if path.name == _SHIPPED and card.is_file() else None
 
 
-# ---- The one thread that runs the network: it takes whatever pictures are waiting, as one batch, from a bounded queue.
+@dataclass(frozen=True)
+class Variant:
+    """The output for a re-saved copy of an image."""
 
-_SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
-"""Batches are filled up to one of these, or to MAX_BATCH; not to 1: a row alone is computed by another routine."""
-
-_LINGER_S = 0.05  # how long a batch waits for pictures that are still being decoded
+    name: str  # one of augmentation.STABILITY_RESAVES
+    p_fake: float  # calibrated
+    label: int
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The network's output for one picture."""
+class Analysis:
+    """Everything found out about one uploaded image."""
+
+    result: PredictionResult  # result.raw.origin is what the file itself claims
+    file_bytes: int
+    preview: Image.Image | None = None  # the part that the network saw, small; None unless asked for
+    evidence: np.ndarray | None = None  # see heatmap.Explanation; None unless asked for
+    calibrated_p_fake: float | None = None  # None where the image could not be read
+    variants: tuple[Variant, ...] = ()  # empty unless asked for
+
+    @property
+    def stable(self) -> bool | None:
+        """Whether every variant gets the same label; None where none was computed."""
+        return all(variant.label == self.result.network_label for variant in self.variants) if self.variants else None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What a decoding thread made of one upload."""
+
+    raw: RawPrediction
+    file_bytes: int
+    preview: Image.Image | None
+    arrays: tuple[np.ndarray, ...]  # of the image, then of its variants; empty where it could not be read
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """Turns the uploads of a request into analyses."""
+
+    worker: Worker
+    preprocessing: Preprocessing
+    decision: DecisionRule
+    limits: Limits
+    pool: ThreadPoolExecutor  # decodes; its few threads limit the memory that full-size images take
+
+    def analyze(self, uploads: Sequence[Upload], explain: bool = False, stability: bool = False) -> list[Analysis]:
+        """Return one analysis per upload, in order; that of an unreadable one holds the reason.
+
+        Args:
+            uploads: the files.
+            explain: also compute the evidence for the label.
+            stability: also compute the labels of re-saved variants; each costs as much as the image.
+
+        Raises:
+            BusyError: the queue has no room.
+            TooSlowError: not done within Limits.timeout_s.
+        """
+        deadline = time.monotonic() + self.limits.timeout_s
+        images_each = 1 + len(STABILITY_RESAVES) * stability
+        with self.worker.admit(images_each * len(uploads)) as admission:
+            decodings = [self.pool.submit(self._decode, upload, explain, stability) for upload in uploads]
+            submitted: list[tuple[_Decoded, list[Future[Output]]]] = []
+            try:
+                for decoded in _results(decodings, deadline):
+                    submitted.append((decoded, [admission.submit(array, explain) for array in decoded.arrays]))
+                return [self._analysis(decoded, list(_results(outputs, deadline))) for decoded, outputs in submitted]
+            except FutureTimeoutError as error:
+                raise TooSlowError(
+                    f"not answered within {self.limits.timeout_s:.0f} s, as the server is too busy: try again"
+                ) from error
+            finally:
+                for future in (*decodings, *(output for _, outputs in submitted for output in outputs)):
+                    future.cancel()  # no effect on those that are done
+
+    def _decode(self, upload: Upload, explain: bool, stability: bool) -> _Decoded:
+        item = Item(Path(), upload.name, key_of_file(Path(upload.name)))
+        origin, file_bytes = read_origin(upload.content), len(upload.content)
+        try:
+            self._check_pixels(upload.content)
+            image, info = decode(upload.content, self.preprocessing.decode_px)
+            arrays = [self.preprocessing.array(image)]
+            if stability:
+                arrays += resaved_arrays(upload.content, self.preprocessing)
+            preview = seen_part(image, self.preprocessing) if explain else None
+            return _Decoded(RawPrediction(item, info, origin=origin), file_bytes, preview, tuple(arrays))
+        except ImageRefused as error:
+            return _Decoded(RawPrediction(item, error=one_line(error), origin=origin), file_bytes, None, ())
+
+    def _check_pixels(self, content: bytes) -> None:
+        pixels = image_metadata.header_pixel_count(content)
+        if pixels > self.limits.pixels:
+            limit = self.limits.pixels / 1e6
+            raise ImageRefused("too_large", f"expected at most {limit:.0f} megapixels, got {pixels / 1e6:.0f}")
+
+    def _analysis(self, decoded: _Decoded, outputs: Sequence[Output]) -> Analysis:
+        raw = with_output(decoded.raw, outputs[0].p_real) if outputs else decoded.raw
+        result = decide([raw], self.decision)[0]
+        if raw.p_real is None:
+            return Analysis(result, decoded.file_bytes)
+        return Analysis(
+            result,
+            decoded.file_bytes,
+            decoded.preview,
+            outputs[0].evidence,
+            float(calibration.calibrated_p_fake(np.float64(raw.p_real), self.decision)),
+            self._variants(np.array([output.p_real for output in outputs[1:]], np.float64)),
+        )
+
+    def _variants(self, p_real: np.ndarray) -> tuple[Variant, ...]:
+        shares = calibration.calibrated_p_fake(p_real, self.decision)
+        labels = calibration.labels(p_real, self.decision)
+        return tuple(
+            Variant(name, float(p_fake), int(label))
+            for name, p_fake, label in zip(STABILITY_RESAVES, shares, labels, strict=False)
+        )
+
+
+def _results(futures: Iterable[Future[T]], deadline: float) -> Iterator[T]:
+    for future in futures:
+        yield future.result(max(0.0, deadline - time.monotonic()))
+
+
+@dataclass(frozen=True)
+class Output:
+    """The network's output for one image."""
 
     p_real: float
-    evidence: (
-        np.ndarray | None
-    )  # float32 (h, w), see `heatmap.Explanation`; None where it can't be had or none wants it
+    evidence: np.ndarray | None  # float32 (h, w), see heatmap.Explanation; None where unavailable or not asked for
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A picture in the queue."""
-
-    image: np.ndarray  # uint8 (S, S, 3)
-    explain: bool  # wants evidence
-    answer: Future[Answer]
+class _QueuedImage:
+    array: np.ndarray  # uint8 (S, S, 3)
+    explain: bool
+    output: Future[Output]
 
 
 class Worker:
-    """Answers pictures in batches, in the order of their coming.
+    """Runs the network on queued images, in batches and in the order of arrival.
 
     Args:
-        network: gives the outputs; with a method `explain`, see `Explainer`, also what they rest on.
-        image_size_px: width and height of the pictures.
-        queue: how many pictures may be on their way at once, from their admission to their answer.
-        observe: told the number of pictures of each batch.
+        network: gives the outputs; with a method `explain` (see heatmap.Explains) also the evidence.
+        image_size_px: width and height of the images.
+        queue: largest number of admitted images, from admission to answer.
+        observe: called with the number of images of each batch.
     """
 
     def __init__(
@@ -299,123 +304,123 @@ class Worker:
     ) -> None:
         self.explains = hasattr(network, "explain")
         self._network, self._image_size_px, self._queue, self._observe = network, image_size_px, queue, observe
-        self._sizes: tuple[int, ...] = (MAX_BATCH,)
+        self._batch_sizes: tuple[int, ...] = (MAX_BATCH,)
         self._changed = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
-        self._admitted = 0  # on their way, from admission to answer
-        self._coming = 0  # of these, not yet decoded
+        self._waiting: deque[_QueuedImage] = deque()
+        self._admitted = 0  # images from admission to answer
+        self._decoding = 0  # of these, not yet submitted
         self._stopping = False
         self._failure: BaseException | None = None
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread, which first tries the network with each size of batch."""
+        """Start the thread, which first tries the network with each batch size."""
         self._thread.start()
 
     @property
     def ready(self) -> bool:
-        """Says whether pictures are taken and answered without delay."""
+        """Whether images are admitted and answered without delay."""
         return self._warm.is_set() and self.alive and not self._stopping
 
     @property
     def alive(self) -> bool:
-        """Says whether the thread is at work."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def admitted(self) -> int:
-        """How many pictures are on their way."""
+        """Number of images that are admitted and not yet answered."""
         return self._admitted
 
     def wait_until_warm(self) -> None:
-        """Waits for the first runs of the network; raises what they raise."""
+        """Wait for the first runs of the network; raise what they raise."""
         self._warm.wait()
         if self._failure:
             raise self._failure
 
     def admit(self, count: int) -> Admission:
-        """Makes room for so many pictures.
+        """Reserve room for this many images.
 
         Raises:
-            BusyError: there is none.
+            BusyError: the queue has no room, or the worker is stopping.
         """
-        places = min(count, self._queue)  # what is larger than the queue may have it for itself
+        places = min(count, self._queue)  # a request larger than the queue may have all of it
         with self._changed:
             if self._stopping or self._admitted + places > self._queue:
                 raise BusyError(
-                    f"expected room for {places} more pictures, found {self._admitted} of {self._queue} places taken:"
+                    f"no room for {places} more images, as {self._admitted} of {self._queue} places are taken:"
                     " try again in a moment"
                 )
             self._admitted += places
-            self._coming += count
+            self._decoding += count
         return Admission(self, count, places)
 
     def stop(self, timeout_s: float) -> None:
-        """Admits no more, and waits until what was admitted is answered."""
+        """Admit no more images, and wait until the admitted ones are answered."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
-    def _take(self, waiting: _Waiting) -> None:
+    def _enqueue(self, image: _QueuedImage) -> None:
         with self._changed:
-            self._coming -= 1
-            self._waiting.append(waiting)
+            self._decoding -= 1
+            self._waiting.append(image)
             self._changed.notify_all()
 
-    def _leave(self, places: int, never_came: int) -> None:
+    def _release(self, places: int, never_submitted: int) -> None:
         with self._changed:
             self._admitted -= places
-            self._coming -= never_came
+            self._decoding -= never_submitted
             self._changed.notify_all()
 
     def _run(self) -> None:
         try:
-            self._sizes = self._equal_sizes()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._batch_sizes = self._exact_batch_sizes()
+        except BaseException as error:  # noqa: BLE001 - wait_until_warm raises it
             self._failure = error
             return
         finally:
             self._warm.set()
         while batch := self._next_batch():
-            self._answer(batch)
+            self._run_batch(batch)
 
-    def _equal_sizes(self) -> tuple[int, ...]:
-        """Returns the sizes of batch that give the very outputs of the largest, which prediction uses."""
+    def _exact_batch_sizes(self) -> tuple[int, ...]:
+        """Return the batch sizes whose outputs equal those of the largest, which predict_and_save_json.py uses."""
         shape = (MAX_BATCH, self._image_size_px, self._image_size_px, 3)
         probe = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         expected = self._network.p_real(probe)
-        return (*(size for size in _SIZES if self._agrees(probe[:size], expected[:size])), MAX_BATCH)
+        return (*(size for size in _BATCH_SIZES if self._agrees(probe[:size], expected[:size])), MAX_BATCH)
 
     def _agrees(self, images: np.ndarray, expected: np.ndarray) -> bool:
         return all(np.array_equal(self._outputs(images, explain)[0], expected) for explain in {False, self.explains})
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Waits for pictures and takes them; none once the worker was stopped and nothing is on its way."""
+    def _next_batch(self) -> list[_QueuedImage]:
+        """Wait for images and return them; none once the worker was stopped and everything is answered."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or (self._stopping and not self._admitted))
-            patience = time.monotonic() + _LINGER_S
-            while 0 < len(self._waiting) < MAX_BATCH and self._coming and time.monotonic() < patience:
-                self._changed.wait(patience - time.monotonic())
+            until = time.monotonic() + _BATCH_WAIT_S
+            while 0 < len(self._waiting) < MAX_BATCH and self._decoding and time.monotonic() < until:
+                self._changed.wait(until - time.monotonic())
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
 
-    def _answer(self, batch: Sequence[_Waiting]) -> None:
-        wanted = [waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()]
+    def _run_batch(self, batch: Sequence[_QueuedImage]) -> None:
+        wanted = [image for image in batch if image.output.set_running_or_notify_cancel()]
         if not wanted:
             return
         self._observe(len(wanted))
-        size = min(size for size in self._sizes if size >= len(wanted))
+        size = min(size for size in self._batch_sizes if size >= len(wanted))
         try:
-            images = pad_batch([waiting.image for waiting in wanted], size)
-            p_real, evidence = self._outputs(images, any(waiting.explain for waiting in wanted))
-        except Exception as error:  # noqa: BLE001 - the worker goes on; each request tells its own client
-            for waiting in wanted:
-                waiting.answer.set_exception(error)
+            arrays = pad_batch([image.array for image in wanted], size)
+            p_real, evidence = self._outputs(arrays, any(image.explain for image in wanted))
+        except Exception as error:  # noqa: BLE001 - each request reports it to its own client
+            for image in wanted:
+                image.output.set_exception(error)
             return
-        for place, waiting in enumerate(wanted):
-            shown = evidence[place] if waiting.explain and evidence is not None else None
-            waiting.answer.set_result(Answer(float(p_real[place]), shown))
+        for number, image in enumerate(wanted):
+            own_evidence = evidence[number] if image.explain and evidence is not None else None
+            image.output.set_result(Output(float(p_real[number]), own_evidence))
 
     def _outputs(self, images: np.ndarray, explain: bool) -> tuple[np.ndarray, np.ndarray | None]:
         if not (explain and self.explains):
@@ -425,17 +430,17 @@ class Worker:
 
 
 class Admission:
-    """Room for some pictures; a context manager that gives it back."""
+    """Room for some images in the queue; a context manager that returns it."""
 
     def __init__(self, worker: Worker, count: int, places: int) -> None:
         self._worker, self._left, self._places = worker, count, places
 
-    def submit(self, image: np.ndarray, explain: bool = False) -> Future[Answer]:
-        """Hands over one picture, uint8 (S, S, 3); cancelling its future spares the network what nobody waits for."""
-        waiting = _Waiting(image, explain, Future())
+    def submit(self, array: np.ndarray, explain: bool = False) -> Future[Output]:
+        """Hand over one image, uint8 (S, S, 3); cancelling the future spares the network an unwanted image."""
+        image = _QueuedImage(array, explain, Future())
         self._left -= 1
-        self._worker._take(waiting)
-        return waiting.answer
+        self._worker._enqueue(image)
+        return image.output
 
     def __enter__(self) -> Admission:
         return self
@@ -443,4 +448,4 @@ class Admission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._worker._leave(self._places, self._left)
+        self._worker._release(self._places, self._left)

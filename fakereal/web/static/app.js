@@ -1,9 +1,9 @@
-// The page with scripts: every picture is sent by itself, and the card that the server renders for it is put in place.
+// The page with scripts: each image is sent in a request of its own, and the server renders its result card.
 "use strict";
 
-const AT_ONCE = 4; // requests under way
+const PARALLEL_REQUESTS = 4;
 const TRIES = 30; // while the server is busy
-const MOST_SECONDS = 60; // that a busy server may ask for
+const LONGEST_WAIT_S = 60; // between two tries
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
@@ -44,7 +44,7 @@ function add(chosen) {
 }
 
 function work() {
-  while (running < AT_ONCE && queue.length) {
+  while (running < PARALLEL_REQUESTS && queue.length) {
     const job = queue.shift();
     running += 1;
     check(job).finally(() => {
@@ -61,7 +61,7 @@ async function check({ file, card }) {
   const most = Number(form.dataset.mostBytes);
   if (file.size > most) {
     const mb = (bytes) => (bytes / 2 ** 20).toFixed(0);
-    fail(card, file, `expected at most ${mb(most)} MB, found ${mb(file.size)} MB`, false);
+    fail(card, file, `expected at most ${mb(most)} MB, got ${mb(file.size)} MB`, false);
     return;
   }
   try {
@@ -74,7 +74,7 @@ async function check({ file, card }) {
       fail(card, file, problem.detail || `the server answered with status ${answer.status}`, answer.status >= 500);
     }
   } catch (error) {
-    fail(card, file, signal.aborted ? "stopped" : "the server can't be reached", true);
+    fail(card, file, signal.aborted ? "stopped" : "the server is not reachable", true);
   }
 }
 
@@ -85,7 +85,7 @@ async function send(file, signal) {
     if (byId("stability").checked) body.append("stability", "1");
     const answer = await fetch("/cards", { method: "POST", body, signal });
     if (answer.status !== 503 || attempt === TRIES) return answer;
-    const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, MOST_SECONDS);
+    const seconds = Math.min(Number(answer.headers.get("Retry-After")) || 1, LONGEST_WAIT_S);
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (0.5 + Math.random())));
   }
 }
@@ -115,9 +115,9 @@ function show() {
   const busy = running > 0 || queue.length > 0;
   const counts = { fake: 0, real: 0, uncertain: 0, refused: 0 };
   for (const card of cards.querySelectorAll("[data-verdict]")) counts[card.dataset.verdict] += 1;
-  const words = [`${counts.fake} fake`, `${counts.real} real`, `${counts.uncertain} uncertain`];
-  if (counts.refused) words.push(`${counts.refused} not checked`);
-  byId("status").textContent = busy ? `Checking: ${done} of ${total} done` : cards.children.length ? `Done: ${words.join(", ")}` : "";
+  const parts = [`${counts.fake} fake`, `${counts.real} real`, `${counts.uncertain} uncertain`];
+  if (counts.refused) parts.push(`${counts.refused} not checked`);
+  byId("status").textContent = busy ? `Checking: ${done} of ${total} done` : cards.children.length ? `Done: ${parts.join(", ")}` : "";
   byId("progress").hidden = !busy;
   byId("bar").max = Math.max(total, 1);
   byId("bar").value = done;
@@ -127,8 +127,8 @@ function show() {
   document.title = busy ? `${done} of ${total}: fake or real?` : cards.children.length ? "Results: fake or real?" : "Fake or real?";
 }
 
-// predictions.json, as predict_and_save_json.py writes it: numbers in their order, then names; two files of one number
-// are told apart by their names.
+// The text of predictions.json as predict_and_save_json.py writes it: numbers in order, then names. Files that share a
+// number are listed by name.
 function predictions() {
   const entries = [...cards.querySelectorAll("[data-verdict]")].map((card) => {
     const entry = card.dataset.entry ? JSON.parse(card.dataset.entry) : { prediction: null, error: card.dataset.error };
@@ -153,7 +153,7 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// Folders that are dropped come with everything in them; a file then is called by its path.
+// A dropped folder brings all its files, each named by its path.
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry());
   if (!entries.some((entry) => entry && entry.isDirectory)) return [...transfer.files];

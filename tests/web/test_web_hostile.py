@@ -18,7 +18,7 @@ DESIGNED = {200, 400, 408, 413, 415, 422, 431, 503}
 """What a hostile request may be answered with; also, nothing at all where it is no request."""
 
 
-def picture(chance: random.Random) -> bytes:
+def image(chance: random.Random) -> bytes:
     pixels = np.random.default_rng(chance.randrange(10**6)).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, chance.choice(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]))
@@ -38,16 +38,16 @@ def png_of_zeros(width: int, height: int, rows: int) -> bytes:
     return signature + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
 
 
-# what is sent as a picture
+# what is sent as an image
 
 
 def truncated(chance):
-    content = picture(chance)
+    content = image(chance)
     return content[: chance.randrange(1, len(content))]
 
 
 def flipped(chance):
-    content = bytearray(picture(chance))
+    content = bytearray(image(chance))
     for _ in range(chance.choice((1, 10, 100))):
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     return bytes(content)
@@ -82,12 +82,12 @@ def text_bomb():
     return png(pnginfo=info)
 
 
-def page_behind_a_picture(chance):
-    return picture(chance) + b"<script>alert(1)</script><?php system('id'); ?>"
+def page_behind_a_image(chance):
+    return image(chance) + b"<script>alert(1)</script><?php system('id'); ?>"
 
 
-def archive_behind_a_picture(chance):
-    return picture(chance) + b"PK\x03\x04" + chance.randbytes(200)
+def archive_behind_a_image(chance):
+    return image(chance) + b"PK\x03\x04" + chance.randbytes(200)
 
 
 def page_in_the_metadata(chance):
@@ -124,7 +124,7 @@ def many_frames():
     return content.getvalue()
 
 
-PICTURES = (
+IMAGES = (
     truncated,
     flipped,
     noise,
@@ -133,8 +133,8 @@ PICTURES = (
     large_in_truth,
     just_within_the_limit,
     text_bomb,
-    page_behind_a_picture,
-    archive_behind_a_picture,
+    page_behind_a_image,
+    archive_behind_a_image,
     page_in_the_metadata,
     wrong_type,
     scan_bomb,
@@ -142,8 +142,8 @@ PICTURES = (
 )
 
 
-def hostile_picture(chance):
-    kind = chance.choice(PICTURES)
+def hostile_image(chance):
+    kind = chance.choice(IMAGES)
     return kind() if kind in ALWAYS_THE_SAME else kind(chance)
 
 
@@ -167,13 +167,13 @@ def part(content: bytes, name: str = "image", file: str = "1.png") -> bytes:
 
 
 def form(chance, path="/api/predict"):
-    parts = [part(hostile_picture(chance)) for _ in range(chance.randrange(1, 4))]
+    parts = [part(hostile_image(chance)) for _ in range(chance.randrange(1, 4))]
     return message(b"".join(parts) + b"--b--\r\n", "multipart/form-data; boundary=b", path)
 
 
 def raw_body(chance):
     query = chance.choice(("", "?explain=1", "?stability=1&explain=1", "?name=../../x.png", "?explain=maybe"))
-    return message(hostile_picture(chance), chance.choice(("image/png", "image/x;y=z")), "/api/predict" + query)
+    return message(hostile_image(chance), chance.choice(("image/png", "image/x;y=z")), "/api/predict" + query)
 
 
 def page_form(chance):
@@ -185,7 +185,7 @@ def ten_thousand_parts(chance):
 
 
 def form_without_end(chance):
-    return message(part(picture(chance))[: chance.randrange(20, 90)], "multipart/form-data; boundary=b")
+    return message(part(image(chance))[: chance.randrange(20, 90)], "multipart/form-data; boundary=b")
 
 
 def odd_boundary(chance):

@@ -31,8 +31,8 @@ def served():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Ten pictures, each with a bright spot on dark ground, by their numbers."""
+def images(tmp_path):
+    """Ten images, each with a bright spot on dark ground, by their numbers."""
     paths = []
     for number in range(1, 11):
         pixels = np.full((240, 320, 3), 20 * number, np.uint8)
@@ -80,21 +80,21 @@ def check(page, paths) -> None:
     page.locator("#status", has_text=DONE).wait_for()
 
 
-def test_one_picture_gets_a_card_with_its_verdict_and_heatmap(open_page, pictures):
+def test_one_image_gets_a_card_with_its_verdict_and_heatmap(open_page, images):
     page = open_page()
-    check(page, pictures[9])
+    check(page, images[9])
     card = page.locator(".result")
-    assert card.locator(".badge").inner_text() == "Real"
-    assert "Probably real." in card.inner_text()
+    assert card.locator(".badge").inner_text() == "Probably real"
+    assert "for real." in card.inner_text()
     assert page.locator("#status").inner_text().startswith("Done: 0 fake, 1 real")
-    heat, picture = card.locator(".heat").bounding_box(), card.locator(".picture").bounding_box()
-    assert heat == picture
+    heat, image = card.locator(".heat").bounding_box(), card.locator(".preview").bounding_box()
+    assert heat == image
     assert heat["width"] > 100
 
 
-def test_the_slider_changes_how_strongly_the_heatmap_covers(open_page, pictures):
+def test_the_slider_changes_how_strongly_the_heatmap_covers(open_page, images):
     page = open_page()
-    check(page, pictures[9])
+    check(page, images[9])
     slider, opacity = page.locator(".opacity"), "element => getComputedStyle(element).opacity"
     slider.focus()
     page.keyboard.press("Home")
@@ -103,24 +103,24 @@ def test_the_slider_changes_how_strongly_the_heatmap_covers(open_page, pictures)
     assert page.locator(".heat").evaluate(opacity) == "1"
 
 
-def test_many_pictures_are_checked_while_the_server_is_busy_and_keep_their_order(open_page, pictures, tmp_path):
+def test_many_images_are_checked_while_the_server_is_busy_and_keep_their_order(open_page, images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(png(kind="JPEG")[:200])
     page = open_page()
-    check(page, [*pictures, broken, *pictures])
+    check(page, [*images, broken, *images])
     names = page.locator(".result .name").all_text_contents()
     assert names == [f"{number}.png" for number in range(1, 11)] + ["broken.jpg"] + [f"{n}.png" for n in range(1, 11)]
-    assert page.locator(".badge.refused").text_content() == "Can't be read"
+    assert page.locator(".badge.refused").text_content() == "Not readable"
     assert "truncated" in page.locator(".reason").text_content()
 
 
-def test_the_download_is_what_the_script_would_write(open_page, pictures, tmp_path):
+def test_the_download_is_what_the_script_would_write(open_page, images, tmp_path):
     for name in ("cat.png", "007.png", "notes.png"):
-        (tmp_path / name).write_bytes(png(250) if name != "notes.png" else b"no picture")
+        (tmp_path / name).write_bytes(png(250) if name != "notes.png" else b"not an image")
     page = open_page()
     check(
         page,
-        [pictures[9], tmp_path / "cat.png", *pictures[:2], pictures[6], tmp_path / "007.png", tmp_path / "notes.png"],
+        [images[9], tmp_path / "cat.png", *images[:2], images[6], tmp_path / "007.png", tmp_path / "notes.png"],
     )
     with page.expect_download() as download:
         page.get_by_role("button", name="Download predictions.json").click()
@@ -145,19 +145,19 @@ def test_too_large_a_file_is_refused_before_it_is_sent(open_page, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes(2 * 2**20))
     page = open_page()
     check(page, tmp_path / "large.png")
-    assert "expected at most 1 MB, found 2 MB" in page.locator(".reason").inner_text()
+    assert "expected at most 1 MB, got 2 MB" in page.locator(".reason").inner_text()
 
 
-def test_the_stability_box_adds_a_table(open_page, pictures):
+def test_the_stability_box_adds_a_table(open_page, images):
     page = open_page()
     page.get_by_role("checkbox").check()
-    check(page, pictures[9])
+    check(page, images[9])
     assert "Stable" in page.locator(".stability summary").inner_text()
     page.locator(".stability summary").click()
     assert page.locator(".stability tbody tr").count() == 5
 
 
-def test_a_dropped_and_a_pasted_picture_are_checked(open_page, pictures):
+def test_a_dropped_and_a_pasted_image_are_checked(open_page, images):
     page = open_page()
     page.evaluate(
         """async ([kind, name]) => {
@@ -177,7 +177,7 @@ def test_a_dropped_and_a_pasted_picture_are_checked(open_page, pictures):
     assert sorted(page.locator(".result .name").all_text_contents()) == ["dropped.png", "pasted-1.png"]
 
 
-def test_the_keyboard_alone_is_enough(open_page, pictures):
+def test_the_keyboard_alone_is_enough(open_page, images):
     page = open_page()
     seen = []
     for _ in range(6):
@@ -189,7 +189,7 @@ def test_the_keyboard_alone_is_enough(open_page, pictures):
     with page.expect_file_chooser() as chooser:
         page.locator("#files").focus()
         page.keyboard.press("Space")
-    chooser.value.set_files(pictures[0])
+    chooser.value.set_files(images[0])
     page.locator("#status", has_text=DONE).wait_for()
     page.get_by_role("button", name="Clear").focus()
     page.keyboard.press("Enter")
@@ -197,38 +197,38 @@ def test_the_keyboard_alone_is_enough(open_page, pictures):
     assert page.evaluate("document.activeElement.id") == "files"
 
 
-def test_a_screen_reader_finds_names_for_everything(open_page, pictures):
+def test_a_screen_reader_finds_names_for_everything(open_page, images):
     page = open_page()
-    check(page, pictures[9])
+    check(page, images[9])
     tree = page.locator("body").aria_snapshot()
     for part in (
-        'heading "Is this picture fake or real?" [level=1]',
+        'heading "Is this image fake or real?" [level=1]',
         'heading "Results" [level=2]',
-        'img "The picture 10.png"',
+        'img "The image 10.png"',
         'status: "Done: 0 fake, 1 real, 0 uncertain"',
         'slider "How strongly the heatmap covers 10.png, in percent"',
-        "Choose pictures",
+        "Choose images",
     ):
         assert part in tree, tree
     assert re.search(r'img ".* % fake, .* % real"', tree), tree
 
 
-def test_without_scripts_one_picture_is_checked_all_the_same(open_page, pictures):
+def test_without_scripts_one_image_is_checked_all_the_same(open_page, images):
     page = open_page(javascript=False)
-    page.set_input_files("#files", pictures[9])
+    page.set_input_files("#files", images[9])
     page.get_by_role("button", name="Check").click()
     card = page.locator(".result")
-    assert card.locator(".badge").inner_text() == "Real"
+    assert card.locator(".badge").inner_text() == "Probably real"
     assert card.locator(".heat").is_visible()
     assert not page.locator(".opacity").is_visible()
     assert page.get_by_role("link", name="Download predictions.json").is_visible()
 
 
 @pytest.mark.parametrize("width", [320, 375, 1200])
-def test_nothing_sticks_out_on_any_width(open_page, pictures, width):
+def test_nothing_sticks_out_on_any_width(open_page, images, width):
     page = open_page(width=width, height=700)
     page.get_by_role("checkbox").check()
-    check(page, pictures[:2])
+    check(page, images[:2])
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.goto(page.url + "model")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -258,14 +258,14 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_text_stands_out_from_its_ground(open_page, pictures, tmp_path, dark):
-    (tmp_path / "notes.png").write_bytes(b"no picture")
+def test_every_text_stands_out_from_its_ground(open_page, images, tmp_path, dark):
+    (tmp_path / "notes.png").write_bytes(b"not an image")
     exif = Image.Exif()
     exif[0x010F] = "Canon"
     (tmp_path / "camera.jpg").write_bytes(png(90, kind="JPEG", exif=exif))
     page = open_page(dark=dark)
     page.get_by_role("checkbox").check()
-    check(page, [pictures[0], pictures[5], pictures[9], tmp_path / "notes.png", tmp_path / "camera.jpg"])
+    check(page, [images[0], images[5], images[9], tmp_path / "notes.png", tmp_path / "camera.jpg"])
     found = page.evaluate(CONTRASTS)
     assert len(found) > 40
     assert [each for each in found if each[1] < 4.5] == []

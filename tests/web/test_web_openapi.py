@@ -41,7 +41,7 @@ def test_answers_have_exactly_the_members_that_the_document_names(app):
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("schemathesis"), reason="needs schemathesis (requirements-dev.txt)")
 def test_schemathesis_finds_no_answer_that_the_document_does_not_tell_of(tmp_path):
-    # Any bytes are a body by the document, but no picture: their refusal is right.
+    # Any bytes are a body by the document, but no image: their refusal is right.
     left_out = "--exclude-checks=positive_data_acceptance"
     with light_server() as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/api/openapi.json"]

@@ -7,10 +7,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from web_apps import Server, light_server, png
+from web_apps import ROOT, Server, light_server, png
 
 from fakereal.errors import ConfigError
 from fakereal.web import server as web_server
@@ -53,7 +52,7 @@ def raw(server: Server, *pieces: bytes, pause_s: float = 0.0, patience_s: float 
         return found
 
 
-def test_pictures_are_answered(served):
+def test_images_are_answered(served):
     status, answer = post(served, png(240))
     assert (status, answer["predictions"][0]["prediction"]) == (200, "real")
 
@@ -268,7 +267,7 @@ def test_a_short_token_is_refused_and_an_open_door_is_warned_of(tmp_path, capsys
 def test_the_door_serves_the_shipped_detector_and_ends_on_sigterm():
     from web_apps import server
 
-    model = Path("models/pretrained.h5")
+    model = ROOT / "models" / "pretrained.h5"
     with server("-m", "fakereal", "web", "--model", model, "--port", "0") as found:
         status, answer = post(found, png(240), path="/api/predict?explain=1")
         assert status == 200

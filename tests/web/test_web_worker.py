@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from web_apps import SIZE_PX, Brightness
+from web_apps import ROOT, SIZE_PX, Brightness
 
 import predict_and_save_json as door
 from fakereal.runtime import start_keras
-from fakereal.web.http import MAX_BATCH, BusyError
-from fakereal.web.service import Worker
+from fakereal.web.http import BusyError
+from fakereal.web.service import MAX_BATCH, Worker
 
 
 def image(grey: int) -> np.ndarray:
@@ -34,14 +34,14 @@ def started():
         worker.stop(10)
 
 
-def test_every_picture_gets_its_own_answer(started):
+def test_every_image_gets_its_own_answer(started):
     worker = started(Brightness())
     with worker.admit(100) as admission:
         answers = [admission.submit(image(grey)) for grey in range(100)]
         assert [answer.result(10).p_real for answer in answers] == pytest.approx([grey / 255 for grey in range(100)])
 
 
-def test_pictures_that_wait_are_computed_together(started):
+def test_images_that_wait_are_computed_together(started):
     free, counts = threading.Event(), []
     network = Brightness()
     worker = started(network, observe=counts.append)
@@ -68,7 +68,7 @@ def test_only_who_asks_for_evidence_gets_it(started):
         assert explained.result(10).evidence.shape == (4, 4)
 
 
-def test_a_lone_picture_does_not_wait_for_others(started):
+def test_a_lone_image_does_not_wait_for_others(started):
     worker = started(Brightness())
     started_s = time.perf_counter()
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_a_lone_picture_does_not_wait_for_others(started):
 def test_no_more_is_admitted_than_there_is_room(started):
     worker = started(Brightness(), queue=3)
     with worker.admit(2):
-        with pytest.raises(BusyError, match="2 of 3 places taken"):
+        with pytest.raises(BusyError, match="2 of 3 places are taken"):
             worker.admit(2)
         with worker.admit(1):
             assert worker.admitted == 3
@@ -248,4 +248,4 @@ def test_where_keras_runs_on_another_backend_there_are_verdicts_without_heatmaps
 def test_the_shipped_detector_too_says_the_same_here_and_there(make_image, tmp_path):
     for number in range(1, 12):
         make_image(tmp_path / "in" / f"{number}.png", number, (100 + number, 90))
-    same_as_the_script(Path(__file__).parents[1] / "models" / "pretrained.h5", tmp_path / "in", 5)
+    same_as_the_script(ROOT / "models" / "pretrained.h5", tmp_path / "in", 5)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from conftest import ROOT
 from PIL import Image
 
 from fakereal.model.calibration import DecisionRule
@@ -29,6 +28,7 @@ from fakereal.web.http import Limits
 from fakereal.web.server import listen, serve
 from fakereal.web.service import Predictor
 
+ROOT = Path(__file__).parents[2]
 SIZE_PX = 32
 MODEL = {
     "name": "brightness",
@@ -42,7 +42,7 @@ MODEL = {
 
 
 class Brightness:
-    """A network that calls bright pictures real, and says that bright regions speak for it; waits on demand."""
+    """A network that calls bright images real, and says that bright regions speak for it; waits on demand."""
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
         self.wait = wait
