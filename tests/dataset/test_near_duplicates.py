@@ -7,15 +7,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fakereal.dataset import near_duplicates
-from fakereal.dataset.near_duplicates import find_duplicates
+from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_duplicates
 from fakereal.dataset.scan import THUMBNAIL_PX, scan, thumbnail_of
 from fakereal.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(224)
 
 
-def picture(seed, size=(160, 120)):
-    """A picture with outlines: twenty shapes of any colour on a shaded ground."""
+def drawing(seed, size=(160, 120)):
+    """An image with outlines: twenty shapes of any color on a shaded ground."""
     rng = np.random.default_rng(seed)
     ground = Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(ground)
@@ -43,11 +43,11 @@ def groups(images, shorter_px=None):
 
 @pytest.fixture
 def root(tmp_path):
-    """Six fake and six real pictures, all different."""
+    """Six fake and six real images, all different."""
     for number in range(12):
         path = tmp_path / "images" / ("fake" if number < 6 else "real") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(path)
+        drawing(number).save(path)
     return tmp_path / "images"
 
 
@@ -58,7 +58,7 @@ def found(root):
     }
 
 
-def test_pictures_that_are_all_different_have_no_duplicates(root):
+def test_images_that_are_all_different_have_no_duplicates(root):
     assert found(root) == set()
 
 
@@ -77,7 +77,7 @@ def test_a_changed_copy_is_a_near_copy(tmp_path, save, size):
     for folder in ("real", "fake"):
         (tmp_path / folder).mkdir()
     for number, (name, change) in enumerate(CHANGES.items()):
-        original = picture(100 + number, size)
+        original = drawing(100 + number, size)
         original.save(tmp_path / f"real/{name}.png")
         change(original).save(tmp_path / f"fake/{name}.png", **save)
     kinds = dict.fromkeys(CHANGES, "near")
@@ -86,17 +86,17 @@ def test_a_changed_copy_is_a_near_copy(tmp_path, save, size):
     assert found(tmp_path) == {(kind, f"fake/{name}.png", f"real/{name}.png") for name, kind in kinds.items()}
 
 
-def test_identical_pictures_are_a_cluster_of_their_own_and_part_of_the_near_one(root):
+def test_identical_images_are_a_cluster_of_their_own_and_part_of_the_near_one(root):
     shutil.copy(root / "fake/1.png", root / "fake/again.png")
-    picture(1).save(root / "real/1.bmp")
-    picture(1).save(root / "real/1.jpg", quality=60)
+    drawing(1).save(root / "real/1.bmp")
+    drawing(1).save(root / "real/1.jpg", quality=60)
     same = ("fake/1.png", "fake/again.png", "real/1.bmp")
     assert found(root) == {("identical", *same), ("near", *same, "real/1.jpg")}
 
 
 def test_the_order_of_the_records_does_not_matter(root):
     for number in (3, 4, 9):
-        picture(number).save(root / f"real/copy {number}.jpg", quality=60)
+        drawing(number).save(root / f"real/copy {number}.jpg", quality=60)
     shutil.copy(root / "fake/5.png", root / "fake/again.png")
     records = scan(root, PREPROCESSING).records
     clusters = find_duplicates(records)
@@ -106,7 +106,7 @@ def test_the_order_of_the_records_does_not_matter(root):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "words"),
+    ("first", "second", "scope"),
     [
         ("train/fake", "train/fake", "within a class"),
         ("train/fake", "other/train/real", "across classes"),
@@ -115,15 +115,15 @@ def test_the_order_of_the_records_does_not_matter(root):
         ("fake", "train/fake", "within a class"),
     ],
 )
-def test_a_cluster_says_what_it_lies_across(root, first, second, words):
+def test_a_cluster_says_what_it_extends_across(root, first, second, scope):
     for folder, name in ((first, "a.png"), (second, "b.png")):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        picture(100).save(root / folder / name)
+        drawing(100).save(root / folder / name)
     (cluster,) = find_duplicates(scan(root, PREPROCESSING).records)
-    assert cluster.scope == words
+    assert cluster.scope == scope
 
 
-def test_plain_colours_gradients_and_bare_horizons_are_not_taken_for_one_another():
+def test_plain_colors_gradients_and_bare_horizons_are_not_taken_for_one_another():
     rng = np.random.default_rng(0)
     levels = np.arange(40, 200, 8)
     slopes = np.linspace(-1, 1, 64)[:, None, None] * np.ones((64, 64, 3))
@@ -135,22 +135,22 @@ def test_plain_colours_gradients_and_bare_horizons_are_not_taken_for_one_another
         assert groups([Image.fromarray(array) for array in noisy]) == []
 
 
-def test_plain_pictures_that_are_identical_are_found_all_the_same(root):
+def test_plain_images_that_are_identical_are_still_found(root):
     for name in ("fake/a.png", "real/b.png"):
         Image.new("RGB", (64, 64), "white").save(root / name)
     Image.new("RGB", (64, 64), "black").save(root / "real/c.png")
     assert found(root) == {("identical", "fake/a.png", "real/b.png")}
 
 
-def test_large_pictures_alike_in_outline_only_are_not_near_and_small_ones_are():
-    ground, checks = picture(7, (256, 256)), np.indices((256, 256)).sum(axis=0) // 16 % 2 * 120 - 60
+def test_large_images_that_agree_in_outline_only_are_not_near_and_small_ones_are():
+    ground, checks = drawing(7, (256, 256)), np.indices((256, 256)).sum(axis=0) // 16 % 2 * 120 - 60
     checked = Image.fromarray((np.asarray(ground, int) + checks[..., None]).clip(0, 255).astype(np.uint8))
     assert groups([ground, checked]) == []
     assert groups([ground, checked], shorter_px=near_duplicates.FINE_FROM_PX - 1) == [[0, 1]]
 
 
 def test_a_chain_of_small_steps_does_not_join_what_has_nothing_in_common():
-    start, end = picture(1), picture(2)
+    start, end = drawing(1), drawing(2)
     steps = [Image.blend(start, end, share) for share in np.linspace(0, 1, 41)]
     found = groups(steps)
     assert len(found) > 1
@@ -159,16 +159,16 @@ def test_a_chain_of_small_steps_does_not_join_what_has_nothing_in_common():
 
 
 def test_groups_do_not_depend_on_how_many_pairs_are_kept_at_a_time(monkeypatch):
-    images = [picture(seed, (64, 64)) for seed in range(5) for _ in range(4)]
+    images = [drawing(seed, (64, 64)) for seed in range(5) for _ in range(4)]
     whole = groups(images)
     for name in ("_MAX_EDGES", "_ROWS", "_COLUMNS", "_CHUNK"):
         monkeypatch.setattr(near_duplicates, name, 7)
     assert whole == groups(images) == [list(range(first, first + 4)) for first in range(0, 20, 4)]
 
 
-def test_the_invariants_of_two_pictures_are_never_less_alike_than_the_pictures():
+def test_the_invariants_of_two_images_are_never_less_similar_than_the_images():
     rng = np.random.default_rng(0)
-    noisy = np.concatenate([thumbnails(*(picture(seed) for seed in range(40))), rng.integers(0, 256, (40, 16, 16))])
+    noisy = np.concatenate([thumbnails(*(drawing(seed) for seed in range(40))), rng.integers(0, 256, (40, 16, 16))])
     transforms = near_duplicates._transforms(noisy, 8)
     invariants = near_duplicates._invariants(transforms)
     for shift in range(1, 80):
@@ -177,9 +177,23 @@ def test_the_invariants_of_two_pictures_are_never_less_alike_than_the_pictures()
         assert np.all(bound >= alike - 1e-5)
 
 
-def test_every_orientation_of_a_picture_is_the_same_to_the_comparison():
-    image = picture(3)
+def test_every_orientation_of_an_image_is_the_same_to_the_comparison():
+    image = drawing(3)
     turned = thumbnails(image, *(image.transpose(method) for method in Image.Transpose))
     transforms = near_duplicates._transforms(turned, 8)
     assert np.allclose(near_duplicates.similarity(transforms[:1], transforms), 1, atol=1e-3)
     assert np.allclose(near_duplicates._invariants(transforms), near_duplicates._invariants(transforms[:1]), atol=0.02)
+
+
+def test_identical_images_and_clusters_that_share_one_are_one_group(root):
+    Image.open(root / "fake" / "1.png").save(root / "fake" / "1_again.bmp")
+    records = scan(root, PREPROCESSING).records
+    by_name = {record.path.name: number for number, record in enumerate(records) if record.label == 0}
+    clusters = [
+        Cluster(tuple(records[by_name[name]] for name in pair), "near")
+        for pair in (("1.png", "2.png"), ("2.png", "3.png"))
+    ]
+    groups = duplicate_groups(records, clusters)
+    together = {groups[by_name[name]] for name in ("1.png", "1_again.bmp", "2.png", "3.png")}
+    assert len(together) == 1
+    assert len(set(groups)) == len(records) - 3

@@ -23,7 +23,7 @@ def record(root, name, label, content, split=None, source=""):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """1,000 pictures, of which no file needs to exist."""
+    """1,000 images, of which no file needs to exist."""
     records = [record(tmp_path, f"{number:04}", number % 2, f"content {number}") for number in range(1000)]
     return Dataset(tmp_path, tuple(records), ())
 
@@ -72,13 +72,13 @@ def test_the_same_seed_gives_the_same_split_and_another_a_different_one(dataset)
     assert where(split_dataset(dataset, seed=1)) != where(split_dataset(dataset, seed=2))
 
 
-def test_identical_pictures_stay_together(dataset):
+def test_identical_images_stay_together(dataset):
     copies = [record(dataset.root, f"copy {number}", number % 2, f"content {number}") for number in range(1000)]
     split = where(split_dataset(with_more(dataset, *copies), seed=0))
     assert all(split[f"{number:04}"] == split[f"copy {number}"] for number in range(1000))
 
 
-def test_a_picture_in_both_classes_is_left_out_every_time(dataset):
+def test_an_image_in_both_classes_is_left_out_every_time(dataset):
     split = split_dataset(with_more(dataset, record(dataset.root, "doubtful", REAL, "content 0")), seed=0)
     assert {(item.record.path.name, item.reason) for item in split.left_out} == {
         ("0000", "the same image is labelled fake and real"),
@@ -113,11 +113,11 @@ def test_a_missing_test_is_carved_out_of_train(dataset):
     assert abs(len(split.test) / 800 - 0.25) < 0.06
 
 
-def test_train_alone_is_divided_like_pictures_without_a_split(dataset):
+def test_train_alone_is_split_like_images_without_a_split(dataset):
     assert where(split_dataset(given(dataset, lambda number: "train"), seed=0)) == where(split_dataset(dataset, seed=0))
 
 
-def test_given_test_pictures_that_also_train_are_left_out_of_the_test(dataset):
+def test_given_test_images_that_also_train_are_left_out_of_the_test(dataset):
     kept = given(dataset, lambda number: SPLITS[number // 10 % 3])
     train = kept.records[0]
     copies = [record(kept.root, f"copy in {name}", train.label, train.content, name) for name in ("val", "test")]
@@ -143,7 +143,7 @@ def test_shares_that_do_not_add_up_are_refused(dataset, shares):
 
 @pytest.fixture
 def images(make_folder):
-    """Real files: 30 fake ones, 30 real ones of two sources, one picture in both classes."""
+    """Real files: 30 fake ones, 30 real ones of two sources, one image in both classes."""
     root = make_folder({"club/real": 15, "web/real": 15, "web/fake": 30})
     shutil.copy(root / "web/fake/1.png", root / "club/real/doubtful.png")
     return root
@@ -174,7 +174,7 @@ def test_a_manifest_survives_odd_names(images, tmp_path):
     assert read_manifest(tmp_path / "split.csv", dataset) == split
 
 
-def test_a_manifest_finds_renamed_pictures_by_their_content(images, tmp_path):
+def test_a_manifest_finds_renamed_images_by_their_content(images, tmp_path):
     split = split_dataset(scan(images, SMALL), seed=0)
     write_manifest(tmp_path / "split.csv", split, images)
     (images / "moved").mkdir()
@@ -222,7 +222,7 @@ def test_what_a_manifest_leaves_out_is_written_again(images, tmp_path):
         ("path,sha256,label,source,split,reason\n1.png,00,fake,,train,\n", "check that .* belongs to"),
     ],
 )
-def test_a_file_that_is_no_manifest_of_these_pictures_is_one_clear_line(dataset, tmp_path, text, message):
+def test_a_file_that_is_not_a_manifest_of_these_images_is_one_clear_line(dataset, tmp_path, text, message):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_manifest(tmp_path / "split.csv", dataset)
@@ -243,7 +243,7 @@ def test_the_summary_counts_splits_classes_sources_and_what_is_left_out(images):
 
 
 def copied(original, *copies):
-    """Saves a picture again, smaller, as a JPEG: near-copies, but not identical ones."""
+    """Save an image again, smaller, as a JPEG: near-copies, but not identical ones."""
     for number, copy in enumerate(copies):
         copy.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(original) as image:
@@ -254,7 +254,7 @@ def by_path(split, root):
     return {item.path.relative_to(root).as_posix(): name for name in SPLITS for item in getattr(split, name)}
 
 
-def test_near_copies_stay_together_and_move_no_other_picture(images):
+def test_near_copies_stay_together_and_move_no_other_image(images):
     before = by_path(split_dataset(scan(images, SMALL), seed=0), images)
     originals = [f"web/fake/{number}.png" for number in range(2, 21)]
     for name in originals:
@@ -275,7 +275,7 @@ def test_a_folder_without_near_copies_is_divided_by_the_contents_alone(images):
     assert where(split_dataset(dataset, 0)) == where(split_dataset(replace(dataset, records=tuple(bare)), 0))
 
 
-def test_near_copies_in_given_splits_stay_there_and_are_warned_of(make_folder):
+def test_near_copies_in_given_splits_stay_there_with_a_warning(make_folder):
     root = make_folder({"train/real": 20, "train/fake": 20, "test/real": 5, "test/fake": 5})
     copied(root / "train/real/1.png", root / "test/real/copy.jpg", root / "test/fake/copy.jpg")
     split = split_dataset(scan(root, SMALL), seed=0)
@@ -283,14 +283,14 @@ def test_near_copies_in_given_splits_stay_there_and_are_warned_of(make_folder):
     assert placed["test/real/copy.jpg"] == placed["test/fake/copy.jpg"] == "test"
     assert placed["train/real/1.png"] != "test"
     (line,) = (line for line in summary(split) if "near-copies" in line)
-    learnt = placed["train/real/1.png"]
+    trained = placed["train/real/1.png"]
     assert line.startswith(
-        f"warning: 2 of test are near-copies of images in {learnt}, which makes its metrics too good ("
+        f"warning: 2 of test are near-copies of images in {trained}, which makes its metrics too good ("
     )
     assert "copy.jpg" in line
 
 
-def test_what_a_given_test_holds_moves_no_picture_of_ours(make_folder):
+def test_what_a_given_test_holds_moves_no_other_image(make_folder):
     root = make_folder({"train/real": 20, "train/fake": 20, "test/real": 5, "test/fake": 5})
     before = by_path(split_dataset(scan(root, SMALL), seed=0), root)
     for number in range(1, 21):
@@ -304,7 +304,7 @@ def test_the_summary_says_which_near_copies_stay_together(images):
     assert line.startswith("near-copies kept together: 2 (")
 
 
-def test_a_manifest_that_parts_near_copies_is_kept_and_warned_of(images, tmp_path):
+def test_a_manifest_that_separates_near_copies_is_kept_with_a_warning(images, tmp_path):
     dataset = scan(images, SMALL)
     split = split_dataset(dataset, seed=0)
     copied(split.train[0].path, split.train[0].path.with_name("copy.jpg"))

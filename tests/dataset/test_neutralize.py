@@ -27,7 +27,7 @@ SETTINGS = Neutral(40, 90)
 
 
 def detailed(width=600, height=400, seed=0):
-    """An RGB picture with detail at every scale."""
+    """An RGB image with detail at every scale."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for cells in (3, 10, 40, 160):
@@ -56,10 +56,10 @@ def mean_difference(first, second) -> float:
     return float(np.abs(np.asarray(first, dtype=float) - np.asarray(second, dtype=float)).mean())
 
 
-# One picture's way
+# One image
 
 
-def test_the_centre_square_remains():
+def test_the_center_square_remains():
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
     square, info = decode(Neutral(50, 95).encode(image), 50)
@@ -79,7 +79,7 @@ def test_the_centre_square_remains():
         ("WEBP", {"quality": 90}, 2.5),
     ],
 )
-def test_a_picture_comes_out_alike_whatever_its_format(format, options, tolerance):
+def test_an_image_comes_out_the_same_whatever_its_format(format, options, tolerance):
     expected = Preprocessing(96, Neutral(120, 90)).read(encoded(detailed()))
     found = Preprocessing(96, Neutral(120, 90)).read(encoded(detailed(), format, **options))
     assert mean_difference(found, expected) <= tolerance
@@ -92,7 +92,7 @@ def test_a_large_jpeg_decoded_at_a_reduced_scale_comes_out_like_the_png():
     assert mean_difference(jpeg, png) < 2.5
 
 
-def test_a_picture_is_decoded_at_twice_the_neutral_size_at_least():
+def test_an_image_is_decoded_at_twice_the_neutral_size_at_least():
     content = encoded(detailed(800, 600), "JPEG")
     for side in (30, 50, 100):
         assert min(decode(content, Preprocessing(32, Neutral(side, 90)).decode_px)[0].size) >= 2 * side
@@ -121,7 +121,7 @@ def test_a_rotated_photo_is_upright_before_it_is_cropped():
     assert np.array_equal(reader.read(turned), reader.read(encoded(detailed())))
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_settings_out_of_range_are_refused():
     for side, quality in ((7, 90), (5000, 90), (100, 0), (100, 101)):
         with pytest.raises(ConfigError, match="expected a side of 8 to 4096"):
             Neutral(side, quality)
@@ -180,7 +180,7 @@ def test_the_quality_is_that_of_the_class_with_the_lower_one(tmp_path, make_imag
     assert settings_for(scan(tmp_path, SMALL)).quality == quality
 
 
-def test_the_choice_and_its_reason_are_said_and_enlarged_pictures_are_warned_of(tmp_path, make_image, capsys):
+def test_the_choice_and_its_reason_are_logged_with_a_warning_about_enlarged_images(tmp_path, make_image, capsys):
     for number in range(30):
         make_image(tmp_path / "fake" / f"{number}.png", number, (100, 100))
         make_image(tmp_path / "real" / f"{number}.png", 50 + number, (40, 40) if number == 0 else (200, 200))
@@ -204,7 +204,7 @@ def originals(tmp_path, make_image):
         make_image(root / f"test/pexels/real/{number}.webp", 20 + number, (60, 90))
         make_image(root / f"test/pexels/fake/{number}.png", 30 + number, (64, 64))
     (root / "train/fake/broken.png").write_bytes(b"\x89PNG no more")
-    (root / "train/fake/notes.txt").write_text("not a picture")
+    (root / "train/fake/notes.txt").write_text("not an image")
     return root
 
 
@@ -223,10 +223,10 @@ def test_a_copy_keeps_the_layout_and_leaves_the_originals_alone(originals, tmp_p
 def test_all_files_of_a_copy_are_alike(originals, tmp_path):
     write_copy(scan(originals, SMALL), tmp_path / "copy", SETTINGS)
     found = image_metadata.read_all_file_facts([record.path for record in scan(tmp_path / "copy", SMALL).records])
-    telling = {
+    facts = {
         (f.format, f.extension, f.width_px, f.height_px, f.jpeg_table, f.subsampling, f.tags, f.mode) for f in found
     }
-    assert len(telling) == 1
+    assert len(facts) == 1
     assert not any(f.exif or f.icc or f.progressive for f in found)
 
 
@@ -309,7 +309,7 @@ neutralize.write_copy(dataset, Path(sys.argv[2]), Neutral(40, 90))
 """
 
 
-def test_a_killed_run_goes_on_when_it_is_repeated(originals, tmp_path):
+def test_a_killed_run_resumes_when_it_is_repeated(originals, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [sys.executable, "-c", KILLED_AFTER_SIX_FILES, str(originals), str(out)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
@@ -335,7 +335,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(originals,
         write_copy(dataset, tmp_path / "album/1.jpg", SETTINGS)
 
 
-def test_a_copy_of_other_pictures_or_with_other_settings_is_not_gone_on_with(originals, tmp_path, make_image):
+def test_a_copy_of_other_images_or_with_other_settings_is_not_resumed(originals, tmp_path, make_image):
     write_copy(scan(originals, SMALL), tmp_path / "copy", SETTINGS)
     before = hashes(tmp_path / "copy")
     with pytest.raises(DataError, match="a copy of other images or with other settings"):
@@ -346,7 +346,7 @@ def test_a_copy_of_other_pictures_or_with_other_settings_is_not_gone_on_with(ori
     assert hashes(tmp_path / "copy") == before
 
 
-def test_a_foreign_file_at_a_pictures_place_is_never_overwritten(originals, tmp_path):
+def test_a_foreign_file_at_a_images_place_is_never_overwritten(originals, tmp_path):
     dataset = scan(originals, SMALL)
     write_copy(dataset, tmp_path / "copy", SETTINGS)
     shutil.copy(originals / "train/real/0.jpg", tmp_path / "copy/train/real/0.jpg")
@@ -385,7 +385,7 @@ def test_training_fills_in_the_size_and_keeps_it_in_the_preprocessing(originals)
 
 
 @pytest.mark.parametrize(("key", "value"), [("side_px", 7), ("side_px", 5000), ("quality", 0), ("quality", 101)])
-def test_neutral_settings_outside_the_sensible_are_refused(key, value):
+def test_neutral_settings_out_of_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         configuration.load(None, {f"neutralize.{key}": value})
 
@@ -415,14 +415,13 @@ def test_a_model_that_was_trained_neutral_predicts_neutral_and_says_so(make_fold
     assert done.returncode == 0, done.stderr
     assert "center square of every image at 28x28 pixels, as JPEG of quality 90" in done.stderr
     assert configuration.load(tmp_path / "model_run/config.yaml").neutralize.side_px == 28
-    from test_predict_inputs import predict
-
     from fakereal.model import model_file
     from fakereal.predict.inputs import list_images
+    from fakereal.predict.pipeline import predict_batches
 
     detector = model_file.load(output)
     reader = detector.metadata.preprocessing
     assert reader == Preprocessing(32, Neutral(28, 90))
-    results = predict(list_images(folder / "fake"), detector, reader, detector.metadata.decision, 20)
+    results = predict_batches(list_images(folder / "fake").items, detector, reader, 20)
     arrays = np.stack([Preprocessing(32, Neutral(28, 90)).read(folder / f"fake/{n}.png") for n in range(1, 21)])
-    assert [result.raw.p_real for result in results] == pytest.approx(detector.p_real(arrays), abs=1e-6)
+    assert [result.p_real for result in results] == pytest.approx(detector.p_real(arrays), abs=1e-6)

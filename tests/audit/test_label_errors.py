@@ -9,7 +9,6 @@ from separation_sets import separate, separated
 
 from fakereal.audit import label_errors
 from fakereal.config import Config, NetworkConfig
-from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import scan
 from fakereal.errors import DataError
 from fakereal.model import model_file, networks
@@ -26,21 +25,21 @@ def labels_and_features(count=200, overlap=0.5, wrong=0.1):
     return features.astype(np.float32), np.where(swapped, 1 - true, true), swapped
 
 
-def judged(features, labels, **options):
+def scored(features, labels, **options):
     return label_errors.score_labels(features, labels, np.arange(len(labels)), **{"folds": 5, "seed": 0, **options})
 
 
-# Judging by features
+# Scores from features
 
 
 @pytest.fixture(scope="module")
 def separable():
-    """What is found among pictures that are told apart easily, a tenth of them with the wrong label."""
+    """What is found among images that are easy to separate, a tenth of them with the wrong label."""
     features, labels, _ = labels_and_features()
-    return judged(features, labels)
+    return scored(features, labels)
 
 
-def test_swapped_labels_among_separable_pictures_are_found_and_counted(separable):
+def test_swapped_labels_among_separable_images_are_found_and_counted(separable):
     _, _, swapped = labels_and_features()
     found = separable
     assert np.mean(found.suspected[swapped]) >= 0.9
@@ -50,24 +49,24 @@ def test_swapped_labels_among_separable_pictures_are_found_and_counted(separable
     assert found.estimate.trial.recall > 0.7
 
 
-def test_sound_labels_of_separable_pictures_are_not_suspected():
+def test_correct_labels_of_separable_images_are_not_suspected():
     features, labels, _ = labels_and_features(overlap=0.1, wrong=0.0)
-    found = judged(features, labels)
+    found = scored(features, labels)
     assert not found.suspected.any()
     assert (found.estimate.expected, found.estimate.interval[0]) == (0, 0)
     assert found.estimate.auc == 1.0
 
 
-def test_where_the_features_say_nothing_the_interval_begins_at_0():
+def test_where_the_features_are_useless_the_interval_begins_at_0():
     features, labels, _ = labels_and_features(overlap=100.0)
-    found = judged(features, labels)
+    found = scored(features, labels)
     assert found.estimate.clean_auc < label_errors.RELIABLE_AUC
     assert found.estimate.interval[0] == 0
     assert found.estimate.interval[1] > 50
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.1, 0.3])
-def test_wrong_labels_make_a_good_classifier_no_weak_one_but_hard_pictures_do(wrong):
+def test_hard_images_make_a_classifier_weak_and_wrong_labels_do_not(wrong):
     rng = np.random.default_rng(1)
     true = np.repeat([0, 1], 1000)
     labels = np.where(rng.random(2000) < wrong, 1 - true, true)
@@ -77,16 +76,16 @@ def test_wrong_labels_make_a_good_classifier_no_weak_one_but_hard_pictures_do(wr
     assert label_errors.clean_auc(labels, vague) < label_errors.RELIABLE_AUC
 
 
-def test_the_same_seed_gives_the_same_judgement_and_another_other_folds(separable):
+def test_the_same_seed_gives_the_same_scores_and_another_other_folds(separable):
     features, labels, _ = labels_and_features()
-    first, again, other = separable, judged(features, labels), judged(features, labels, seed=1)
+    first, again, other = separable, scored(features, labels), scored(features, labels, seed=1)
     assert np.array_equal(first.p_given, again.p_given)
     assert first.estimate == again.estimate
     assert not np.array_equal(first.p_given, other.p_given)
 
 
-def test_a_group_is_never_judged_by_its_own_copies():
-    # Features are noise, but every picture has a copy with the same label: only a leak between folds could tell.
+def test_a_group_is_never_predicted_by_its_own_copies():
+    # Features are noise, but every image has a copy with the same label: only a leak between folds could separate them.
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
     labels = np.repeat(rng.integers(0, 2, 60), 2)
@@ -96,18 +95,18 @@ def test_a_group_is_never_judged_by_its_own_copies():
     assert together.estimate.auc < 0.7
 
 
-def test_a_rare_class_and_fewer_pictures_than_folds_are_judged_all_the_same():
+def test_a_rare_class_and_fewer_images_than_folds_are_scored_too():
     features, labels, _ = labels_and_features(count=60)
     rare = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:3]])
-    assert judged(features[rare], labels[rare]).suspected.shape == (len(rare),)
+    assert scored(features[rare], labels[rare]).suspected.shape == (len(rare),)
 
 
-# Pictures
+# Images
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model file whose base is a tiny network with random weights: bright and dark are all that it tells apart."""
+    """A model file whose base is a tiny network with random weights: it separates bright from dark only."""
     keras.utils.set_random_seed(0)
     config = Config(image_size=32, network=NetworkConfig(name="cnn", filters=(4,)))
     detector = model_file.Detector(
@@ -119,7 +118,7 @@ def base(tmp_path_factory):
 
 
 def bright_and_dark(root: Path, folders: dict[str, int], count=14, wrong=(3,)):
-    """Fills class folders with dark (label 0) and bright pictures; those numbered `wrong` are of the other kind."""
+    """Fill class folders with dark (label 0) and bright images; those numbered `wrong` are of the other kind."""
     rng = np.random.default_rng(0)
     for folder, label in folders.items():
         (root / folder).mkdir(parents=True)
@@ -134,9 +133,9 @@ def names(records, root):
     return {record.path.relative_to(root).as_posix() for record in records}
 
 
-def test_pictures_in_the_wrong_folder_are_found_and_separated_into_the_right_one(tmp_path, base):
+def test_images_in_the_wrong_folder_are_found_and_separated_into_the_right_one(tmp_path, base):
     root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1})
-    (root / "real" / "note.txt").write_text("no picture")
+    (root / "real" / "note.txt").write_text("no image")
     (root / "real" / "15.png").write_bytes(b"broken")
     dataset = scan(root, Preprocessing(32))
     found = label_errors.find_label_errors(dataset, base=base)
@@ -154,7 +153,7 @@ def test_pictures_in_the_wrong_folder_are_found_and_separated_into_the_right_one
     assert {"real_images/fake__3.png", "fake_images/real__3.png"} <= clean
 
 
-def test_the_given_test_split_is_neither_judged_nor_written(tmp_path, base):
+def test_the_given_test_split_is_neither_checked_nor_written(tmp_path, base):
     folders = {"train/fake": 0, "train/real": 1, "test/fake": 0, "test/real": 1}
     root = bright_and_dark(tmp_path / "set", folders)
     dataset = scan(root, Preprocessing(32))
@@ -169,31 +168,16 @@ def test_the_given_test_split_is_neither_judged_nor_written(tmp_path, base):
     assert any("28 images) was not checked" in line for line in label_errors.summary(found))
 
 
-def test_too_few_pictures_are_refused_with_how_many_there_are(tmp_path, base):
+def test_too_few_images_are_refused_with_how_many_there_are(tmp_path, base):
     dataset = scan(bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=9), Preprocessing(32))
     with pytest.raises(DataError, match="found 9 fake and 9 real"):
         label_errors.find_label_errors(dataset, base=base)
 
 
-def test_identical_pictures_and_clusters_that_share_one_are_one_group(tmp_path):
-    root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=4, wrong=())
-    Image.open(root / "fake" / "1.png").save(root / "fake" / "1_again.bmp")
-    records = scan(root, Preprocessing(32)).records
-    by_name = {record.path.name: number for number, record in enumerate(records) if record.label == 0}
-    clusters = [
-        Cluster(tuple(records[by_name[name]] for name in pair), "near")
-        for pair in (("1.png", "2.png"), ("2.png", "3.png"))
-    ]
-    groups = duplicate_groups(records, clusters)
-    together = {groups[by_name[name]] for name in ("1.png", "1_again.bmp", "2.png", "3.png")}
-    assert len(together) == 1
-    assert len(set(groups)) == len(records) - 3
-
-
 # Prediction JSONs
 
 
-def nobody(dataset):
+def no_suspects(dataset):
     trial = label_errors.Trial(1, 1, 1, 0)
     estimate = label_errors.Estimate(0, (0, 1), 0.99, 0.99, trial)
     return label_errors.LabelErrors((), len(dataset.records), estimate, ())
@@ -204,7 +188,7 @@ def test_files_with_one_number_are_named_by_their_path_so_that_separation_takes_
     Image.new("RGB", (9, 9)).save(root / "fake" / "1.jpg")
     Image.new("RGB", (9, 9), "red").save(root / "fake" / "caf\u00e9.png")
     dataset = scan(root, Preprocessing(32))
-    written = label_errors.write_predictions(nobody(dataset), dataset, tmp_path / "label_errors")
+    written = label_errors.write_predictions(no_suspects(dataset), dataset, tmp_path / "label_errors")
     entries = json.loads(written[0].read_text())
     keys = [entry.get("index", entry.get("image")) for entry in entries]
     assert keys == [2, "1.jpg", "1.png", "caf\u00e9.png", "deep/1.png", "deep/2.png"]
@@ -216,7 +200,7 @@ def test_files_with_one_number_are_named_by_their_path_so_that_separation_takes_
 def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
     root = bright_and_dark(tmp_path / "set", {"a/fake": 0, "a/real": 1, "b/1_fake": 0}, count=1)
     dataset = scan(root, Preprocessing(32))
-    written = label_errors.write_predictions(nobody(dataset), dataset, tmp_path)
+    written = label_errors.write_predictions(no_suspects(dataset), dataset, tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "a/fake.json",
         "a/real.json",
@@ -225,7 +209,7 @@ def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
     assert len(label_errors.separation_commands(written, dataset, tmp_path)) == 2
 
 
-def test_a_report_lists_the_suspects_with_plain_names(tmp_path):
+def test_a_report_lists_the_suspects_by_name(tmp_path):
     root = bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=1)
     dataset = scan(root, Preprocessing(32))
     trial = label_errors.Trial(4, 3, 20, 11)

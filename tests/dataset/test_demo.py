@@ -79,32 +79,32 @@ def test_nothing_but_the_traces_tells_the_classes_apart(made):
     truth = labels_in(made.truth)
     images = np.stack([np.asarray(Image.open(made.test / f"{n}.png"), dtype=float) for n in truth])
     labels = np.array(list(truth.values()))
-    grey = images.mean(axis=-1)
+    gray = images.mean(axis=-1)
     signs = (-1.0) ** np.arange(64)
-    traces = np.abs((grey * signs).mean(axis=(1, 2))) + np.abs((grey * signs[:, None]).mean(axis=(1, 2)))
-    brightness, contrast = grey.mean(axis=(1, 2)), grey.std(axis=(1, 2))
+    traces = np.abs((gray * signs).mean(axis=(1, 2))) + np.abs((gray * signs[:, None]).mean(axis=(1, 2)))
+    brightness, contrast = gray.mean(axis=(1, 2)), gray.std(axis=(1, 2))
     assert roc_auc_score(labels == FAKE, traces) > 0.9
     assert 0.35 < roc_auc_score(labels == FAKE, brightness) < 0.65
     assert 0.35 < roc_auc_score(labels == FAKE, contrast) < 0.65
 
 
 def test_the_splits_and_the_unlabelled_images_share_no_part_of_a_photograph(tmp_path, monkeypatch):
-    """Photographs in which every square has a colour of its own show where each real picture comes from."""
+    """Photographs in which every square has a color of its own show where each real image comes from."""
     photographs = np.zeros((2, 427, 640, 3), np.uint8)
     for number, (row, column) in enumerate(np.ndindex(4, 6)):
         for photograph in (0, 1):
-            colour = (40 + 20 * (number // 4), 40 + 20 * (number % 4 * 2 + photograph), 200)
-            photographs[photograph, row * 106 : row * 106 + 106, column * 106 : column * 106 + 106] = colour
+            color = (40 + 20 * (number // 4), 40 + 20 * (number % 4 * 2 + photograph), 200)
+            photographs[photograph, row * 106 : row * 106 + 106, column * 106 : column * 106 + 106] = color
     monkeypatch.setattr(sklearn.datasets, "load_sample_images", lambda: SimpleNamespace(images=list(photographs)))
     made = demo.make(tmp_path / "set")
     paths = labelled_by_sha256(made)
-    pictures = [(row["split"], paths[row["sha256"]]) for row in rows_of(made) if row["label"] == "real"]
+    labelled_paths = [(row["split"], paths[row["sha256"]]) for row in rows_of(made) if row["label"] == "real"]
     truth = labels_in(made.truth)
-    pictures += [("unlabelled", made.test / f"{n}.png") for n, label in truth.items() if label == REAL]
+    labelled_paths += [("unlabelled", made.test / f"{n}.png") for n, label in truth.items() if label == REAL]
     squares = {name: set() for name in (*SPLITS, "unlabelled")}
-    for name, path in pictures:
+    for name, path in labelled_paths:
         image = np.asarray(Image.open(path), dtype=float)
-        assert image.std(axis=(0, 1)).max() < 1  # no picture reaches over the edge of its square
+        assert image.std(axis=(0, 1)).max() < 1  # every image lies within its square
         red, green, blue = image.mean(axis=(0, 1))
         squares[name].add((round(red / blue * 10), round(green / blue * 10)))
     assert sum(len(found) for found in squares.values()) == len(set().union(*squares.values())) == 48

@@ -60,7 +60,7 @@ def test_records_are_sorted_by_path_and_name_the_file(make_folder):
     assert dataset.records[0].sha256 == hashlib.sha256((root / "fake/1.png").read_bytes()).hexdigest()
 
 
-def test_pictures_with_the_same_pixels_share_the_content_not_the_file_hash(make_folder, make_image):
+def test_images_with_the_same_pixels_share_the_content_not_the_file_hash(make_folder, make_image):
     root = make_folder({"fake": 1, "real": 1})
     make_image(root / "fake/again.bmp", seed=0)
     records = by_name(scan(root, SMALL))
@@ -69,7 +69,7 @@ def test_pictures_with_the_same_pixels_share_the_content_not_the_file_hash(make_
     assert records["fake/1.png"].content != records["real/1.png"].content
 
 
-def test_a_record_holds_the_shorter_side_and_a_grey_thumbnail(make_folder):
+def test_a_record_holds_the_shorter_side_and_a_gray_thumbnail(make_folder):
     root = make_folder({"fake": 1, "real": 1})
     halves = Image.new("RGB", (200, 100), "white")
     halves.paste("black", (0, 0, 100, 100))
@@ -82,7 +82,7 @@ def test_a_record_holds_the_shorter_side_and_a_grey_thumbnail(make_folder):
     assert "thumbnail" not in repr(record)
 
 
-def test_what_is_no_labelled_picture_is_skipped_with_a_reason(make_folder, make_image):
+def test_what_is_not_a_labelled_image_is_skipped_with_a_reason(make_folder, make_image):
     root = make_folder({"fake": 1, "real": 1})
     make_image(root / "elsewhere" / "1.png")
     make_image(root / "fake" / ".hidden.png")
@@ -100,7 +100,7 @@ def test_what_is_no_labelled_picture_is_skipped_with_a_reason(make_folder, make_
     assert len(found) == 6
 
 
-def test_many_skipped_files_take_one_line_a_reason(make_folder):
+def test_many_skipped_files_take_one_line_per_reason(make_folder):
     root = make_folder({"fake": 1, "real": 1})
     for number in range(2000):
         (root / f"{number}.json").touch()
@@ -175,10 +175,10 @@ def test_odd_names_are_read(make_folder):
         (("fake", "real"), None),
     ],
 )
-def test_plain_words_win_over_others_and_what_stays_doubtful_is_skipped(tmp_path, folders, label):
-    for name, colour in (("fake", "red"), ("real", "blue")):
+def test_plain_words_win_over_others_and_what_stays_ambiguous_is_skipped(tmp_path, folders, label):
+    for name, color in (("fake", "red"), ("real", "blue")):
         (tmp_path / "sure" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), colour).save(tmp_path / "sure" / name / "1.png")
+        Image.new("RGB", (8, 8), color).save(tmp_path / "sure" / name / "1.png")
     (tmp_path.joinpath(*folders)).mkdir(parents=True)
     Image.new("RGB", (8, 8), "green").save(tmp_path.joinpath(*folders, "x.png"))
     dataset = scan(tmp_path, Preprocessing(32))
