@@ -154,8 +154,8 @@ def _find_jsons(places: Sequence[Path], required: bool) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = [Path(entry.path) for entry in _entries(place) if entry.is_file()]
-            found += [path for path in inside if path.suffix.lower() == ".json"]
+            inside = [Path(entry.path) for entry in _entries(place)]
+            found += [path for path in inside if path.suffix.lower() == ".json" and path.is_file()]
         elif place.is_file():
             found.append(place)
         elif required:

@@ -92,6 +92,16 @@ def test_symbolic_links_are_never_followed_and_are_listed(source, output, tmp_pa
     assert separated(output) == {f"fake_images/x__{number}.png" for number in (1, 2, 3)}
 
 
+def test_a_link_to_itself_is_listed_like_any_other_and_one_that_is_no_image_is_passed_over(source, output, capsys):
+    folder_of_three(source)
+    for name in ("4.png", "loop"):
+        (source / "x" / name).symlink_to(name)
+        (source / name).symlink_to(name)
+    assert separate(source, "--output", output) == 1
+    assert capsys.readouterr().out.count("a symbolic link (it points to") == 2
+    assert len(separated(output)) == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_named_pipe_called_like_an_image_does_not_hang_the_run(source, output):
     folder_of_three(source)
