@@ -147,7 +147,7 @@ def test_folders_pipes_and_dead_links_named_like_pictures_keep_their_places(tmp_
     (tmp_path / "in/5.png").symlink_to("5.png")
     reasons = [entry.get("error", "") for entry in entries_of(tmp_path / "in")]
     assert reasons[0] == ""
-    for reason, word in zip(reasons[1:], ("a folder", "a pipe", "leads nowhere", "symbolic links"), strict=True):
+    for reason, word in zip(reasons[1:], ("a folder", "a pipe", "a link to a missing file", "symbolic links"), strict=True):
         assert word in reason
 
 
@@ -415,14 +415,14 @@ def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(
 
 def _mistakes(folder: Path):
     good = ["--input", folder / "in", "--model", folder / "model.h5"]
-    yield ["--input", folder / "no", *good[2:]], "found nothing there: put images there"
-    yield ["--input", folder / "archive.zip", *good[2:]], "archive.zip: expected a sound archive, found a damaged one"
+    yield ["--input", folder / "no", *good[2:]], "got nothing there: put images there"
+    yield ["--input", folder / "archive.zip", *good[2:]], "archive.zip: expected an intact archive, got a damaged one"
     yield ["--input", folder / "model.h5", *good[2:]], "an image (.jpg"
-    yield ["--input", folder / "*.jpg", *good[2:]], "expected files that match, found none"
-    yield ["--list", folder / "no.txt", *good[2:]], "expected a readable list"
+    yield ["--input", folder / "*.jpg", *good[2:]], "no file matches this pattern"
+    yield ["--list", folder / "no.txt", *good[2:]], "--list: can't read"
     yield ["--input", folder / "empty", *good[2:]], "only 0 other files and 1 sub-folders: add --recursive"
     yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
-    yield ["--input", folder / ("x" * 300), *good[2:]], "found File name too long"
+    yield ["--input", folder / ("x" * 300), *good[2:]], "got File name too long"
     yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5 or .keras), got nothing there"
     yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5 or .keras), got a folder"
     yield [*good, "--output", folder / "in"], "got the folder"

@@ -215,19 +215,19 @@ def test_the_paths_of_find_are_read_from_standard_input(tmp_path, monkeypatch):
 
 
 def test_an_empty_list_is_refused(tmp_path):
-    with pytest.raises(DataError, match="found none in"):
+    with pytest.raises(DataError, match="no paths in"):
         list_images([], list_file=write(tmp_path / "list", b"\n\n"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_list_in_utf16_is_refused_in_one_line(tmp_path, encoding):
-    with pytest.raises(DataError, match="expected paths in UTF-8, found UTF-16") as caught:
+    with pytest.raises(DataError, match="expected paths in UTF-8, got UTF-16") as caught:
         list_images([], list_file=write(tmp_path / "list", "\ufeffa/1.png\r\n".encode(encoding)))
     assert "\n" not in str(caught.value)
 
 
 def test_addresses_in_a_list_are_refused_with_the_place_where_they_belong(tmp_path):
-    with pytest.raises(DataError, match=r"expected paths, found s3://bucket/1.png in .*: name addresses with --input"):
+    with pytest.raises(DataError, match=r"expected paths, got s3://bucket/1.png in .*: name addresses with --input"):
         list_images([], list_file=write(tmp_path / "list", b"a/1.png\ns3://bucket/1.png\n"))
 
 
@@ -361,11 +361,11 @@ ZIP_REASONS = {
     "a/../../up2.png": "leads out of it",
     "C:\\windows.png": "leads out of it",
     "..\\back.png": "leads out of it",
-    "link.png": "found a link",
-    "twice.png": "found several",
+    "link.png": "got a link",
+    "twice.png": "got several",
     "bomb.png": "expected at most 1 MB",
     "large.png": "no image",
-    "encrypted.png": "needs no password",
+    "encrypted.png": "without a password",
     "cut.png": "CRC",
 }
 
@@ -419,11 +419,11 @@ def test_every_hostile_member_of_a_tar_is_named_with_a_reason_and_nothing_is_wri
     reasons = {
         "../up.png": "leads out of it",
         "/etc/absolute.png": "leads out of it",
-        "symlink.png": "found a link",
-        "hardlink.png": "found a link",
+        "symlink.png": "got a link",
+        "hardlink.png": "got a link",
         "pipe.png": "pipe or device",
         "device.png": "pipe or device",
-        "twice.png": "found several",
+        "twice.png": "got several",
     }
     for name, reason in reasons.items():
         assert reason in entries.pop(name)["error"], name

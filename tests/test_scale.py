@@ -116,7 +116,7 @@ def test_an_object_that_goes_while_pictures_are_read_keeps_its_place_with_the_re
 def test_an_object_larger_than_a_picture_may_be_is_refused_before_it_fills_the_memory(memory, monkeypatch):
     monkeypatch.setattr(containers, "MAX_FILE_BYTES", 100)
     assert MAX_FILE_BYTES > 100
-    with pytest.raises(ImageRefused, match="found more"):
+    with pytest.raises(ImageRefused, match="got more"):
         containers.ObjectStore(memory).read("1.png")
 
 

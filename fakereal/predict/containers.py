@@ -1,4 +1,8 @@
-"""Zip and tar archives, listed and read where they lie: nothing of them is ever written to disk."""
+"""Containers of images: zip and tar archives, and object stores; read in place, never unpacked to disk.
+
+Archives are treated as hostile: names that lead out of them, links, encrypted or oversized members and decompression
+bombs are refused, each with its reason. Of a damaged archive, the members before the damage can be read.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,10 @@ from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.runtime import one_line
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-"""File names that count as archives, lower case; how a tar is compressed, its content says."""
+"""File names that count as archives, lower case; the compression of a tar is recognized by its content."""
 
 FREE_BYTES, MAX_GROWTH = 2**30, 100
-"""An archive may unpack to the first of these, or to so many times its own size; pictures hardly grow at all."""
+"""An archive may unpack to FREE_BYTES, or to MAX_GROWTH times its own size; images hardly grow at all."""
 
 _MAX_HEADER_BYTES = 2**20  # a tar's header may claim any length, and would be read whole
 _BLOCK = 512  # of a tar
@@ -53,7 +57,7 @@ _DAMAGE = (
     OverflowError,
     MemoryError,
 )
-"""What the readers raise on damaged and hostile archives."""
+"""Raised by the readers on damaged and hostile archives."""
 
 _OPENERS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
@@ -68,37 +72,37 @@ class Member:
     """One file of an archive."""
 
     name: str  # the path in the archive, with "/", without "." and empty parts
-    problem: str | None = None  # why it can't be read
+    problem: str | None = None  # why it can't be read, or None
 
 
 class Archive(Protocol):
-    """What pictures can be read from by name, from several threads."""
+    """An archive whose members several threads can read by name."""
 
     path: Path
-    sequential: bool  # True: reading members in another order than they lie in takes for ever
-    damage: str | None  # why listing ended before the archive did
-    duplicates: set[str]  # names that two members have
+    sequential: bool  # True: members must be read in the order of their positions
+    damage: str | None  # why the list of members is not complete, or None
+    duplicates: set[str]  # names of several members
 
     def members(self) -> Iterator[Member]:
-        """Lists the files, without folders; once, before anything is read."""
+        """Yield the files, without folders; call it once, before anything is read."""
 
     def position(self, name: str) -> int:
-        """Returns where a member lies, for those who read in order."""
+        """Return the position of a member, for those who read in order."""
 
     def read(self, name: str) -> bytes:
-        """Returns a member's content, or raises ImageRefused."""
+        """Return a member's content; may raise ImageRefused."""
 
 
 def is_archive_name(name: str) -> bool:
-    """Says whether a file counts as an archive by its name."""
+    """Return whether a file counts as an archive by its name."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def open_archive(path: Path) -> Archive:
-    """Returns a zip or a tar, after a look at its first bytes.
+    """Open a zip or a tar archive; the compression of a tar is recognized by its first bytes.
 
     Raises:
-        DataError: it can't be opened, or is none.
+        DataError: it can't be opened, or is not an archive.
     """
     try:
         with open(path, "rb") as file:
@@ -107,11 +111,11 @@ def open_archive(path: Path) -> Archive:
             return Zip(path)
         return Tar(path, next((opener for magic, opener in _OPENERS if start.startswith(magic)), None))
     except _DAMAGE as error:
-        raise DataError(f"{path}: {_found(error)}: download or pack it again") from error
+        raise DataError(f"{path}: {_reason(error)}: download or pack it again") from error
 
 
 def is_unsafe(name: str) -> bool:
-    """Says whether a member's name leads out of the archive, on any system."""
+    """Return whether a member's name leads out of the archive, on any system."""
     return name[:1] in ("/", "\\") or ".." in re.split(r"[/\\]", name) or bool(_DRIVE.match(name))
 
 
@@ -120,7 +124,7 @@ def _clean(name: str) -> str:
 
 
 def _leading_out(name: str) -> str | None:
-    return "expected a name within the archive, found one that leads out of it" if is_unsafe(name) else None
+    return "expected a name within the archive, got one that leads out of it" if is_unsafe(name) else None
 
 
 class Zip:
@@ -160,9 +164,9 @@ class Zip:
         try:
             info = self._members[name]
             with self._file.open(info) as file:
-                return file.read(info.file_size)  # never more than was announced and found acceptable
+                return file.read(info.file_size)  # never more than the size that was checked
         except _DAMAGE as error:
-            raise ImageRefused("unreadable", _found(error)) from error
+            raise ImageRefused("unreadable", _reason(error)) from error
 
 
 class Tar:
@@ -173,9 +177,9 @@ class Tar:
     def __init__(self, path: Path, opener: Callable[[Path], Any] | None) -> None:
         self.path, self.sequential, self.duplicates = path, opener is not None, set()
         self._opener = opener or _open_plain
-        self._places: dict[str, tuple[int, int]] = {}  # offset and size of the content
+        self._positions: dict[str, tuple[int, int]] = {}  # offset and size of the content
         self._become_readable()
-        with self._opener(path) as file:  # is it one at all?
+        with self._opener(path) as file:  # raises where it is not a tar
             tarfile.open(fileobj=_Guarded(file, 2 * _MAX_HEADER_BYTES), mode="r:").close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,7 +201,7 @@ class Tar:
                 with tarfile.open(fileobj=guarded, mode="r:") as tar:
                     end = 0
                     while (info := tar.next()) is not None:
-                        if tar.offset <= end:  # it would be found again, for ever
+                        if tar.offset <= end:  # a negative size: it would be found again, forever
                             raise tarfile.ReadError(f"a file of {info.size:,} bytes")
                         end = tar.offset
                         tar.members.clear()  # 1.5 kB each
@@ -207,37 +211,35 @@ class Tar:
                     if guarded.read(_BLOCK).strip(b"\0") or guarded.tell() != tar.offset + _BLOCK:
                         raise tarfile.ReadError("no end mark where the last file ends")
         except _DAMAGE as error:
-            self.damage = _found(error)
+            self.damage = _reason(error)
 
     def _member(self, info: tarfile.TarInfo) -> Member:
         name = _clean(info.name)
-        if name in self._places:
+        if name in self._positions:
             self.duplicates.add(name)
-        self._places[name] = info.offset_data, info.size
+        self._positions[name] = info.offset_data, info.size
         return Member(name, _leading_out(name) or _problem_in_tar(info))
 
     def position(self, name: str) -> int:
         """See `Archive`."""
-        return self._places[name][0]
+        return self._positions[name][0]
 
     def read(self, name: str) -> bytes:
         """See `Archive`."""
-        offset, size = self._places[name]
+        offset, size = self._positions[name]
         with self._lock:
             try:
                 self._file.seek(offset)
                 content = self._file.read(size)
             except _DAMAGE as error:
-                raise ImageRefused("unreadable", _found(error)) from error
+                raise ImageRefused("unreadable", _reason(error)) from error
         if len(content) < size:
-            raise ImageRefused(
-                "truncated", f"expected {size:,} bytes, found the archive cut off after {len(content):,}"
-            )
+            raise ImageRefused("truncated", f"expected {size:,} bytes, got {len(content):,}: the archive is cut off")
         return content
 
 
 class _Guarded:
-    """What tarfile reads headers from: none may be long, and nothing may unpack without end."""
+    """A file for tarfile to read headers from, which limits their length and the unpacked size."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file, self._limit = file, limit
@@ -257,7 +259,7 @@ class _Guarded:
 
 
 def growth_limit(path: Path) -> int:
-    """Returns how many bytes an archive may unpack to."""
+    """Return how many bytes an archive may unpack to."""
     return max(FREE_BYTES, MAX_GROWTH * path.stat().st_size)
 
 
@@ -267,76 +269,77 @@ def _open_plain(path: Path) -> BinaryIO:
 
 def _problem_in_zip(info: zipfile.ZipInfo) -> str | None:
     if stat.S_ISLNK(info.external_attr >> 16):
-        return "expected a file, found a link"
+        return "expected a file, got a link"
     if info.flag_bits & 0x1:
-        return "expected a file that needs no password, found an encrypted one"
+        return "expected a file without a password, got an encrypted one"
     return _too_large(info.file_size)
 
 
 def _problem_in_tar(info: tarfile.TarInfo) -> str | None:
     if not info.isreg():
-        return f"expected a file, found a {'link' if info.issym() or info.islnk() else 'pipe or device'}"
+        return f"expected a file, got a {'link' if info.issym() or info.islnk() else 'pipe or device'}"
     if info.issparse():
-        return "expected a file that is stored whole, found a sparse one"
+        return "expected an ordinary file, got a sparse one"
     return _too_large(info.size)
 
 
 def _too_large(size: int) -> str | None:
     if size <= MAX_FILE_BYTES:
         return None
-    return f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {size / 2**20:.0f} MB"
+    return f"expected at most {MAX_FILE_BYTES // 2**20} MB, got {size / 2**20:.0f} MB"
 
 
 def _too_much(left: int) -> str | None:
     if left >= 0:
         return None
-    return f"expected an archive that grows at most {MAX_GROWTH} times when unpacked, found more"
+    return f"expected an archive that grows at most {MAX_GROWTH} times when unpacked, got more"
 
 
-def _found(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, tarfile.ReadError) and text.startswith("expected"):
         return text
     if isinstance(error, OSError) and error.strerror:
-        return f"expected a readable archive, found: {os.strerror(error.errno) if error.errno else error.strerror}"
-    return f"expected a sound archive, found a damaged one ({type(error).__name__}: {text})"
+        return f"expected a readable archive, got: {os.strerror(error.errno) if error.errno else error.strerror}"
+    return f"expected an intact archive, got a damaged one ({type(error).__name__}: {text})"
 
-
-# ---- Files that are closed while too many are open, and opened again when they are next read.
 
 MAX_OPEN_ARCHIVES = 16
-"""So many stay open; a process may have some hundred, and a set of pictures may come as thousands of archives."""
+"""The most archives that stay open: a process may open some hundred files, and a set may be thousands of archives."""
 
-_opened: deque[weakref.ref[ReopeningArchive]] = deque()  # the one opened longest ago first
+_opened: deque[weakref.ref[ReopeningArchive]] = deque()  # the oldest first
 
 
 class ReopeningArchive:
-    """A file to be read, in any way that zipfile or tarfile want, by one thread at a time."""
+    """A file that is closed while too many others are open, and opened again when it is next read.
+
+    It has the methods that zipfile and tarfile need, for one thread at a time.
+    """
 
     def __init__(self, opener: Callable[[], Any]) -> None:
-        self._opener, self._file, self._place = opener, None, 0
+        self._opener, self._file, self._position = opener, None, 0
         self._lock = threading.Lock()
 
     def read(self, size: int = -1) -> bytes:
-        """Reads on from where the last call ended."""
-        with self._at_its_place() as file:
+        """Read from the current position."""
+        with self._at_position() as file:
             return file.read(size)
 
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a place, and returns it."""
-        with self._at_its_place() as file:
-            return file.seek(place, whence)
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Change the position, and return it."""
+        with self._at_position() as file:
+            return file.seek(position, whence)
 
     def tell(self) -> int:
-        """Returns the place."""
-        return self._place
+        """Return the position."""
+        return self._position
 
     def seekable(self) -> bool:
-        """Returns True."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Closes the file; it can be read on all the same."""
+        """Close the file until it is read again."""
         with self._lock:
             self._close()
 
@@ -350,46 +353,46 @@ class ReopeningArchive:
             self._close()
 
     @contextmanager
-    def _at_its_place(self) -> Iterator[Any]:
+    def _at_position(self) -> Iterator[Any]:
         with self._lock:
             is_new = self._file is None
             try:
                 if is_new:
                     self._file = self._opener()
-                    self._file.seek(self._place)
+                    self._file.seek(self._position)
                 yield self._file
-                self._place = self._file.tell()
+                self._position = self._file.tell()
             except BaseException:
                 self._close()  # whatever state it is in now
-                self._place = 0
+                self._position = 0
                 raise
         if is_new:
             _opened.append(weakref.ref(self))
-            _close_the_oldest()
+            _close_oldest()
 
 
-def _close_the_oldest() -> None:
-    """Never called with a lock held: a file that is being read is waited for."""
+def _close_oldest() -> None:
+    """Close the oldest files. Never called with a lock held: it waits for a file that is being read."""
     while len(_opened) > MAX_OPEN_ARCHIVES:
-        with suppress(IndexError):  # another thread was quicker
+        with suppress(IndexError):  # another thread was faster
             if (oldest := _opened.popleft()()) is not None:
                 oldest.close()
 
 
 _TRIES = 3
-_PAUSE_S = 0.5  # between them; the stores' own packages wait and try again by themselves where they are asked to
+_PAUSE_S = 0.5  # between them; the stores' own packages also retry where a store asks them to
 
 
 class StoreAddress(PurePosixPath):
-    """What stands for an archive's path where people or the journal want one."""
+    """The address of an object store in the place of an archive's path."""
 
     def stat(self) -> os.stat_result:
-        """Says that nothing has changed: a resumed run takes what a store holds for what it held."""
+        """Return a constant: a resumed run assumes that the objects of a store have not changed."""
         return os.stat_result([0] * 10)
 
 
 class ObjectStore:
-    """The pictures below one address, by their names there; another process that it is sent to connects anew."""
+    """The images below one address, by their names there; it can be pickled, and connects again where it arrives."""
 
     sequential = False
 
@@ -398,25 +401,25 @@ class ObjectStore:
         self.path = StoreAddress(url)
 
     def position(self, name: str) -> int:
-        """Returns where a picture lies; one place is as good as another here."""
+        """Return 0: objects can be read in any order."""
         return 0
 
     def read(self, name: str) -> bytes:
-        """Returns a picture's content, asking for no more than a picture may have.
+        """Return an image's content; never asks for more than `MAX_FILE_BYTES`.
 
         Raises:
-            ImageRefused: the store doesn't give it, also when asked again.
+            ImageRefused: it can't be read, after three tries.
         """
         system, root = connect_store(self.url)
         path = posixpath.join(root, name)
         try:
             content = _store_content(system, path)
         except FileNotFoundError as error:
-            raise ImageRefused("missing", "expected an object, found nothing there") from error
+            raise ImageRefused("missing", "expected an object, got nothing there") from error
         except Exception as error:
-            raise ImageRefused("unreadable", f"expected a readable object, found: {one_line(error)}") from error
+            raise ImageRefused("unreadable", f"expected a readable object, got: {one_line(error)}") from error
         if len(content) > MAX_FILE_BYTES:
-            raise ImageRefused("too_large", f"expected at most {MAX_FILE_BYTES // 2**20} MB, found more")
+            raise ImageRefused("too_large", f"expected at most {MAX_FILE_BYTES // 2**20} MB, got more")
         return content
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -431,7 +434,7 @@ def _store_content(system: Any, path: str) -> bytes:
             raise
         except Exception:
             if left == 0:
-                if system.size(path) == 0:  # some stores find no such range in an empty object
+                if system.size(path) == 0:  # some stores refuse ranges of an empty object
                     return b""
                 raise
             time.sleep(_PAUSE_S)
@@ -440,10 +443,10 @@ def _store_content(system: Any, path: str) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def connect_store(url: str) -> tuple[Any, str]:
-    """Returns the file system of an address and the address's path in it; one connection a process.
+    """Return the file system of an address and the path in it; one connection per process.
 
     Raises:
-        ConfigError: fsspec, or its part for such addresses, is not installed.
+        ConfigError: fsspec, or its package for such addresses, is not installed.
         DataError: the address or the credentials can't be used.
     """
     try:
@@ -452,11 +455,11 @@ def connect_store(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise ConfigError(
-            f"--input {url}: expected the package that reads such addresses, found none ({one_line(error)}):"
+            f"--input {url}: the package that reads such addresses is not installed ({one_line(error)}):"
             " pip install -r requirements-scale.txt"
         ) from error
     except Exception as error:
-        raise DataError(f"--input {url}: expected an address that fsspec knows, found {store_reason(error)}") from error
+        raise DataError(f"--input {url}: expected an address that fsspec knows, got {store_reason(error)}") from error
 
 
 def store_reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""Where pictures come from: folders, single files, patterns, lists of paths and archives. Finds; opens nothing."""
+"""Find images in folders, single files, patterns, lists of paths, archives and object stores; opens no image."""
 
-# Strings, not Path: a million of them.
+# Strings, not Path, because there may be a million of them.
 # ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH116, PTH118, PTH119, PTH120
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ _CHUNK_BYTES = 2**16
 
 @dataclass
 class FoundImages:
-    """What one source holds; every entry of it is in exactly one of the lists."""
+    """The contents of one source; every entry is in exactly one of the lists."""
 
     base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
-    names: list[str] = field(default_factory=list)  # of pictures, with "/"
-    problems: dict[str, str] = field(default_factory=dict)  # of names: why one can't even be opened
-    other_files: list[str] = field(default_factory=list)  # files that are no pictures by name
-    skipped_folders: list[str] = field(default_factory=list)  # not looked into, with "/" at the end
-    archive: Archive | None = None  # what the names are read from, None: the file system
-    inner: str = ""  # the folder in the archive that base names, "" or ending in "/"
+    names: list[str] = field(default_factory=list)  # of images, with "/"
+    problems: dict[str, str] = field(default_factory=dict)  # name -> why it can't be opened
+    other_files: list[str] = field(default_factory=list)  # not images by their names
+    skipped_folders: list[str] = field(default_factory=list)  # not searched, with "/" at the end
+    archive: Archive | ObjectStore | None = None  # what contains the images, None: the file system
+    inner: str = ""  # the folder in the archive that is the base, "" or ending in "/"
 
     def add(self, name: str, problem: str | None) -> None:
-        """Notes a picture."""
+        """Add an image."""
         self.names.append(name)
         if problem:
             self.problems[name] = problem
 
 
 def find_images(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list[FoundImages]:
-    """Looks into every input, and into every path that the list names.
+    """Search every input, and every path in the list.
 
     Args:
-        inputs: folders, pictures, archives, or patterns such as `photos/**/*.jpg`.
-        list_file: holds paths (not patterns), one a line or with NUL between them; `-` is standard input.
-        recursive: look into sub-folders too (symbolic links to folders are not followed: they may form a ring).
+        inputs: folders, images, archives, addresses, or patterns such as `photos/**/*.jpg`.
+        list_file: contains paths (not patterns), one per line or separated by NUL; `-` is standard input.
+        recursive: search sub-folders too, except symbolic links, which may form a ring.
 
     Raises:
-        DataError: an input is not there or nothing that holds pictures. A path in a list keeps its place instead.
+        DataError: an input doesn't exist or can't contain images. A path in a list becomes a problem instead.
     """
     found: list[FoundImages] = []
     named: list[str] = []  # single files, absolute
@@ -85,7 +85,7 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
     except (OSError, ValueError) as error:
         missing = "nothing there" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", str(error))
         raise DataError(
-            f"{value}: expected a folder of images, found {missing}: put images there, or name their folder"
+            f"{value}: expected a folder of images, got {missing}: put images there, or name another folder"
             " with --input FOLDER"
         ) from error
     if is_folder:
@@ -95,54 +95,54 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
     if not is_image_name(os.path.basename(value)):
         raise DataError(
             f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
-            f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), found another file: name the images with --input, or list them"
-            " with --list FILE"
+            f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), got another file: name the"
+            " images with --input, or list them with --list FILE"
         )
     named.append(_absolute_file(value))
     return []
 
 
 def _of_pattern(pattern: str, recursive: bool) -> list[FoundImages]:
-    """Returns the files that match, with names from the part of the pattern that is fixed, and what else matches."""
+    """Return everything that matches; names are relative to the fixed part of the pattern."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     base = Path(_absolute(str(Path(*parts[:first]))))
     try:
-        # Unlike the module glob, this follows no link to a folder on its way through **.
+        # Unlike the module glob, Path.glob follows no links to folders in **.
         matches = sorted(map(str, base.glob("/".join(parts[first:]))))
     except (OSError, ValueError) as error:
-        reason = f"{pattern}: expected a pattern such as 'photos/**/*.jpg', found one that fails: {error}"
+        reason = f"{pattern}: invalid pattern ({error}); a valid one is 'photos/**/*.jpg'"
         raise DataError(reason) from error
     if not matches:
-        raise DataError(f"{pattern}: expected files that match, found none: check the pattern with `ls`")
+        raise DataError(f"{pattern}: no file matches this pattern: check it with `ls`")
     return _of_many(matches, recursive, str(base))
 
 
 def _of_list(list_file: Path, recursive: bool) -> list[FoundImages]:
-    """Returns what a list names."""
+    """Return the images that a list names."""
     name = "standard input" if str(list_file) == "-" else str(list_file)
     try:
         if str(list_file) == "-":
             if sys.stdin.isatty():
-                log("paths, one a line; Ctrl-D ends them:")
+                log("enter paths, one per line; end with Ctrl-D:")
             paths = list(_paths_in(sys.stdin.buffer))
         else:
             with open(list_file, "rb") as file:
                 paths = list(_paths_in(file))
     except OSError as error:
-        raise DataError(f"--list: expected a readable list, found {name}: {error.strerror or error}") from error
+        raise DataError(f"--list: can't read {name}: {error.strerror or error}") from error
     if not paths:
-        raise DataError(f"--list: expected paths, one a line or with NUL between them, found none in {name}")
+        raise DataError(f"--list: no paths in {name}: write one per line, or separate them by NUL")
     if url := next((path for path in paths if "://" in path and not os.path.lexists(path)), None):
-        raise DataError(f"--list: expected paths, found {url} in {name}: name addresses with --input")
+        raise DataError(f"--list: expected paths, got {url} in {name}: name addresses with --input")
     return _of_many(paths, recursive)
 
 
 def _paths_in(file: BinaryIO) -> Iterator[str]:
-    """Yields the paths of a list, whose first piece tells what stands between them: NUL, else the end of a line."""
+    """Yield the paths of a list; its first piece decides whether they are separated by NUL or by line ends."""
     rest = file.read(_CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
     if rest.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("--list: expected paths in UTF-8, found UTF-16: save the list as UTF-8")
+        raise DataError("--list: expected paths in UTF-8, got UTF-16: save the list as UTF-8")
     end = b"\0" if b"\0" in rest else b"\n"
     while piece := file.read(_CHUNK_BYTES):
         *whole, rest = (rest + piece).split(end)
@@ -157,7 +157,7 @@ def _decoded(paths: Sequence[bytes], end: bytes) -> Iterator[str]:
 
 
 def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[FoundImages]:
-    """Returns what each path is; one that is not there, or no sound archive, keeps its place with the reason."""
+    """Return the images at each path; one that is missing, or a damaged archive, becomes an image with a problem."""
     found, names = [], []
     others: list[str] = []
     for path in paths:
@@ -172,13 +172,14 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
         else:
             names.append(_absolute_file(path))
     files = [*names, *others]
-    below = base is not None and all(path.startswith(os.path.join(base, "")) for path in files)  # ".." may lead out
+    # The pattern may contain "..", so that matches lie outside of its fixed part.
+    below = base is not None and all(path.startswith(os.path.join(base, "")) for path in files)
     folders = [base] if below else [os.path.dirname(path) for path in files]
     return [*found, _of_files(names, folders, others)] if files else found
 
 
 def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> FoundImages:
-    """Returns single files, named from the deepest folder that holds all of `folders`."""
+    """Return single files, with names relative to the deepest folder that contains all of `folders`."""
     found = FoundImages(common_folder(folders))
     skip = len(os.path.join(found.base, ""))
     for path in paths:
@@ -188,22 +189,22 @@ def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str
 
 
 def common_folder(folders: Sequence[str]) -> str:
-    """Returns the deepest folder that holds them all; they are absolute."""
+    """Return the deepest folder that contains all of these absolute folders."""
     try:
         return os.path.commonpath(set(folders))
     except ValueError as error:
         raise DataError(
-            f"--input: expected inputs on one drive, found several ({error}): predict them apart"
+            f"--input: the inputs are on several drives ({error}): predict each drive in its own run"
         ) from error
 
 
 def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
-    """List a folder; `strict`: one that can't be read is an error, else it keeps its place."""
+    """List a folder; `strict`: one that can't be read is an error, else it becomes an image with a problem."""
     found = FoundImages(_absolute(folder))
     skip = len(os.path.join(found.base, ""))
 
     def refuse(path: str, error: OSError) -> None:
-        reason = f"expected a readable folder, found: {error.strerror or error}"
+        reason = f"expected a readable folder, got: {error.strerror or error}"
         if path == found.base and strict:
             raise DataError(f"{folder}: {reason}") from error
         found.add(path[skip:].replace(os.sep, "/") or os.path.basename(found.base), reason)
@@ -220,7 +221,7 @@ def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
 
 
 def of_archive(path: str, strict: bool = True) -> FoundImages:
-    """Lists an archive; `strict`: one that can't be opened is an error, else it keeps its place."""
+    """List an archive; `strict`: one that can't be opened is an error, else it becomes an image with a problem."""
     own = _absolute_file(path)
     try:
         archive = open_archive(Path(own))
@@ -235,7 +236,7 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
         else:
             found.other_files.append(member.name)
     for name in archive.duplicates & set(found.names):
-        found.problems[name] = "expected one file of this name, found several in the archive"
+        found.problems[name] = "expected one file of this name, got several in the archive"
     found.names = list(dict.fromkeys(found.names))
     _start_below(found)
     if archive.damage:
@@ -244,7 +245,7 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
 
 
 def _start_below(found: FoundImages) -> None:
-    """Names an archive's pictures from the deepest folder in it that holds them all."""
+    """Make an archive's names relative to the deepest folder in it that contains all of its images."""
     safe = [name for name in found.names if not is_unsafe(name)]
     folder = posixpath.commonpath({posixpath.dirname(name) for name in safe}) if safe else ""
     if not folder:
@@ -261,20 +262,20 @@ def _of_files_with(path: str, problem: str) -> FoundImages:
 
 
 def problem_of(path: str) -> str | None:
-    """Says why a path can't be opened as a file: opening a pipe would wait for ever."""
+    """Return why a path can't be opened as a file, None where it can: opening a pipe would wait forever."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return f"expected a file, found {'a link that leads nowhere' if os.path.islink(path) else 'nothing there'}"
+        return f"expected a file, got {'a link to a missing file' if os.path.islink(path) else 'nothing there'}"
     except (OSError, ValueError) as error:
-        return f"expected a readable file, found: {getattr(error, 'strerror', None) or error}"
+        return f"expected a readable file, got: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
         return None
-    return f"expected a file, found {'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'}"
+    return f"expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'}"
 
 
 def _absolute(path: str) -> str:
-    """Returns the path from the root; one with ".." in it is followed, since a link may stand before that."""
+    """Return the absolute path; links are resolved where it contains "..", since one may stand before that."""
     return os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path)
 
 
@@ -284,15 +285,12 @@ def _absolute_file(path: str) -> str:
     return _absolute(path) if name in ("", ".", "..") else os.path.join(_absolute(folder), name)
 
 
-# ---- Pictures in an object store, or wherever else fsspec reaches: `s3://bucket/prefix`, `gs://...`, `https://...`.
-
-
 def of_url(url: str, recursive: bool) -> FoundImages:
-    """Lists what lies below an address, one folder after the other; nothing is opened.
+    """List what an object store, or whatever fsspec reaches, has below an address such as `s3://bucket/prefix`.
 
     Raises:
-        ConfigError: fsspec, or its part for such addresses, is not installed.
-        DataError: the store can't be reached, or there is nothing.
+        ConfigError: fsspec, or its package for such addresses, is not installed.
+        DataError: the store can't be reached, or is empty there.
     """
     url = url.rstrip("/")
     system, root = connect_store(url)
@@ -312,32 +310,32 @@ def of_url(url: str, recursive: bool) -> FoundImages:
     except FileNotFoundError:
         found = FoundImages(url)
     except Exception as error:
-        raise DataError(f"{url}: expected a store that can be listed, found {store_reason(error)}") from error
+        raise DataError(f"{url}: can't be listed: {store_reason(error)}") from error
     if not (found.names or found.other_files or found.skipped_folders):
-        raise DataError(f"{url}: expected images, found nothing there: look for a slip in the address")
+        raise DataError(f"{url}: nothing there: check the address")
     return found
 
 
 def _single(url: str) -> FoundImages:
     folder, _, name = url.rpartition("/")
     if not is_image_name(name):
-        raise DataError(f"{url}: expected a folder or an image ({' '.join(SUFFIXES)}), found another object")
+        raise DataError(f"{url}: expected a folder or an image ({' '.join(SUFFIXES)}), got another object")
     found = _found(folder)
     found.add(name, None)
     return found
 
 
 def _found(url: str) -> FoundImages:
-    """Returns an empty list of what lies at an address, which stands among paths as /s3:/bucket/prefix."""
+    """Return an empty list for an address, which counts as the folder /s3:/bucket/prefix."""
     return FoundImages("/" + posixpath.normpath(url), archive=ObjectStore(url))
 
 
 def _walk(system: Any, root: str, recursive: bool) -> Iterator[tuple[str, bool]]:
-    """Yields names below the root, and whether they are folders that are not looked into."""
+    """Yield names below the root, and whether they are folders that are not searched."""
     for folder, below, files in system.walk(root, maxdepth=None if recursive else 1, detail=False, on_error="raise"):
         start = folder.rstrip("/")[len(root.rstrip("/")) :].lstrip("/")
         for name in files:
-            if name:  # some stores have an empty object that stands for the folder
+            if name:  # some stores have an empty object that represents the folder
                 yield posixpath.join(start, name), False
         if not recursive:
             yield from ((name, True) for name in below)
