@@ -124,8 +124,8 @@ def _credentials(document: dict[str, Any]) -> ContentCredentials:
     active = manifests.get(document.get("active_manifest")) or {}
     results = document.get("validation_results") or {}
     state, problem = _state(document.get("validation_state"), _failure_codes(results.get("activeManifest")))
-    parents, components, parents_valid = _ingredients(active, manifests)
-    deltas = [delta.get("validationDeltas") for delta in results.get("ingredientDeltas") or ()]
+    deltas = [delta.get("validationDeltas") or {} for delta in results.get("ingredientDeltas") or ()]
+    parents, components, failures = _ingredients(active, manifests)
     signature = active.get("signature_info") or {}
     return ContentCredentials(
         state,
@@ -134,7 +134,7 @@ def _credentials(document: dict[str, Any]) -> ContentCredentials:
         source_types=_source_types([active, *parents]),
         component_source_types=_source_types(components),
         problem=problem,
-        parents_valid=parents_valid and not any(map(_failure_codes, deltas)),
+        parents_valid=not any(map(_failure_codes, deltas)) and _are_mended(failures, deltas),
     )
 
 
@@ -153,11 +153,12 @@ def _failure_codes(results: dict[str, Any] | None) -> list[str]:
 
 def _ingredients(
     active: dict[str, Any], manifests: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
-    """Return the manifests of what an image was made from, of what was placed in it, and whether all are valid."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the manifests of what an image was made from, of what was placed in it, and all recorded failures."""
     parents: list[dict[str, Any]] = []
     components: list[dict[str, Any]] = []
-    valid, manifest, seen = True, active, {id(active)}
+    failures: list[dict[str, Any]] = []
+    manifest, seen = active, {id(active)}
     for _ in range(_MAX_PARENTS):
         following = None
         for ingredient in manifest.get("ingredients") or ():
@@ -165,7 +166,8 @@ def _ingredients(
             if found is None or id(found) in seen:
                 continue
             seen.add(id(found))
-            valid &= not _failure_codes((ingredient.get("validation_results") or {}).get("activeManifest"))
+            recorded = (ingredient.get("validation_results") or {}).get("activeManifest") or {}
+            failures += recorded.get("failure") or ()
             if ingredient.get("relationship") == "parentOf":
                 following = found
             elif ingredient.get("relationship") == "componentOf":
@@ -174,7 +176,18 @@ def _ingredients(
             break
         parents.append(following)
         manifest = following
-    return parents, components, valid
+    return parents, components, failures
+
+
+def _are_mended(failures: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> bool:
+    """Say whether what failed for the program that used an image holds now: its signer is on our trust list."""
+    trusted = {
+        success.get("url")
+        for delta in deltas
+        for success in delta.get("success") or ()
+        if success.get("code") == "signingCredential.trusted"
+    }
+    return all(each.get("code") == "signingCredential.untrusted" and each.get("url") in trusted for each in failures)
 
 
 def _actions(manifests: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -16,6 +16,9 @@ from itertools import islice
 MAX_TEXT_BYTES = 262_144
 """Longest text that is read, inflated; a ComfyUI workflow of a hundred nodes has about 100 kB."""
 
+MAX_ALL_TEXTS_BYTES = 4 * MAX_TEXT_BYTES
+"""Texts of one file together."""
+
 MAX_READ = 64
 """Texts, EXIF blocks and XMP packets read of one file; real files have a handful."""
 
@@ -28,6 +31,7 @@ _SEARCHED_BYTES = 16 * 2**20  # from the start of a file whose format is not wal
 _JPEG_EXIF, _JPEG_XMP, _JPEG_IPTC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
 _JPEG_SCAN, _JPEG_END, _JPEG_COMMENT = 0xDA, 0xD9, 0xFE
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # of the ISO base media box that holds a manifest store
+_TIFF_HEADERS = (b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")
 _XMP_START, _XMP_END = b"<x:xmpmeta", b"</x:xmpmeta>"
 
 EXIF_TEXTS = {
@@ -63,12 +67,13 @@ class EmbeddedMetadata:
     exif: dict[str, str] = field(default_factory=dict)  # values of `EXIF_TEXTS`
     xmp: str = ""
     c2pa: bytearray = field(default_factory=bytearray)  # C2PA manifest store, cut after `MAX_C2PA_BYTES`
+    text_bytes_left: int = MAX_ALL_TEXTS_BYTES
     _read: int = 0  # blocks so far
 
     def may_read(self) -> bool:
         """Count one more block, and say whether it is still to be read."""
         self._read += 1
-        return self._read <= MAX_READ
+        return self._read <= MAX_READ and self.text_bytes_left > 0
 
 
 def read_embedded_metadata(content: bytes) -> EmbeddedMetadata:
@@ -208,9 +213,9 @@ def _search(content: bytes, found: EmbeddedMetadata) -> None:
     if start >= 0:
         end = content.find(_XMP_END, start, start + MAX_TEXT_BYTES)
         _add_xmp(content[start : end if end >= 0 else start + MAX_TEXT_BYTES], found)
-    place = content.find(_JPEG_EXIF, 0, _SEARCHED_BYTES)
-    if place >= 0:
-        _read_exif(content[place : place + MAX_TEXT_BYTES], found)
+    for header in _TIFF_HEADERS:
+        if (place := content.find(header, 0, _SEARCHED_BYTES)) >= 0:
+            _read_exif(content[place : place + MAX_TEXT_BYTES], found)
 
 
 def _read_exif(data: bytes, found: EmbeddedMetadata, whole_file: bool = False) -> None:
@@ -292,7 +297,9 @@ def _decoded(value: bytes) -> str:
 
 def _add_text(keyword: str, text: bytes, found: EmbeddedMetadata) -> None:
     if text and found.may_read():
-        found.texts.append((keyword, _decoded(text[:MAX_TEXT_BYTES])))
+        text = text[: min(MAX_TEXT_BYTES, found.text_bytes_left)]
+        found.text_bytes_left -= len(text)
+        found.texts.append((keyword, _decoded(text)))
 
 
 def _add_xmp(packet: bytes, found: EmbeddedMetadata) -> None:
