@@ -12,13 +12,11 @@ image_separate.py applied the suspects, and with true labels.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,8 +100,9 @@ def main() -> int:
 
 def cifake(root: Path) -> Set:
     """Sample images of the official test part; the base was trained on the rest."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = set(pool.map(_pixels, _files(root / "train" / "FAKE")))  # no real one is in both
+    seen = set(
+        runtime.parallel_map(_pixels, _files(root / "train" / "FAKE"), "reading images")
+    )  # no real one is in both
     sampled = []
     for folder in ("FAKE", "REAL"):
         files = _files(root / "test" / folder)

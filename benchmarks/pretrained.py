@@ -11,10 +11,9 @@ What was trained in DIR is not trained again. Two hours on 2 cores in all; --par
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +136,11 @@ def outputs(records: Sequence[Record], opened: OpenedNetwork, variant: str) -> n
         return resize(RESAVES[variant].apply(decode(record.path, FULL_PX)[0]), size)
 
     found = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, runtime.progress_bar(variant, len(records)) as advance:
-        for start in range(0, len(records), _BATCH):
-            batch = np.stack(list(pool.map(array, records[start : start + _BATCH])))
-            padded = np.zeros((_BATCH, size, size, 3), np.uint8)
-            padded[: len(batch)] = batch
-            found.append(opened.network.p_real(padded)[: len(batch)])
-            advance(len(batch))
+    arrays = runtime.parallel_map(array, records, variant)
+    while batch := list(islice(arrays, _BATCH)):
+        padded = np.zeros((_BATCH, size, size, 3), np.uint8)
+        padded[: len(batch)] = batch
+        found.append(opened.network.p_real(padded)[: len(batch)])
     return np.concatenate(found)
 
 

@@ -218,11 +218,12 @@ def write_review(skipped: Iterable[SkippedFile], source: Path, output: Path) -> 
         predictions_json.Prediction(None, image=name, error=reason) for name, reason in zip(names, reasons, strict=True)
     ]
     content = predictions_json.dumps(undecided).encode()
-    json = _free_name(output / REVIEW_FOLDER, content)
-    if not json.exists():
-        write_atomic(json, content)
-    html.write_page(json.with_suffix(".html"), "review.html", **_page(disputed, names, reasons))
-    return json.with_suffix(".html")
+    listing = _free_name(output / REVIEW_FOLDER, content)
+    if not listing.exists():
+        write_atomic(listing, content)
+    page = listing.with_suffix(".html")
+    html.write_page(page, "review.html", **_page(disputed, names, reasons))
+    return page
 
 
 def needs_review(file: SkippedFile) -> bool:
