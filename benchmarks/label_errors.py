@@ -33,11 +33,11 @@ from fakereal.dataset.near_duplicates import duplicate_groups, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, labels_of, scan
 from fakereal.labels import NAMES, label_of_folder
 from fakereal.preprocessing import Preprocessing
-from tools.assemble_pretraining_set import SHARES as SHARES_LEARNT
 
 SHARES = (0.0, 0.05, 0.1, 0.2)
 DRAWS = 5
 IMAGES = 2_000  # of CIFAKE to look for wrong labels in, and as many others to measure F1 on
+_TRAINING_SHARE = 0.7  # of a set's images, by `_position`: what bases before the public one were trained on
 CNN = "--network cnn --image-size 32 --weights none --fine-tune all --epochs 15 --learning-rate 0.001".split()
 TRAININGS = 3  # seeds of the small network
 
@@ -121,7 +121,7 @@ def _pixels(path: Path) -> bytes:
 def unseen(name: str, root: Path) -> Set:
     """Return the images of a set that the shipped base was not trained on: of the others it knows the labels."""
     files = [
-        path for folder in ("fake", "real") for path in _files(root / folder) if _position(path) >= SHARES_LEARNT[0]
+        path for folder in ("fake", "real") for path in _files(root / folder) if _position(path) >= _TRAINING_SHARE
     ]
     return Set(name, tuple(Sample(path, label_of_folder(path.parent.name)) for path in files), ())
 
