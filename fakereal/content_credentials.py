@@ -33,9 +33,9 @@ _SIGNER_ONLY = {"signingCredential.untrusted", "signingCredential.expired"}
 """C2PA failure codes that leave the signature and the image's hash valid."""
 
 _PROBLEMS = (
-    ("dataHash.mismatch", "the image was changed after signing"),
-    ("bmffHash.mismatch", "the image was changed after signing"),
-    ("boxesHash.mismatch", "the image was changed after signing"),
+    ("dataHash.mismatch", "the file does not match what was signed"),
+    ("bmffHash.mismatch", "the file does not match what was signed"),
+    ("boxesHash.mismatch", "the file does not match what was signed"),
     ("claimSignature.mismatch", "the signed statement was changed"),
     ("hashedURI.mismatch", "the signed statement was changed"),
     ("signingCredential.revoked", "the signer's certificate was revoked"),

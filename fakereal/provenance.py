@@ -164,7 +164,7 @@ def _origin(metadata: EmbeddedMetadata, credentials: ContentCredentials | None) 
     text_claim, text_generator = _text_claim(metadata)
     camera, software = _camera(metadata), _software(metadata)
     claim, generator, evidence = _strongest(credentials, text_claim, text_generator, camera, software)
-    signer = _printable(credentials.signer) if credentials else None
+    signer = _printable(credentials.signer) if credentials and credentials.state != INVALID else None
     found = Origin(
         claim,
         generator,

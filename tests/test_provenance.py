@@ -403,7 +403,7 @@ def test_credentials_of_a_changed_image_are_invalid_and_claim_nothing(signer, tr
     content[-100] ^= 1
     origin = read_origin(bytes(content))
     assert (origin.claim, origin.evidence, origin.credentials) == (None, "invalid_signature", "invalid")
-    assert "the image was changed after signing" in origin.summary
+    assert "the file does not match what was signed" in origin.summary
     assert "prove nothing" in origin.summary
 
 
@@ -502,7 +502,7 @@ def test_signed_text_goes_before_unsigned_text(monkeypatch):
 
 
 def test_an_invalid_signature_leaves_the_unsigned_text(monkeypatch):
-    state = content_credentials.ContentCredentials("invalid", problem="the image was changed after signing")
+    state = content_credentials.ContentCredentials("invalid", problem="the file does not match what was signed")
     monkeypatch.setattr(provenance, "check_content_credentials", lambda content, metadata: state)
     content = with_chunk(b"caBX", b"jumb")
     content = content[:33] + png_chunk(b"tEXt", b"parameters\0" + SD.encode()) + content[33:]

@@ -30,6 +30,7 @@ from fakereal.provenance import (
     CAMERA_EXIF,
     INVALID_SIGNATURE,
     SIGNED,
+    SIGNED_REASON,
     SIGNED_UNKNOWN_SIGNER,
     UNCHECKED_SIGNATURE,
     UNSIGNED_TEXT,
@@ -242,7 +243,7 @@ def heatmap_is_empty(analysis: Analysis) -> bool:
 
 def badge(analysis: Analysis) -> tuple[str, str]:
     """Return text and style classes of the badge, such as ("Very likely fake", "fake strong")."""
-    if analysis.result.reason:
+    if analysis.result.reason == SIGNED_REASON:
         return "Fake: signed as AI-generated", "fake strong"
     if analysis.result.verdict == UNCERTAIN:
         return "Uncertain", "uncertain strong"
@@ -256,7 +257,7 @@ def badge(analysis: Analysis) -> tuple[str, str]:
 def verdict_sentence(analysis: Analysis) -> str:
     """Return what the badge rests on, as a sentence."""
     name, share, decision = NAMES[analysis.result.network_label], _share(analysis), predictor().model["decision"]
-    if analysis.result.reason:
+    if analysis.result.reason == SIGNED_REASON:
         return f"Valid content credentials say so; the detector alone gives {percent(share)} for {name}."
     if analysis.result.verdict == UNCERTAIN:
         low, high = map(percent, decision["band"])
