@@ -63,6 +63,14 @@ def make_folder(make_image: Callable[..., Path], tmp_path: Path) -> Callable[...
     return make
 
 
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights, as train_model.py would save it."""
+    from small_networks import built, write
+
+    return write(tmp_path_factory.mktemp("model") / "small.h5", built(5))
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder for folders of images to separate."""

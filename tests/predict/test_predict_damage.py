@@ -6,7 +6,7 @@ import damaged_copies
 import numpy as np
 import pytest
 from PIL import Image, features
-from test_predict_inputs import predict
+from prediction_sets import predict
 
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict.inputs import list_images

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prediction_sets import Brightness
 
 from fakereal.decoding import MAX_FILE_BYTES
 from fakereal.errors import ConfigError, DataError, ImageRefused
@@ -22,16 +23,8 @@ from fakereal.predict.journal import to_json
 from fakereal.predict.results import decide, save
 from fakereal.predict.run import PredictConfig, Predictor, complete
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import start_keras
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-class Brightness:
-    """A network that calls bright pictures real."""
-
-    def p_real(self, images):
-        return images.mean(axis=(1, 2, 3)) / 255
+ROOT = Path(__file__).resolve().parents[2]
 
 
 PREDICTOR = Predictor(Brightness(), Preprocessing(32), DecisionRule(), {"engine": "brightness 1"})
@@ -201,23 +194,6 @@ def test_parts_hold_every_row_once_and_leave_none_of_an_earlier_run(pictures, tm
         assert b"".join(part.read_bytes() for part in parts) == (tmp_path / "all.jsonl").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A small network with random weights, as train_model.py would save it."""
-    start_keras()
-    import keras
-
-    from fakereal.config import Config, NetworkConfig
-    from fakereal.model import model_file, networks
-
-    keras.utils.set_random_seed(5)
-    config = Config(image_size=32, network=NetworkConfig(name="cnn", filters=(4, 8)))
-    path = tmp_path_factory.mktemp("model") / "small.h5"
-    metadata = model_file.Metadata(config, Preprocessing(32), DecisionRule())
-    model_file.save(path, model_file.Detector(networks.build(config.network, 32), metadata))
-    return path
-
-
 @pytest.fixture
 def cluster(monkeypatch):
     """A Ray cluster of two nodes, each with its own raylet, on this machine."""
@@ -248,12 +224,23 @@ def saved_in(journal):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_half_way_gives_the_bytes_of_one_machine(cluster, model, make_image, tmp_path):
+def test_a_cluster_that_loses_a_worker_half_way_gives_the_bytes_of_one_machine(
+    cluster, small_model, make_image, tmp_path
+):
     folder = tmp_path / "many"
     for number in range(160):
         make_image(folder / f"{number}.png", number, size=(400, 400))
     (folder / "broken.png").write_bytes(b"no picture")
-    command = [sys.executable, "predict_and_save_json.py", "--input", folder, "--model", model, "--batch-size", "1"]
+    command = [
+        sys.executable,
+        "predict_and_save_json.py",
+        "--input",
+        folder,
+        "--model",
+        small_model,
+        "--batch-size",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def start(name, *more):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_predict
 from PIL import Image
 
+import predict_and_save_json as door
+from fakereal.cli import run_cli
 from fakereal.model.augmentation import STABILITY_RESAVES, resaved_arrays
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import pipeline
@@ -15,7 +16,6 @@ from fakereal.predict.run import PredictConfig, Predictor, complete
 from fakereal.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(32)
-small_model = test_predict.model
 
 
 class Sharpness:
@@ -57,6 +57,10 @@ def run(source: Path, folder: Path, stability: int, batch_size: int = 16, networ
     identity = {"model": "m", "preprocessing": "p", "engine": "keras"}
     predictor = Predictor(network or Sharpness(), PREPROCESSING, DecisionRule(), identity)
     return complete(config, list_images(source), predictor)
+
+
+def run_script(*arguments) -> int:
+    return run_cli(door.main, [str(argument) for argument in arguments])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -108,7 +112,7 @@ def test_the_script_counts_what_is_unstable_and_resumes_what_it_asked(tmp_path, 
     for number in range(6):
         save(tmp_path / f"in/{number}.png", chance.integers(0, 256, (32, 32, 3)))
     options = ["--input", tmp_path / "in", "--model", small_model, "--output", tmp_path / "p.json"]
-    assert test_predict.run(*options, "--stability", "--details", tmp_path / "d.jsonl") == 0
+    assert run_script(*options, "--stability", "--details", tmp_path / "d.jsonl") == 0
     assert "of these unstable" in capsys.readouterr().out
     table = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert all(isinstance(row["stable"], bool) and row["stable"] == (row["flips"] == "") for row in table)

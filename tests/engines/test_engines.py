@@ -11,48 +11,27 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from small_networks import SIZE_PX, built, noise_images, write
 
 import predict_and_save_json as door
 from fakereal.cli import ENGINES
-from fakereal.config import Config, NetworkConfig
+from fakereal.config import NetworkConfig
 from fakereal.engines import engine as engines_engine
 from fakereal.engines import parity
 from fakereal.engines.engine import CacheEntry, open_network
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import EngineRefused, ModelFileError
 from fakereal.model.calibration import DecisionRule
-from fakereal.model.metadata import FOREIGN_NOTE, Metadata
-from fakereal.preprocessing import Preprocessing
+from fakereal.model.metadata import FOREIGN_NOTE
 from fakereal.runtime import start_keras
 
-SIZE_PX = 32
-CNN = NetworkConfig(name="cnn", filters=(4, 8))
 PRETRAINED = ROOT / "models" / "pretrained.h5"
 ENTRY = CacheEntry({".tflite": b"network"}, SIZE_PX, "words", {"pictures": 16})
 
 
-def built(seed, network=CNN, size=SIZE_PX):
-    start_keras()
-    import keras
-
-    from fakereal.model import networks
-
-    keras.utils.set_random_seed(seed)
-    return networks.build(network, size)
-
-
-def write(path, network, size=SIZE_PX, name=CNN):
-    from fakereal.model import model_file
-
-    metadata = Metadata(Config(image_size=size, network=name), Preprocessing(size), DecisionRule(temperature=1.5))
-    model_file.save(path, model_file.Detector(network, metadata))
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A small network with random weights, as train_model.py would save it."""
-    return write(tmp_path_factory.mktemp("model") / "small.h5", built(5))
+@pytest.fixture
+def model(small_model) -> Path:
+    return small_model
 
 
 @pytest.fixture
@@ -66,10 +45,6 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 def without_litert(monkeypatch):
     monkeypatch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], package="no-such-package"))
     monkeypatch.setattr(engines_engine, "FAST", ("litert",))
-
-
-def pictures(count=9, size=SIZE_PX, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 # which engine
@@ -88,14 +63,14 @@ def test_a_fast_engine_gives_the_outputs_of_keras(model, wanted):
     opened = open_network(model, wanted)
     assert opened.engine.startswith({"auto": "litert "}.get(wanted, wanted))
     assert opened.metadata == open_network(model, "keras").metadata
-    expected = open_network(model, "keras").network.p_real(pictures())
-    assert np.abs(opened.network.p_real(pictures()) - expected).max() < 1e-6
+    expected = open_network(model, "keras").network.p_real(noise_images())
+    assert np.abs(opened.network.p_real(noise_images()) - expected).max() < 1e-6
     assert np.ptp(expected) > 1e-3
 
 
 def test_an_output_depends_on_no_other_picture_nor_on_their_number(model):
     network = open_network(model).network
-    images = np.concatenate([pictures(), np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)])
+    images = np.concatenate([noise_images(), np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)])
     together = network.p_real(images)
     order = np.random.default_rng(1).permutation(len(images))
     assert np.array_equal(network.p_real(images[order]), together[order])
@@ -104,7 +79,7 @@ def test_an_output_depends_on_no_other_picture_nor_on_their_number(model):
 
 
 def test_several_threads_may_ask_one_network_at_once(model):
-    network, images = open_network(model).network, pictures(20)
+    network, images = open_network(model).network, noise_images(20)
     expected = network.p_real(images)
     with ThreadPoolExecutor(4) as pool:
         assert all(np.array_equal(found, expected) for found in pool.map(network.p_real, [images] * 12))
@@ -174,10 +149,10 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
         opened = open_network(tmp_path / "foreign.keras", foreign=True)
         assert opened.engine.startswith("litert")
         assert opened.metadata.preprocessing.image_size_px == 48
-        assert opened.load_detector().p_real(pictures(1, size=48)).shape == (1,)
+        assert opened.load_detector().p_real(noise_images(1, size=48)).shape == (1,)
         assert capsys.readouterr().err.count(FOREIGN_NOTE) == 1
-    expected = foreign.predict_on_batch(pictures(size=48).astype(np.float32))[:, 0]
-    assert opened.network.p_real(pictures(size=48)) == pytest.approx(expected, abs=1e-5)
+    expected = foreign.predict_on_batch(noise_images(size=48).astype(np.float32))[:, 0]
+    assert opened.network.p_real(noise_images(size=48)) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ModelFileError, match="--foreign-model takes it"):
         open_network(tmp_path / "foreign.keras")
 
@@ -201,7 +176,7 @@ def test_the_second_run_converts_nothing_and_imports_no_tensorflow(model, own_ca
 
 @pytest.mark.parametrize("damage", ["content", "record", "missing"])
 def test_a_damaged_entry_is_noticed_and_made_anew(model, own_cache, capsys, damage):
-    expected = open_network(model).network.p_real(pictures())
+    expected = open_network(model).network.p_real(noise_images())
     (entry,) = own_cache.iterdir()
     file = entry / ("record.json" if damage == "record" else "network.tflite")
     content = bytearray(file.read_bytes())
@@ -211,7 +186,7 @@ def test_a_damaged_entry_is_noticed_and_made_anew(model, own_cache, capsys, dama
         content[len(content) // 2] ^= 255
         file.write_bytes(content)
     capsys.readouterr()
-    assert np.array_equal(open_network(model).network.p_real(pictures()), expected)
+    assert np.array_equal(open_network(model).network.p_real(noise_images()), expected)
     assert "it will be rebuilt" in capsys.readouterr().err
     assert engines_engine.find_cached(*identity_of(entry)).files
 

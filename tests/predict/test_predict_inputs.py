@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from prediction_sets import Brightness, png, predict, tarred, write, zipped
 
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import containers, pipeline
 from fakereal.predict.inputs import list_images
-from fakereal.predict.results import decide, save
+from fakereal.predict.results import save
 from fakereal.predict.run import report_listing
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
@@ -32,48 +32,8 @@ PREPROCESSING = Preprocessing(32)
 COMPRESSIONS = ("tar", "tar.gz", "tar.bz2", "tar.xz")
 
 
-class Brightness:
-    """A network that calls bright pictures real."""
-
-    def p_real(self, images):
-        return images.mean(axis=(1, 2, 3)) / 255
-
-
-def png(grey: int = 200) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey,) * 3).save(content, "PNG")
-    return content.getvalue()
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return path
-
-
-def tarred(path: Path, members: dict[str, bytes]) -> Path:
-    kind = path.suffix.lstrip(".")
-    with tarfile.open(path, "w:" + (kind if kind != "tar" else "")) as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return path
-
-
 def names_in(*inputs, **options) -> list[str]:
     return [item.name for item in list_images(inputs, **options).items]
-
-
-def predict(listing, network, preprocessing, decision, batch_size):
-    return decide(list(pipeline.predict_batches(listing.items, network, preprocessing, batch_size)), decision)
 
 
 def entries_of(output: Path, *inputs) -> dict[int | str, dict]:

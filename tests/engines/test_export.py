@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_engines import SIZE_PX, built, model, pictures, rows_of, write  # noqa: F401 - `model` is a fixture
+from small_networks import SIZE_PX, built, noise_images, write
 
+import predict_and_save_json as prediction_door
 from fakereal import __main__ as door
 from fakereal.cli import EXPORT_FORMATS, run_cli
 from fakereal.dataset.scan import Record
@@ -24,6 +25,18 @@ PRETRAINED = ROOT / "models" / "pretrained.h5"
 TEXTS = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), flags=re.DOTALL | re.MULTILINE)
 MODULES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@pytest.fixture
+def model(small_model) -> Path:
+    return small_model
+
+
+def rows_of(model, folder, output, *options):
+    details = output.with_suffix(".csv.json")
+    arguments = ["--input", str(folder), "--model", str(model), "--output", str(output), "--details", str(details)]
+    assert prediction_door.main([*arguments, *options]) == 0
+    return json.loads(details.read_text())
 
 
 def example_of(name: str) -> str:
@@ -47,7 +60,7 @@ def labelled(folder: Path, each: int) -> Path:
     for number in range(2 * each):
         path = folder / ("fake", "real")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pictures(1, seed=number)[0] // (4, 1)[number % 2]).save(path)
+        Image.fromarray(noise_images(1, seed=number)[0] // (4, 1)[number % 2]).save(path)
     return folder
 
 
@@ -57,7 +70,9 @@ def sure(sign: int = 1):
     output = network.get_layer("p_real")
     kernel, bias = (each * 0 for each in output.get_weights())
     output.set_weights([kernel + 1 / len(kernel), bias])
-    p_real = [network.predict_on_batch(images.astype(np.float32)).mean() for images in (pictures() // 4, pictures())]
+    p_real = [
+        network.predict_on_batch(images.astype(np.float32)).mean() for images in (noise_images() // 4, noise_images())
+    ]
     dark, bright = np.log(p_real) - np.log1p(-np.array(p_real))
     slope = sign * 8 / (bright - dark)
     output.set_weights([kernel + slope / len(kernel), bias - slope * (dark + bright) / 2])
@@ -69,19 +84,19 @@ def test_every_format_can_be_asked_for():
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
-def test_what_is_written_gives_the_outputs_of_the_model(model, tmp_path, name, capsys):  # noqa: F811
+def test_what_is_written_gives_the_outputs_of_the_model(model, tmp_path, name, capsys):
     pytest.importorskip(MODULES[name])
     suffixes = RUNTIMES[name].suffixes
     output = tmp_path / f"detector{suffixes[0]}"
     assert export(model, "--format", name, "--output", output) == 0
     assert "verified: p_real differs from Keras by at most" in capsys.readouterr().out
     files = {suffix: output.with_suffix(suffix).read_bytes() for suffix in suffixes}
-    expected = open_network(model, "keras").network.p_real(pictures())
-    assert ConvertedNetwork(RUNTIMES[name], files, SIZE_PX).p_real(pictures()) == pytest.approx(expected, abs=1e-6)
+    expected = open_network(model, "keras").network.p_real(noise_images())
+    assert ConvertedNetwork(RUNTIMES[name], files, SIZE_PX).p_real(noise_images()) == pytest.approx(expected, abs=1e-6)
     assert len(list(tmp_path.iterdir())) == len(suffixes) + 1
 
 
-def test_the_card_says_all_that_others_need(model, tmp_path):  # noqa: F811
+def test_the_card_says_all_that_others_need(model, tmp_path):
     output = tmp_path / "detector.tflite"
     assert export(model, "--format", "litert", "--output", output) == 0
     card = json.loads((tmp_path / "detector.tflite.json").read_text())
@@ -110,18 +125,18 @@ def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path):
         (["--format", "litert", "--data", "."], "--int8 and --data DIR go together"),
     ],
 )
-def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys):  # noqa: F811
+def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys):
     assert export(model, *options) == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys):  # noqa: F811
+def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(RUNTIMES, "onnx", dataclasses.replace(RUNTIMES["onnx"], package="no-such-package"))
     assert export(model, "--format", "onnx", "--output", tmp_path / "x.onnx") == 2
     assert "package no-such-package is not installed: pip install -r requirements-export.txt" in capsys.readouterr().err
 
 
-def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):  # noqa: F811
+def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):
     from fakereal.engines import conversion
 
     other, real = built(8), conversion.convert
@@ -131,7 +146,7 @@ def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_needs_enough_pictures_to_judge_it(model, tmp_path, capsys):  # noqa: F811
+def test_int8_needs_enough_pictures_to_judge_it(model, tmp_path, capsys):
     data = labelled(tmp_path / "data", 10)
     assert export(model, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
     assert "expected at least 200 images there, got" in capsys.readouterr().err
@@ -171,7 +186,7 @@ def test_int8_is_written_where_it_keeps_the_labels(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, capsys, monkeypatch):
     from fakereal.engines import conversion
 
     other, real = sure(-1), conversion.convert
@@ -192,7 +207,7 @@ def test_the_example_also_decides_where_the_network_is_sure_to_the_last_bit(tmp_
     output.set_weights([kernel, bias - 200])
     path = write(tmp_path / "sure.h5", network)
     assert export(path, "--format", "litert", "--output", tmp_path / "detector.tflite") == 0
-    Image.fromarray(pictures(1)[0]).save(tmp_path / "photo.png")
+    Image.fromarray(noise_images(1)[0]).save(tmp_path / "photo.png")
     found = told(example_of("litert"), tmp_path, "photo.png")
     assert (found["p_real"], found["prediction"]) == (0.0, "fake")
     assert 0.999 < found["calibrated_p_fake"] < 1

@@ -13,9 +13,8 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
-import test_predict
 from PIL import Image
-from test_predict_inputs import png, tarred, write
+from prediction_sets import png, tarred, write
 
 import predict_and_save_json as door
 from fakereal.cli import run_cli
@@ -33,7 +32,6 @@ from fakereal.preprocessing import Preprocessing
 
 IDENTITY = {"model": "a" * 64, "preprocessing": "p", "engine": "keras"}
 BATCH = 4
-small_model = test_predict.model
 
 
 class Stopping:
@@ -426,7 +424,7 @@ def kill_until_done(command: list[str], kills: int, longest_s: float, chance: ra
     """Starts a program again and again, killed after a random time; returns its exit code and how often it was."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(door.__file__).parent), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     killed = 0
     while True:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_predict_inputs import predict
+from prediction_sets import Brightness, predict
 
 import predict_and_save_json as door
 from fakereal.cli import run_cli
@@ -22,21 +22,9 @@ from fakereal.predict.inputs import list_images
 from fakereal.predict.results import details_of, save
 from fakereal.predict.run import DEFAULT_MODELS, with_threshold
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import start_keras
 
 SIZE_PX = 32
 PREPROCESSING = Preprocessing(SIZE_PX)
-
-
-class Brightness:
-    """A network that calls bright pictures real; remembers the shapes it saw."""
-
-    def __init__(self):
-        self.shapes = []
-
-    def p_real(self, images):
-        self.shapes.append(images.shape)
-        return images.mean(axis=(1, 2, 3)) / 255
 
 
 def paint(path: Path, grey: int = 200, size=(20, 10)) -> Path:
@@ -67,21 +55,9 @@ def rows_of(folder: Path, **options) -> dict[str, dict]:
     return {row["image"]: row for row in map(details_of, predicted(folder, **options))}
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """A small network with random weights, as train_model.py would save it."""
-    start_keras()
-    import keras
-
-    from fakereal.config import Config, NetworkConfig
-    from fakereal.model import model_file, networks
-
-    keras.utils.set_random_seed(5)
-    config = Config(image_size=SIZE_PX, network=NetworkConfig(name="cnn", filters=(4, 8)))
-    metadata = model_file.Metadata(config, PREPROCESSING, DecisionRule(temperature=1.5, band=(0.49, 0.51)))
-    path = tmp_path_factory.mktemp("model") / "small.h5"
-    model_file.save(path, model_file.Detector(networks.build(config.network, SIZE_PX), metadata))
-    return path
+@pytest.fixture
+def model(small_model) -> Path:
+    return small_model
 
 
 @pytest.fixture
@@ -147,7 +123,9 @@ def test_folders_pipes_and_dead_links_named_like_pictures_keep_their_places(tmp_
     (tmp_path / "in/5.png").symlink_to("5.png")
     reasons = [entry.get("error", "") for entry in entries_of(tmp_path / "in")]
     assert reasons[0] == ""
-    for reason, word in zip(reasons[1:], ("a folder", "a pipe", "a link to a missing file", "symbolic links"), strict=True):
+    for reason, word in zip(
+        reasons[1:], ("a folder", "a pipe", "a link to a missing file", "symbolic links"), strict=True
+    ):
         assert word in reason
 
 
