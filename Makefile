@@ -1,4 +1,4 @@
-# `make` lists what there is. Everything runs in .venv, which is made once and renewed when the requirements change.
+# `make` lists the targets. Everything runs in .venv, which is created once and updated when the requirements change.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -8,19 +8,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-# Two test files at a time: much of a test is one thread that starts something, or waits. Files stay whole, as fixtures
-# that train or serve are shared by the tests of one.
+# Two test files at a time, since many tests start a process or wait. Files stay whole: the tests of a file share
+# fixtures that train or serve.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format pretrained clean
+.PHONY: help setup demo test test-all lint format docs pretrained clean
 
-help:  ## list what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
 
-setup: $(READY)  ## make .venv with all that is needed
+setup: $(READY)  ## create .venv with the requirements
 
-demo: $(READY)  ## set up, then clean, train and predict on a small set made on the spot
+demo: $(READY)  ## set up, then clean, train and predict on a small generated set
 	@test ! -f demo/test_truth.json || rm -rf demo
 	$(BIN)/python -m fakereal demo demo --run
 
@@ -34,14 +34,17 @@ lint: $(READY_DEV)  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY_DEV)  ## mend what ruff can mend
+format: $(READY_DEV)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# 1 means done, but some pictures were left out: CIFAKE has test pictures that are copies of training ones.
+docs: $(READY)  ## write the option tables of the docs from --help and fakereal/config.py
+	$(BIN)/python -m tools.update_docs
+
+# 1 means done, but some images were left out: CIFAKE has test images that are copies of training ones.
 LEFT_OUT = test $$? -eq 1
 
-pretrained: models/pretrained_start.h5  ## train the shipped detector anew: SETS=DIR holds the unpacked image sets (hours)
+pretrained: models/pretrained_start.h5  ## train the shipped detector again: SETS=DIR holds the unpacked image sets (hours)
 	$(BIN)/python train_model.py --config configs/pretrained.yaml --data $(ASSEMBLED) \
 	    --weights $< --output models/pretrained.h5 || $(LEFT_OUT)
 
