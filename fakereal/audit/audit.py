@@ -67,6 +67,28 @@ _ADVICE = {
     "tiny": "find larger versions, or delete them if other images are large",
     "odd_shaped": "crop them: a network sees a square",
 }
+_DUPLICATES = (  # kind, across what, whether it is serious, what it is, what to do
+    (
+        *("identical", "classes", True),
+        "identical images in both classes, {groups}: one label of each group is wrong",
+        "delete the wrong one (report.html shows them); until then training leaves all of them out",
+    ),
+    (
+        *("near", "classes", False),
+        "near-copies in both classes, {groups}",
+        "check them: a wrong label, or an original and its manipulation, which may stay",
+    ),
+    (
+        *("identical", "splits", True),
+        "identical images in several splits, {groups}: the test can be memorized",
+        "delete those in val and test; until then training leaves them out there",
+    ),
+    (
+        *("near", "splits", True),
+        "near-copies in several splits, {groups}: the test is easier than it should be",
+        "delete those in val and test: training warns, but keeps a split that the folders give",
+    ),
+)
 _SERIOUS_PROBLEMS = ("unreadable", "truncated", "unused")
 _EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -341,37 +363,18 @@ def label_error_findings(tree: dict[str, Any], commands: Sequence[str]) -> list[
 
 
 def _duplicate_findings(audit: Audit) -> Iterator[Finding]:
-    root = audit.dataset.root
-
-    def clusters_of(kind: str, across: str) -> list[Cluster]:
-        return [c for c in audit.clusters if c.kind == kind and getattr(c, f"across_{across}")]
-
-    if clusters := clusters_of("identical", "classes"):
-        what = f"identical images in both classes, {_groups_text(clusters, root)}: one label of each group is wrong"
-        advice = "delete the wrong one (report.html shows them); until then training leaves all of them out"
-        yield Finding("identical_across_classes", True, what, _image_count(clusters), advice)
-    if clusters := clusters_of("near", "classes"):
-        what = f"near-copies in both classes, {_groups_text(clusters, root)}"
-        advice = "check them: a wrong label, or an original and its manipulation, which may stay"
-        yield Finding("near_across_classes", False, what, _image_count(clusters), advice)
-    if clusters := clusters_of("identical", "splits"):
-        what = f"identical images in several splits, {_groups_text(clusters, root)}: the test can be memorized"
-        advice = "delete those in val and test; until then training leaves them out there"
-        yield Finding("identical_across_splits", True, what, _image_count(clusters), advice)
-    if clusters := clusters_of("near", "splits"):
-        what = f"near-copies in several splits, {_groups_text(clusters, root)}: the test is easier than it should be"
-        advice = "delete those in val and test: training warns, but keeps a split that the folders give"
-        yield Finding("near_across_splits", True, what, _image_count(clusters), advice)
+    for kind, across, serious, what, advice in _DUPLICATES:
+        clusters = [c for c in audit.clusters if c.kind == kind and getattr(c, f"across_{across}")]
+        if clusters:
+            what = what.format(groups=_groups_text(clusters, audit.dataset.root))
+            images = sum(len(cluster.records) for cluster in clusters)
+            yield Finding(f"{kind}_across_{across}", serious, what, images, advice)
 
 
 def _groups_text(clusters: Sequence[Cluster], root: Path) -> str:
     """Return the number of groups, and the first two images of the first one."""
     first = " and ".join(relative_name(record.path, root) for record in clusters[0].records[:2])
     return f"{len(clusters):,} group{'s' if len(clusters) > 1 else ''} (such as {first})"
-
-
-def _image_count(clusters: list[Cluster]) -> int:
-    return sum(len(cluster.records) for cluster in clusters)
 
 
 def _file_findings(audit: Audit) -> Iterator[Finding]:

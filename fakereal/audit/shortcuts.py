@@ -371,8 +371,9 @@ def file_verdict(result: ProbeResult) -> str:
         return f"part of a class is a shortcut: {result.partial[0]} (all files: {_auc_text(result)})"
     if result.is_inconclusive:
         return f"no shortcut found, but {result.images} images are too few to rule one out ({_auc_text(result)})"
-    power = "hardly tell" if result.interval[0] > 0.5 else "can't tell"
-    return f"no shortcut found: format, size and metadata alone {power} fake from real ({_auc_text(result)}; 0.50 is chance)"
+    verb = "hardly tell" if result.interval[0] > 0.5 else "can't tell"
+    found = f"format, size and metadata alone {verb} fake from real"
+    return f"no shortcut found: {found} ({_auc_text(result)}; 0.50 is chance)"
 
 
 def pixel_verdict(result: ProbeResult) -> str:
