@@ -5,7 +5,7 @@ scaling, crops and color in random order and number, for both classes alike, aft
 1912.11035) and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `transform_geometry` then flips, turns and
 shifts the array that the network is about to see.
 
-Evaluation: `RESAVES` names the fixed re-saves; `resaved_arrays` applies some of them to a file.
+Evaluation: `RESAVES` names the fixed re-saves; `resaved_views` applies some of them to a file.
 """
 
 from __future__ import annotations
@@ -207,10 +207,10 @@ STABILITY_RESAVES = REPORT_RESAVES[1:]
 _FULL_PX = 2048  # JPEGs are decoded at a reduced scale of at least twice that many pixels each way
 
 
-def resaved_arrays(
+def resaved_views(
     source: bytes, preprocessing: Preprocessing, names: Sequence[str] = STABILITY_RESAVES
-) -> Iterator[np.ndarray]:
-    """Yield what the network sees of an image after each re-save: uint8 (S, S, 3).
+) -> Iterator[list[np.ndarray]]:
+    """Yield what the network sees of an image after each re-save: its views, uint8 (S, S, 3).
 
     Args:
         source: the file's content.
@@ -222,4 +222,4 @@ def resaved_arrays(
     """
     image, _ = decode(source, max(_FULL_PX, preprocessing.decode_px))
     for name in names:
-        yield preprocessing.array(RESAVES[name].apply(image))
+        yield preprocessing.views(RESAVES[name].apply(image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,14 @@ def logits(p: np.ndarray) -> np.ndarray:
     """Returns log(p / (1 - p)), finite also for 0 and 1."""
     clipped = np.clip(np.asarray(p, dtype=np.float64), _EPSILON, 1.0 - _EPSILON)
     return np.log(clipped) - np.log1p(-clipped)
+
+
+def combine_views(p_real: Sequence[float]) -> float:
+    """Return p_real of an image from that of its views: the sigmoid of their mean logit; an invalid one as it is."""
+    invalid = next((p for p in p_real if not 0.0 <= p <= 1.0), None)  # NaN too
+    if invalid is not None or len(p_real) == 1:
+        return float(p_real[0] if invalid is None else invalid)
+    return float(1.0 / (1.0 + np.exp(-np.mean(logits(np.asarray(p_real))))))
 
 
 def calibrate(p_real: np.ndarray, temperature: float) -> np.ndarray:

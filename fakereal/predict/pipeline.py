@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -27,8 +28,8 @@ from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 from fakereal.model import calibration
-from fakereal.model.augmentation import resaved_arrays
-from fakereal.model.calibration import DECIMALS, DecisionRule
+from fakereal.model.augmentation import resaved_views
+from fakereal.model.calibration import DECIMALS, DecisionRule, combine_views
 from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
 from fakereal.predict.inputs import Stamp
 from fakereal.preprocessing import Preprocessing
@@ -84,7 +85,17 @@ class DecodedImage:
     """An image that was decoded, or could not be."""
 
     prediction: RawPrediction  # still without the network's output
-    arrays: tuple[np.ndarray, ...] = ()  # uint8 (S, S, 3): the image and its variants; empty: unreadable
+    versions: tuple[tuple[np.ndarray, ...], ...] = ()  # the image, then its variants; empty: unreadable
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The views of all versions, uint8 (S, S, 3); an image's own whole view comes first."""
+        return [view for views in self.versions for view in views]
+
+    def combined(self, p_real: Iterable[float]) -> list[float]:
+        """Return p_real of each version from the outputs for all arrays, in their order."""
+        outputs = iter(p_real)
+        return [combine_views([next(outputs) for _ in views]) for views in self.versions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +103,13 @@ class Batch:
     """Decoded images and, for the readable ones, what the network computes."""
 
     decoded: list[DecodedImage]
-    arrays: list[np.ndarray]  # uint8 (batch_size, S, S, 3), the last padded with black; one unless there are variants
+    arrays: list[np.ndarray]  # uint8 (batch_size, S, S, 3), the last padded with black; mostly one
 
     def predictions(self, p_real: Iterable[float]) -> Iterator[RawPrediction]:
         """Yield a prediction for each decoded image; `p_real` are the outputs for all arrays, in their order."""
         outputs = iter(p_real)
         for image in self.decoded:
-            own = [next(outputs) for _ in image.arrays]
+            own = image.combined(outputs)
             yield with_output(image.prediction, *own) if own else image.prediction
 
 
@@ -121,6 +132,8 @@ def predict_batches(
         preprocessing: the model's.
         batch_size: images per batch.
         variants: names of `augmentation.RESAVES`, each of which costs as much as the image itself.
+
+    Where the preprocessing cuts crops, an image's p_real comes from the mean logit of its views.
     """
     with closing(decode_batches(items, preprocessing, batch_size, variants)) as batches:
         for batch in batches:
@@ -132,9 +145,7 @@ def decode_batches(
 ) -> Generator[Batch]:
     """Decode the items in order, in threads, and yield them in batches; close the generator to end the threads."""
     decoded = _decode_ahead(items, preprocessing, batch_size, variants)
-    images_per_batch = max(1, batch_size // (1 + len(variants)))
-    groups = _group(decoded, images_per_batch)
-    yield from _in_background(Batch(group, _stack(group, batch_size)) for group in groups)
+    yield from _in_background(Batch(group, _stack(group, batch_size)) for group in _group(decoded, batch_size))
 
 
 def worker_count() -> int:
@@ -165,7 +176,7 @@ def _decode_ahead(
 ) -> Iterator[DecodedImage]:
     """Decode in threads (Pillow releases the GIL), in order, a bounded number of files ahead."""
     items = iter(items)
-    max_pending = batch_size // (1 + len(variants)) + worker_count()
+    max_pending = batch_size // ((1 + len(variants)) * (1 + preprocessing.crops)) + worker_count()
     pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="decode")
     try:
         pending: deque[tuple[Future[DecodedImage], int]] = deque()
@@ -211,9 +222,10 @@ def _decode(
         source = item.open() if content is None else content
         if not isinstance(source, bytes):
             source = read_bytes(source)
-        image, info = preprocessing.read_with_info(source)
-        others = resaved_arrays(source, preprocessing, variants) if variants else ()
-        return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), (image, *others))
+        image, info = decode(source, preprocessing.decode_px)
+        others = resaved_views(source, preprocessing, variants) if variants else ()
+        versions = tuple(map(tuple, (preprocessing.views(image), *others)))
+        return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), versions)
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others
@@ -221,16 +233,16 @@ def _decode(
     return DecodedImage(RawPrediction(item, error=reason))
 
 
-def _group(decoded: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:
-    """Yield lists with `size` readable images each and the unreadable ones in between; fewer where these are many."""
+def _group(decoded: Iterable[DecodedImage], batch_size: int) -> Iterator[list[DecodedImage]]:
+    """Yield lists of images whose arrays fill a batch, unreadable images in between; one alone may need more."""
     group: list[DecodedImage] = []
-    readable = 0
+    count = 0
     for image in decoded:
-        group.append(image)
-        readable += bool(image.arrays)
-        if readable == size or len(group) >= _MAX_BATCHES_PER_GROUP * size:
+        if group and (count + len(image.arrays) > batch_size or len(group) >= _MAX_BATCHES_PER_GROUP * batch_size):
             yield group
-            group, readable = [], 0
+            group, count = [], 0
+        group.append(image)
+        count += len(image.arrays)
     if group:
         yield group
 
@@ -302,8 +314,10 @@ class Overlays:
                     prediction for prediction, image in zip(predictions, batch.decoded, strict=True) if image.arrays
                 ]
                 evidence = [each for explanation in explanations for each in explanation.evidence]
+                counts = [len(image.arrays) for image in batch.decoded if image.arrays]
+                whole_views = [evidence[end - count] for end, count in zip(accumulate(counts), counts, strict=True)]
                 # `list` raises the threads' errors: a full disk must stop the run.
-                list(pool.map(self._write, readable, evidence[:: 1 + len(variants)]))
+                list(pool.map(self._write, readable, whole_views))
                 yield from predictions
 
     def _write(self, prediction: RawPrediction, evidence: np.ndarray) -> None:

@@ -27,12 +27,12 @@ from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.model import calibration
-from fakereal.model.augmentation import STABILITY_RESAVES, resaved_arrays
+from fakereal.model.augmentation import STABILITY_RESAVES, resaved_views
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.heatmap import seen_part
 from fakereal.model.metadata import Metadata
 from fakereal.predict.inputs import Item
-from fakereal.predict.pipeline import RawPrediction, with_output
+from fakereal.predict.pipeline import DecodedImage, RawPrediction, with_output
 from fakereal.predict.results import PredictionResult, decide
 from fakereal.predictions_json import key_of_file
 from fakereal.preprocessing import Preprocessing
@@ -92,7 +92,8 @@ def start_predictor(
         card: the model card, Markdown.
     """
     limits, metrics = limits or Limits(), Metrics()
-    worker = Worker(network, preprocessing.image_size_px, limits.queue, metrics.batch.observe)
+    queue = limits.queue * (1 + preprocessing.crops)  # each view counts as an image
+    worker = Worker(network, preprocessing.image_size_px, queue, metrics.batch.observe)
     metrics.watch_queue(lambda: worker.admitted)
     pool = ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
     worker.start()
@@ -181,10 +182,9 @@ class Analysis:
 class _Decoded:
     """What a decoding thread made of one upload."""
 
-    raw: RawPrediction
+    image: DecodedImage  # with its re-saved variants, if asked for
     file_bytes: int
     preview: Image.Image | None
-    arrays: tuple[np.ndarray, ...]  # of the image, then of its variants; empty where it could not be read
 
 
 @dataclass(frozen=True)
@@ -210,20 +210,24 @@ class Analyzer:
             TooSlowError: not done within Limits.timeout_s.
         """
         deadline = time.monotonic() + self.limits.timeout_s
-        images_each = 1 + len(STABILITY_RESAVES) * stability
+        images_each = (1 + self.preprocessing.crops) * (1 + len(STABILITY_RESAVES) * stability)
         with self.worker.admit(images_each * len(uploads)) as admission:
             decodings = [self.pool.submit(self._decode, upload, explain, stability) for upload in uploads]
             submitted: list[tuple[_Decoded, list[Future[Output]]]] = []
             try:
                 for decoded in _results(decodings, deadline):
-                    submitted.append((decoded, [admission.submit(array, explain) for array in decoded.arrays]))
-                return [self._analysis(decoded, list(_results(outputs, deadline))) for decoded, outputs in submitted]
+                    arrays = decoded.image.arrays
+                    submitted.append(
+                        (decoded, [admission.submit(array, explain and not n) for n, array in enumerate(arrays)])
+                    )
+                    admission.skip(images_each - len(arrays))
+                return [self._analysis(decoded, list(_results(each, deadline))) for decoded, each in submitted]
             except FutureTimeoutError as error:
                 raise TooSlowError(
                     f"not answered within {self.limits.timeout_s:.0f} s, as the server is too busy: try again"
                 ) from error
             finally:
-                for future in (*decodings, *(output for _, outputs in submitted for output in outputs)):
+                for future in (*decodings, *(output for _, each in submitted for output in each)):
                     future.cancel()  # no effect on those that are done
 
     def _decode(self, upload: Upload, explain: bool, stability: bool) -> _Decoded:
@@ -232,13 +236,12 @@ class Analyzer:
         try:
             self._check_pixels(upload.content)
             image, info = decode(upload.content, self.preprocessing.decode_px)
-            arrays = [self.preprocessing.array(image)]
-            if stability:
-                arrays += resaved_arrays(upload.content, self.preprocessing)
+            variants = resaved_views(upload.content, self.preprocessing) if stability else ()
+            versions = tuple(map(tuple, (self.preprocessing.views(image), *variants)))
             preview = seen_part(image, self.preprocessing) if explain else None
-            return _Decoded(RawPrediction(item, info, origin=origin), file_bytes, preview, tuple(arrays))
+            return _Decoded(DecodedImage(RawPrediction(item, info, origin=origin), versions), file_bytes, preview)
         except ImageRefused as error:
-            return _Decoded(RawPrediction(item, error=one_line(error), origin=origin), file_bytes, None, ())
+            return _Decoded(DecodedImage(RawPrediction(item, error=one_line(error), origin=origin)), file_bytes, None)
 
     def _check_pixels(self, content: bytes) -> None:
         pixels = image_metadata.header_pixel_count(content)
@@ -247,7 +250,8 @@ class Analyzer:
             raise ImageRefused("too_large", f"expected at most {limit:.0f} megapixels, got {pixels / 1e6:.0f}")
 
     def _analysis(self, decoded: _Decoded, outputs: Sequence[Output]) -> Analysis:
-        raw = with_output(decoded.raw, outputs[0].p_real) if outputs else decoded.raw
+        p_real = decoded.image.combined(output.p_real for output in outputs)
+        raw = with_output(decoded.image.prediction, p_real[0]) if outputs else decoded.image.prediction
         result = decide([raw], self.decision)[0]
         if raw.p_real is None:
             return Analysis(result, decoded.file_bytes)
@@ -257,7 +261,7 @@ class Analyzer:
             decoded.preview,
             outputs[0].evidence,
             float(calibration.calibrated_p_fake(np.float64(raw.p_real), self.decision)),
-            self._variants(np.array([output.p_real for output in outputs[1:]], np.float64)),
+            self._variants(np.array(p_real[1:], np.float64)),
         )
 
     def _variants(self, p_real: np.ndarray) -> tuple[Variant, ...]:
@@ -441,6 +445,11 @@ class Admission:
         self._left -= 1
         self._worker._enqueue(image)
         return image.output
+
+    def skip(self, count: int) -> None:
+        """Say that so many of the admitted images will not come, so that no batch waits for them."""
+        self._left -= count
+        self._worker._release(0, count)
 
     def __enter__(self) -> Admission:
         return self

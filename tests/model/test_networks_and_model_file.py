@@ -106,7 +106,7 @@ def change_metadata(path, change):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda tree: tree.update(preprocessing="fakereal-preprocessing/9 size=32"), "train it anew"),
+        (lambda tree: tree.update(preprocessing="fakereal-preprocessing/9 size=32"), "train it again"),
         (lambda tree: tree.update(format=99), "update fakereal"),
         (lambda tree: tree.pop("decision"), "found damaged ones"),
         (lambda tree: tree["config"]["network"].update(name="__import__('os')"), "a setting unknown here"),

@@ -203,9 +203,9 @@ def test_decoding_goes_on_while_the_network_computes(tmp_path):
     decoded, decoded_meanwhile = [], []
 
     class Counting(Preprocessing):
-        def read_with_info(self, source):
-            decoded.append(source)
-            return super().read_with_info(source)
+        def views(self, image):
+            decoded.append(image)
+            return super().views(image)
 
     class Slow(Brightness):
         def p_real(self, images):

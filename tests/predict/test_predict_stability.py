@@ -8,7 +8,7 @@ from PIL import Image
 
 import predict_and_save_json as door
 from fakereal.cli import run_cli
-from fakereal.model.augmentation import STABILITY_RESAVES, resaved_arrays
+from fakereal.model.augmentation import STABILITY_RESAVES, resaved_views
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import list_images
@@ -102,7 +102,12 @@ def test_the_outputs_are_those_of_the_resaved_files(pictures):
     network = Sharpness()
     found = list(pipeline.predict_batches(items, network, PREPROCESSING, 8, STABILITY_RESAVES[:3]))
     for outcome in (found[0], found[1], found[3]):
-        again = np.stack(list(resaved_arrays(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_RESAVES[:3])))
+        again = np.stack(
+            [
+                views[0]
+                for views in resaved_views(outcome.item.open().read_bytes(), PREPROCESSING, STABILITY_RESAVES[:3])
+            ]
+        )
         assert outcome.variants_p_real == tuple(round(float(p), 6) for p in network.p_real(again))
     assert found[2].variants_p_real == ()
 
