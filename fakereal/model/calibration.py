@@ -1,4 +1,8 @@
-"""From p_real, the network's output, to labels and verdicts: pure arrays, the threshold apart from the model."""
+"""From p_real, the network's output, to labels and verdicts; and how that decision rule is fitted on validation images.
+
+The rule is a temperature (calibrated p = sigmoid(logit(p) / temperature)), a threshold on the calibrated p_fake and an
+uncertainty band around it. Everything here works on plain arrays. Never fit on test images.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,29 @@ from fakereal.labels import FAKE, NAMES, REAL
 UNCERTAIN = "uncertain"
 
 DECIMALS = 6
-"""Digits kept of every probability: float32 has no more, and what is written is then what was decided on."""
+"""Decimals kept of every probability: float32 has no more, and decisions then use exactly what is written."""
 
-_EPSILON = 1e-7  # keeps logits finite where a network is sure to the last bit
+CERTAIN_ACCURACY = 0.95
+"""Share of correct verdicts that the fitted band guarantees on the validation images outside it, where possible."""
+
+_EPSILON = 1e-7  # keeps logits finite for outputs of exactly 0 or 1
+_TEMPERATURES = (0.05, 20.0)
+_BAND_WIDTHS = np.arange(0.01, 0.99, 0.01)  # as shares of the distance from the threshold to 0 and to 1
+_MIN_OUTSIDE = 0.1  # of the images: a model that is uncertain about nearly everything is of no use
+_SAME = 1e-6  # probabilities closer than this count as equal: prediction rounds to as many decimals
 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How probabilities become labels and verdicts; chosen on validation pictures, kept in the model file."""
+    """How probabilities become labels and verdicts; fitted on validation images, stored in the model file."""
 
     threshold: float = 0.5  # fake where the calibrated p_fake is at least this, 0..1
-    temperature: float = 1.0  # calibrated p = sigmoid(logit(p) / temperature), above 0; 1 leaves p as it is
+    temperature: float = 1.0  # above 0; 1 leaves probabilities as they are, more makes them less confident
     band: tuple[float, float] = (0.5, 0.5)  # "uncertain" where low < calibrated p_fake < high
 
 
 def logits(p: np.ndarray) -> np.ndarray:
-    """Returns log(p / (1 - p)), finite also for 0 and 1."""
+    """Return log(p / (1 - p)), finite also for 0 and 1."""
     clipped = np.clip(np.asarray(p, dtype=np.float64), _EPSILON, 1.0 - _EPSILON)
     return np.log(clipped) - np.log1p(-clipped)
 
@@ -42,57 +53,47 @@ def combine_views(p_real: Sequence[float]) -> float:
 
 
 def calibrate(p_real: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns p_real after temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+    """Return p_real after temperature scaling (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
         p_real: network outputs, 0..1, any shape.
-        temperature: above 0; larger than 1 makes the probabilities less sure.
+        temperature: above 0.
     """
     return 1.0 / (1.0 + np.exp(-logits(p_real) / temperature))
 
 
 def calibrated_p_fake(p_real: np.ndarray, decision: DecisionRule) -> np.ndarray:
-    """Returns the calibrated probability of fake, 0..1."""
+    """Return the calibrated probability of fake, 0..1."""
     return 1.0 - calibrate(p_real, decision.temperature)
 
 
 def labels(p_real: np.ndarray, decision: DecisionRule) -> np.ndarray:
-    """Returns the label of each, 0 fake or 1 real."""
+    """Return the predicted labels, 0 fake or 1 real."""
     return np.where(calibrated_p_fake(p_real, decision) >= decision.threshold, FAKE, REAL)
 
 
 def verdicts(p_real: np.ndarray, decision: DecisionRule) -> list[str]:
-    """Returns `fake`, `real` or, inside the band, `uncertain` for each."""
+    """Return `fake`, `real` or, inside the band, `uncertain` for each output (n,)."""
     p_fake = calibrated_p_fake(p_real, decision)
     low, high = decision.band
     inside = (p_fake > low) & (p_fake < high)
     return [
-        UNCERTAIN if unsure else NAMES[label] for unsure, label in zip(inside, labels(p_real, decision), strict=True)
+        UNCERTAIN if uncertain else NAMES[label]
+        for uncertain, label in zip(inside, labels(p_real, decision), strict=True)
     ]
 
 
 def confidence(p_real: np.ndarray, decision: DecisionRule) -> np.ndarray:
-    """Returns the calibrated probability of the label that `labels` gives, 0..1."""
+    """Return the calibrated probability of the predicted label, 0..1."""
     p_fake = calibrated_p_fake(p_real, decision)
     return np.where(labels(p_real, decision) == FAKE, p_fake, 1.0 - p_fake)
 
 
-# ---- Chooses temperature, threshold and uncertainty band on validation pictures; never on test ones.
-
-CERTAIN_ACCURACY = 0.95
-"""Outside the uncertainty band at least this share of the validation verdicts is right, where that can be reached."""
-
-_TEMPERATURES = (0.05, 20.0)
-_BAND_WIDTHS = np.arange(0.01, 0.99, 0.01)  # shares of the way from the threshold to 0 and to 1
-_LEAST_OUTSIDE = 0.1  # a detector that is not sure even of a tenth is no better for calling everything uncertain
-_SAME = 1e-6  # probabilities closer than this are the same: prediction rounds to as many digits
-
-
 def fit_decision_rule(labels: np.ndarray, p_real: np.ndarray) -> DecisionRule:
-    """Returns the decision that validation labels and network outputs speak for.
+    """Return the decision rule that fits validation images best.
 
     Args:
-        labels: int (n,), 0 fake, 1 real; both classes must be there.
+        labels: int (n,), 0 fake, 1 real; both classes must occur.
         p_real: network outputs, float (n,).
     """
     temperature = fit_temperature(labels, p_real)
@@ -102,10 +103,9 @@ def fit_decision_rule(labels: np.ndarray, p_real: np.ndarray) -> DecisionRule:
 
 
 def fit_temperature(labels: np.ndarray, p_real: np.ndarray) -> float:
-    """Returns the temperature of the lowest log loss (Guo et al. 2017, arXiv 1706.04599), 0.05..20.
+    """Return the temperature of the lowest log loss, 0.05..20 (Guo et al. 2017, arXiv 1706.04599).
 
-    The targets are smoothed after Platt (1999): a few pictures that are all right would otherwise be reason enough for
-    near-certainty about everything.
+    The targets are smoothed after Platt (1999), or a few images that are all correct would justify near-certainty.
     """
     reals = labels == REAL
     target = np.where(reals, (reals.sum() + 1) / (reals.sum() + 2), 1 / ((~reals).sum() + 2))
@@ -119,10 +119,10 @@ def fit_temperature(labels: np.ndarray, p_real: np.ndarray) -> float:
 
 
 def choose_threshold(labels: np.ndarray, p_fake: np.ndarray) -> float:
-    """Returns 0.5, unless another threshold is right about clearly more pictures.
+    """Return 0.5, or the most accurate threshold where that is clearly better.
 
-    The best threshold on a few hundred pictures is mostly chance; it is taken only where it beats 0.5 by more than
-    one standard error of the accuracy at 0.5. One that calls all pictures alike is never taken.
+    The best threshold on a few hundred images is mostly chance, so it must beat 0.5 by more than one standard error of
+    the accuracy at 0.5. A threshold that gives all images one label is never chosen.
 
     Args:
         labels: int (n,).
@@ -130,34 +130,34 @@ def choose_threshold(labels: np.ndarray, p_fake: np.ndarray) -> float:
     """
     order = np.argsort(p_fake)
     ordered, reals = p_fake[order], labels[order] == REAL
-    # With the threshold between k-1 and k, the k pictures below are called real and those above fake.
-    right = np.cumsum(reals)[:-1] + np.cumsum(~reals[::-1])[::-1][1:]
+    # With a threshold between k-1 and k, the k images below are called real and those above fake
+    correct = np.cumsum(reals)[:-1] + np.cumsum(~reals[::-1])[::-1][1:]
     possible = np.flatnonzero(np.diff(ordered) > _SAME)
     if not len(possible):
         return 0.5
     at_half = np.mean((p_fake >= 0.5) == (labels != REAL))
     cuts = (ordered[possible] + ordered[possible + 1]) / 2
-    best = np.flatnonzero(right[possible] == right[possible].max())
+    best = np.flatnonzero(correct[possible] == correct[possible].max())
     chosen = best[np.argmin(np.abs(cuts[best] - 0.5))]
     error = np.sqrt(at_half * (1 - at_half) / len(labels))
-    return float(cuts[chosen]) if right[possible][chosen] / len(labels) > at_half + error else 0.5
+    return float(cuts[chosen]) if correct[possible][chosen] / len(labels) > at_half + error else 0.5
 
 
 def choose_band(labels: np.ndarray, p_fake: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Returns the narrowest band around the threshold outside of which `CERTAIN_ACCURACY` of the verdicts is right.
+    """Return the narrowest band around the threshold outside of which `CERTAIN_ACCURACY` of the verdicts are correct.
 
-    Where no band reaches that, the widest one that leaves `_LEAST_OUTSIDE` of the pictures outside, but never none.
+    Where no band reaches that, return the widest one with at least `_MIN_OUTSIDE` of the images outside it.
     """
-    right = (p_fake >= threshold) == (labels != REAL)
-    if right.mean() >= CERTAIN_ACCURACY:
+    correct = (p_fake >= threshold) == (labels != REAL)
+    if correct.mean() >= CERTAIN_ACCURACY:
         return threshold, threshold
     band = None
     for width in _BAND_WIDTHS:
         low, high = float(threshold * (1 - width)), float(threshold + (1 - threshold) * width)
         outside = (p_fake <= low) | (p_fake >= high)
-        if outside.mean() < _LEAST_OUTSIDE:
+        if outside.mean() < _MIN_OUTSIDE:
             return band or (low, high)
         band = (low, high)
-        if right[outside].mean() >= CERTAIN_ACCURACY:
+        if correct[outside].mean() >= CERTAIN_ACCURACY:
             break
     return band

@@ -1,7 +1,7 @@
-"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391): which regions of a picture speak for fake, and which for real.
+"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391): the regions of an image that are evidence for fake or for real.
 
 One forward pass gives the output and the last convolutional maps; the gradient goes back from the output to those maps
-only. It needs the TensorFlow backend: Keras has no gradient of its own.
+only. It needs the TensorFlow backend, as Keras has no gradient API of its own.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fakereal.model.networks import BASE
 
 
 class Explainer:
-    """A network cut in two at its last convolutional maps: the front is run once, the gradient taken in the tail.
+    """A network split at its last convolutional maps: one pass through the front, the gradient through the tail only.
 
     Args:
         model: as `networks.build` returns it, or any functional model that ends in a Dense layer of one unit.
 
     Raises:
         ConfigError: another backend than TensorFlow.
-        ModelFileError: a network without convolutional maps, or with another kind of output.
+        ModelFileError: a network without convolutional maps, or with another output layer.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -38,16 +38,16 @@ class Explainer:
             raise ModelFileError(
                 f"explanations: expected a network that ends in a Dense layer of one unit, found {self._output.name}"
             )
-        self._front, self._tail = _cut(model)
-        # One graph for batches of every size, or each new size would take seconds to trace.
+        self._front, self._tail = _split(model)
+        # One graph for every batch size: tracing takes seconds
         self._run = tf.function(self._explain, input_signature=[tf.TensorSpec([None, *model.input_shape[1:]])])
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns the outputs alone, like `Detector.p_real`."""
+        """Return the outputs alone, like `Detector.p_real`."""
         return self.explain(images).p_real
 
     def explain(self, images: np.ndarray) -> Explanation:
-        """Returns the outputs for uint8 pictures of shape (n, S, S, 3) and the evidence behind each of them."""
+        """Return the outputs for uint8 images (n, S, S, 3) and the evidence for each."""
         p_real, evidence = self._run(images.astype(np.float32))
         return Explanation(np.asarray(p_real, np.float64).reshape(-1), np.asarray(evidence, np.float32))
 
@@ -58,17 +58,17 @@ class Explainer:
         with tf.GradientTape() as tape:
             tape.watch(maps)
             features = self._tail(maps, training=False)
-            # Before the sigmoid, which is flat where the network is sure. It is the score of real; that of fake is its
-            # negative, so one gradient explains both classes. A picture's logit depends on no other picture.
+            # Before the sigmoid, whose gradient vanishes for confident outputs. The logit is the score of real, and its
+            # negative that of fake, so one gradient explains both. An image's logit depends on no other image.
             logit = keras.ops.matmul(features, self._output.kernel) + self._output.bias
         weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2), keepdims=True)
         return self._output(features), tf.reduce_sum(weights * maps, axis=-1)
 
 
-def _cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Returns the network up to its last convolutional maps, and from there to what its last layer sees."""
+def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Return the network up to its last convolutional maps, and from there to the input of its last layer."""
     names = [layer.name for layer in model.layers]
-    if BASE not in names:  # a flat network of another program
+    if BASE not in names:  # a network of another program, without a nested base
         maps = _last_maps(model)
         return keras.Model(model.inputs, maps), keras.Model(maps, model.layers[-1].input)
     place = names.index(BASE)

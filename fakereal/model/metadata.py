@@ -1,4 +1,4 @@
-"""What a model file says about itself, for those who need no Keras: read, written and understood here alone."""
+"""The metadata inside a model file: read and written without Keras, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fakereal.model.calibration import DecisionRule
 from fakereal.preprocessing import Preprocessing
 
 FORMAT = 1
-_DATASET = "fakereal_metadata"  # in an .h5 file; no attribute, which may hold 64 KB only
+_DATASET = "fakereal_metadata"  # a data set of an .h5 file; an attribute could hold 64 KB only
 _MEMBER = "fakereal_metadata.json"  # in a .keras file, which is a zip archive
 
 DAMAGE = (
@@ -37,62 +37,64 @@ DAMAGE = (
 )
 """What h5py, zipfile and Keras raise on damaged or hostile files."""
 
+PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
+"""The shipped model, whose base is the offline start for transfer learning."""
+
 FOREIGN_NOTE = "foreign model: its output is taken as the probability of REAL, from RGB pixels in 0..255"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model file says about itself."""
+    """Everything a model file holds beside the weights."""
 
     config: Config  # the effective configuration of the training run
-    preprocessing: Preprocessing  # how a file becomes the array that the network was trained on
-    decision: DecisionRule = field(default_factory=DecisionRule)  # temperature, threshold and band, from validation
-    base_weights: str = "unknown"  # where the base's weights came from, in words
-    data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the pictures
+    preprocessing: Preprocessing  # from a file to the array that the network was trained on
+    decision: DecisionRule = field(default_factory=DecisionRule)  # fitted on validation images
+    base_weights: str = "unknown"  # the base's initial weights, in words
+    data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the images
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
-    history: tuple[dict[str, Any], ...] = ()  # a row an epoch
+    history: tuple[dict[str, Any], ...] = ()  # one row per epoch
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that trained it
 
 
 def check_suffix(path: Path) -> None:
-    """Raises ModelFileError where a path ends in neither `.h5` nor `.keras`."""
+    """Raise ModelFileError unless a path ends in `.h5` or `.keras`."""
     if path.suffix not in (".h5", ".keras"):
         raise ModelFileError(f"{path}: expected a file name ending in .h5 or .keras")
 
 
 def of_foreign(image_size_px: int) -> Metadata:
-    """Returns what is taken for granted about a plain Keras file of another program."""
+    """Return the metadata assumed for a plain Keras file of another program."""
     return Metadata(Config(image_size=image_size_px), Preprocessing(image_size_px), base_weights="a foreign model")
 
 
 def read_own(path: Path, foreign: bool) -> Metadata | None:
-    """Like `read_metadata`; a file without metadata is refused unless `foreign` takes it.
+    """Return the metadata of a model file to predict with; None for a foreign file that `foreign` accepts.
 
     Raises:
-        ModelFileError: also for a path of another suffix.
+        ModelFileError: as `read_metadata`; also for another suffix, or a foreign file without `foreign`.
     """
     check_suffix(path)
     metadata = read_metadata(path)
     if metadata is None and not foreign:
         raise ModelFileError(
-            f"{path}: expected a model made by train_model.py, found a Keras file without our metadata;"
-            " --foreign-model takes it all the same"
+            f"{path}: a Keras file of another program, without fakereal's metadata: add --foreign-model to use it"
         )
     return metadata
 
 
 def read_metadata(path: Path) -> Metadata | None:
-    """Returns what a model file says about itself, or None where it is a Keras file of another script.
+    """Return the metadata of a model file, or None for a Keras file of another program.
 
     Raises:
-        ModelFileError: missing, no Keras file, or metadata that this version doesn't understand.
+        ModelFileError: missing, not a Keras file, or metadata that this version can't read.
     """
     if not path.is_file():
-        raise ModelFileError(f"{path}: expected a model file, found nothing there; train_model.py makes one")
+        raise ModelFileError(f"{path}: no such model file; train_model.py makes one")
     try:
         text = _read_metadata_text(path)
     except DAMAGE as error:
-        raise ModelFileError(f"{path}: expected a Keras model file, found something else ({error})") from error
+        raise ModelFileError(f"{path}: not a Keras model file ({error})") from error
     return None if text is None else _from_json(text, path)
 
 
@@ -105,7 +107,7 @@ def _read_metadata_text(path: Path) -> str | None:
 
 
 def write_metadata(path: Path, text: str) -> None:
-    """Adds metadata, as `to_text` gives them, to a Keras file that has none."""
+    """Add metadata, as `to_text` returns it, to a Keras file that has none."""
     if path.suffix == ".keras":
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(_MEMBER, text)
@@ -115,7 +117,7 @@ def write_metadata(path: Path, text: str) -> None:
 
 
 def to_text(metadata: Metadata) -> str:
-    """Returns the metadata as the JSON that a model file holds."""
+    """Return the metadata as the JSON that is stored in a model file."""
     plain = {
         each.name: getattr(metadata, each.name)
         for each in dataclasses.fields(Metadata)
@@ -140,7 +142,7 @@ def _from_json(text: str, path: Path) -> Metadata:
         tree = json.loads(text)
         if tree["format"] != FORMAT:
             raise ModelFileError(
-                f"{path}: expected model file format {FORMAT}, found {tree['format']}; update fakereal"
+                f"{path}: expected model file format {FORMAT}, found {tree['format']}: update fakereal"
             )
         decision = tree["decision"]
         return Metadata(
@@ -153,24 +155,18 @@ def _from_json(text: str, path: Path) -> Metadata:
     except ConfigError as error:
         made = tree.get("versions", {}).get("fakereal", "an unknown version")
         raise ModelFileError(
-            f"{path}: made by fakereal {made} with a setting unknown here ({error}): update"
+            f"{path}: made by fakereal {made} with a setting that this version does not know ({error}): update fakereal"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: expected our metadata, found damaged ones ({error})") from error
+        raise ModelFileError(f"{path}: its metadata is damaged ({error})") from error
     except FakeRealError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-# ---- The files that weights come from, without Keras: its import takes seconds.
-
-PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
-"""The shipped detector, whose base is the offline start for transfer learning."""
-
-
 def weights_sha256(choice: str) -> str:
-    """Returns the SHA-256 of the file that a choice of weights (`Config.weights`) may take; empty where there is none.
+    """Return the SHA-256 of the file that `Config.weights` names or may fall back to; empty where there is none.
 
-    A path says too little about a training: another one may have written other weights there.
+    It identifies a training run better than the path, where other weights may have been written since.
     """
     path = PRETRAINED if choice in ("auto", "pretrained") else Path(choice)
     return sha256_of(path) if path.is_file() else ""

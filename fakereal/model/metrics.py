@@ -1,4 +1,4 @@
-"""Figures of merit from labels and probabilities: pure arrays in, plain numbers out."""
+"""Metrics, curves and calibration error from labels and probabilities: arrays in, plain numbers and lists out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from fakereal.model.calibration import labels as labels_from
 RESAMPLES = 1000
 """Bootstrap resamples behind every 95 % interval."""
 
+BINS = 10
+"""Bins of equal width for the calibration error and the reliability diagram."""
+
+MAX_POINTS = 400
+"""Points kept of a curve: a screen shows no more."""
+
 _EPSILON = 1e-7
 
 
 def binary_log_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
-    """Returns the mean negative log-likelihood in nats; probabilities are kept 1e-7 away from 0 and 1."""
+    """Return the mean negative log-likelihood in nats; probabilities are kept 1e-7 away from 0 and 1."""
     return float(np.mean(_log_losses(labels, p_real)))
 
 
@@ -34,27 +40,28 @@ def epoch_losses(history: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def measure(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule, seed: int = 0) -> dict[str, Any]:
-    """Returns every figure that a report shows, with bootstrap 95 % intervals.
+    """Return the metrics of a report, with bootstrap 95 % intervals.
 
     Args:
-        labels: int (n,), 0 fake, 1 real; both classes must be there.
+        labels: int (n,), 0 fake, 1 real; both classes must occur.
         p_real: network outputs, float (n,).
         decision: threshold, temperature and band.
         seed: of the resampling.
 
     Returns:
-        `images`, `confusion` (rows: labels fake, real; columns: predictions fake, real), and for `loss`, `accuracy`,
-        `roc_auc`, `average_precision` (of fake), and `precision`, `recall`, `f1` of `fake`, of `real` and as `macro`,
-        the mean of both: the value, and under `intervals` the pair (low, high).
+        `images`, `confusion` (rows: labels fake, real; columns: predictions fake, real), `uncertain_share`,
+        `accuracy_outside_band`, and the values of `loss`, `accuracy`, `roc_auc`, `average_precision` (of fake), and
+        `precision`, `recall`, `f1` of `fake`, `real` and `macro`, the mean of both; `intervals` has a pair (low, high)
+        for each value.
     """
     predicted = labels_from(p_real, decision)
     confusion = np.bincount(labels * 2 + predicted, minlength=4).reshape(2, 2)
     rng = np.random.default_rng(seed)
-    # Bayesian bootstrap with Jeffreys' prior: ten right answers out of ten are no proof of an accuracy of exactly 1
-    draws = rng.dirichlet(confusion.reshape(-1) + 0.5, RESAMPLES).reshape(-1, 2, 2)
-    values, spread = _from_confusion(confusion[None]), _from_confusion(draws)
+    # Bayesian bootstrap with Jeffreys' prior: ten correct out of ten do not prove an accuracy of exactly 1
+    resampled = rng.dirichlet(confusion.reshape(-1) + 0.5, RESAMPLES).reshape(-1, 2, 2)
+    values, samples = _from_confusion(confusion[None]), _from_confusion(resampled)
     p_fake = calibrated_p_fake(p_real, decision)
-    intervals = {key: _interval(value, values[key][0]) for key, value in spread.items()}
+    intervals = {key: _interval(value, values[key][0]) for key, value in samples.items()}
     ranking, ranking_intervals = _ranking(labels, p_real, rng)
     low, high = decision.band
     inside = (p_fake > low) & (p_fake < high)
@@ -70,26 +77,26 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule, seed
 
 
 def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the counting figures of confusion matrices (k, 2, 2), each as an array (k,)."""
-    figures: dict[str, np.ndarray] = {"accuracy": np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2))}
+    """Return accuracy, precision, recall and F1 of confusion matrices (k, 2, 2), each as an array (k,)."""
+    values: dict[str, np.ndarray] = {"accuracy": np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2))}
     for label in (FAKE, REAL):
         hits = confusion[:, label, label]
-        figures[f"precision_{NAMES[label]}"] = _ratio(hits, confusion[:, :, label].sum(axis=1))
-        figures[f"recall_{NAMES[label]}"] = _ratio(hits, confusion[:, label].sum(axis=1))
+        values[f"precision_{NAMES[label]}"] = _ratio(hits, confusion[:, :, label].sum(axis=1))
+        values[f"recall_{NAMES[label]}"] = _ratio(hits, confusion[:, label].sum(axis=1))
         both = confusion[:, :, label].sum(axis=1) + confusion[:, label].sum(axis=1)
-        figures[f"f1_{NAMES[label]}"] = _ratio(2 * hits, both)
+        values[f"f1_{NAMES[label]}"] = _ratio(2 * hits, both)
     for name in ("precision", "recall", "f1"):
-        figures[f"{name}_macro"] = sum(figures[f"{name}_{label}"] for label in NAMES) / len(NAMES)
-    return figures
+        values[f"{name}_macro"] = sum(values[f"{name}_{label}"] for label in NAMES) / len(NAMES)
+    return values
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """0 where there is nothing to divide by, as in scikit-learn."""
+    """Divide; 0 where the denominator is 0, as in scikit-learn."""
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Returns the area under the ROC curve: the chance that a real picture scores above a fake one, ties half.
+    """Return the area under the ROC curve: the probability that a real image scores above a fake one, ties half.
 
     Args:
         labels: int (n,).
@@ -111,7 +118,7 @@ def _auc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Returns the mean of the precision over the recall of fake, a step at each threshold, as scikit-learn does.
+    """Return the average precision of fake: precision averaged over recall, one step per threshold, as in scikit-learn.
 
     Args:
         labels: int (n,).
@@ -129,21 +136,21 @@ def _average_precision(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarra
 
 
 def _ranking(labels: np.ndarray, p_real: np.ndarray, rng: np.random.Generator) -> tuple[dict, dict]:
-    """Returns what depends on the outputs themselves, not on a threshold: values and intervals.
+    """Return the threshold-free metrics and their intervals.
 
-    Ranks once and lets each picture count as often as it is drawn: sorting 1,000 times would take seconds.
+    Outputs are ranked once and each image is weighted by how often it was drawn: sorting 1,000 times takes seconds.
     """
     size, ranks = len(labels), _ranks(p_real)
     losses = _log_losses(labels, p_real)
 
-    def figures(counts: np.ndarray) -> tuple[float, float, float]:
+    def values_of(counts: np.ndarray) -> tuple[float, float, float]:
         auc, precision = _auc(labels, ranks, counts), _average_precision(labels, ranks, counts)
         return auc, precision, float(counts @ losses / size)
 
-    values = dict(zip(("roc_auc", "average_precision", "loss"), figures(np.ones(size)), strict=True))
-    drawn = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(RESAMPLES))
-    draws = np.array([figures(counts) for counts in drawn])
-    intervals = {key: _interval(draws[:, number], value) for number, (key, value) in enumerate(values.items())}
+    values = dict(zip(("roc_auc", "average_precision", "loss"), values_of(np.ones(size)), strict=True))
+    resamples = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(RESAMPLES))
+    samples = np.array([values_of(counts) for counts in resamples])
+    intervals = {key: _interval(samples[:, number], value) for number, (key, value) in enumerate(values.items())}
     for key in ("roc_auc", "average_precision"):
         if values[key] in (0.0, 1.0):
             intervals[key] = _extreme_interval(labels, values[key])
@@ -151,67 +158,58 @@ def _ranking(labels: np.ndarray, p_real: np.ndarray, rng: np.random.Generator) -
 
 
 def _extreme_interval(labels: np.ndarray, value: float) -> list[float | None]:
-    """Returns an interval where no draw is out of order because no pair is.
+    """Return the interval of a perfect (or fully inverted) ranking, in which no resample differs.
 
-    The rule of three speaks for the smaller class: n pictures were right, so up to 3 / n of all may be wrong.
+    By the rule of three for the smaller class: where n images were correct, up to 3 / n of all may be wrong.
     """
     unseen = min(1.0, 3 / np.bincount(labels, minlength=2).min())
     return [_number(max(0.0, value - unseen)), _number(min(1.0, value + unseen))]
 
 
-def _interval(draws: np.ndarray, value: float) -> list[float | None]:
-    """Returns the middle 95 % of the draws, stretched to hold the value itself."""
-    low, high = np.nanpercentile(draws, (2.5, 97.5))
+def _interval(samples: np.ndarray, value: float) -> list[float | None]:
+    """Return the central 95 % of the samples, widened to include the value itself."""
+    low, high = np.nanpercentile(samples, (2.5, 97.5))
     return [_number(min(low, value)), _number(max(high, value))]
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Round; NaN becomes None, as JSON has no NaN."""
     return None if np.isnan(value) else round(float(value), 6)
-
-
-# ---- Curves behind a report's figures: pure arrays in, plain lists out.
-
-BINS = 10
-"""Of equal width, for the calibration error and its diagram."""
-
-MAX_POINTS = 400
-"""Of a curve that is kept: more can't be told apart on a screen."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pictures with a similar p_fake."""
+    """Images with a similar p_fake."""
 
     mean_p_fake: float
-    share_fake: float  # of those pictures, how many are fake
+    share_fake: float  # of these images, 0..1
     images: int
 
 
 def roc(labels: np.ndarray, p_fake: np.ndarray) -> list[list[float]]:
-    """Returns points (share of reals called fake, share of fakes called fake), from (0, 0) to (1, 1)."""
-    fakes, reals = _called(labels, p_fake)
+    """Return points (share of reals called fake, share of fakes called fake), from (0, 0) to (1, 1)."""
+    fakes, reals = _called_fake(labels, p_fake)
     x, y = reals / max(reals[-1], 1), fakes / max(fakes[-1], 1)
     return _thinned(np.column_stack([np.r_[0.0, x], np.r_[0.0, y]]))
 
 
 def precision_recall(labels: np.ndarray, p_fake: np.ndarray) -> list[list[float]]:
-    """Returns points (recall, precision) of fake, by growing recall."""
-    fakes, reals = _called(labels, p_fake)
+    """Return points (recall, precision) of fake, by increasing recall."""
+    fakes, reals = _called_fake(labels, p_fake)
     return _thinned(np.column_stack([fakes / max(fakes[-1], 1), fakes / (fakes + reals)]))
 
 
-def _called(labels: np.ndarray, p_fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many fakes and how many reals are called fake, for each threshold from high to low."""
+def _called_fake(labels: np.ndarray, p_fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many fakes and how many reals are called fake at each threshold, from high to low."""
     order = np.argsort(-p_fake, kind="stable")
     ordered = p_fake[order]
-    last = np.r_[np.flatnonzero(np.diff(ordered)), len(ordered) - 1]  # equal outputs fall on one side together
+    last = np.r_[np.flatnonzero(np.diff(ordered)), len(ordered) - 1]  # equal outputs get the same label
     fakes = np.cumsum(labels[order] == FAKE)[last]
     return fakes, last + 1 - fakes
 
 
 def _thinned(points: np.ndarray) -> list[list[float]]:
-    """Keeps corners and, of the rest, so many that no eye misses one."""
+    """Keep the corners of a curve, and at most `MAX_POINTS` of them."""
     steps = np.diff(points, axis=0)
     turn = steps[1:, 0] * steps[:-1, 1] != steps[1:, 1] * steps[:-1, 0]
     points = points[np.r_[True, turn, True][: len(points)]]
@@ -221,7 +219,7 @@ def _thinned(points: np.ndarray) -> list[list[float]]:
 
 
 def reliability(labels: np.ndarray, p_fake: np.ndarray) -> list[Bin]:
-    """Returns the bins that hold pictures, by growing p_fake."""
+    """Return the non-empty bins of a reliability diagram, by increasing p_fake."""
     place = np.minimum((p_fake * BINS).astype(int), BINS - 1)
     chosen = [place == number for number in range(BINS)]
     return [
@@ -232,6 +230,6 @@ def reliability(labels: np.ndarray, p_fake: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Returns the expected calibration error, 0..1 (Naeini et al. 2015): how far p_fake is from the share of fakes."""
+    """Return the expected calibration error, 0..1: the mean gap between p_fake and the share of fakes (Naeini 2015)."""
     total = sum(each.images for each in bins)
     return sum(each.images * abs(each.mean_p_fake - each.share_fake) for each in bins) / total

@@ -1,4 +1,4 @@
-"""The model file: one regular Keras `.h5` (or `.keras`) with our metadata inside; reading it never runs its code."""
+"""Save and load model files: a regular Keras `.h5` or `.keras` with metadata inside; loading never runs its code."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from fakereal.runtime import log, package_version
 
 @dataclass(frozen=True)
 class Detector:
-    """A network with all that is needed to use it."""
+    """A Keras network with its metadata."""
 
     model: keras.Model
     metadata: Metadata
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Returns the network's output for pictures 0..255 of shape (n, S, S, 3): float64 (n,), 0..1."""
+        """Return the network's output for images 0..255 of shape (n, S, S, 3): float64 (n,), 0..1."""
         outputs = self.model.predict_on_batch(images.astype(np.float32))
         return np.asarray(outputs, dtype=np.float64).reshape(-1)
 
 
 def save(path: Path, detector: Detector) -> None:
-    """Writes a model file whole; the suffix `.h5` or `.keras` decides the format.
+    """Write a model file atomically; the suffix `.h5` or `.keras` decides the format.
 
     Raises:
         ModelFileError: another suffix, or the file can't be written.
@@ -53,19 +53,19 @@ def save(path: Path, detector: Detector) -> None:
     text = to_text(detector.metadata)
     try:
         with replacing(path, path.suffix) as temporary:
-            with _nothing_frozen(detector.model):
-                detector.model.save(temporary, include_optimizer=False)  # nobody who predicts needs the optimizer
+            with _all_trainable(detector.model):
+                detector.model.save(temporary, include_optimizer=False)  # which only training would need
             write_metadata(temporary, text)
     except DataError as error:
         raise ModelFileError(str(error)) from error
 
 
 @contextlib.contextmanager
-def _nothing_frozen(model: keras.Model) -> Iterator[None]:
-    """Saves with every layer trainable: Keras orders an .h5 file's weights by what learns, and load() freezes nothing.
+def _all_trainable(model: keras.Model) -> Iterator[None]:
+    """Make all layers trainable while saving: Keras orders the weights of an .h5 file by that, and `load` freezes none.
 
-    Each layer is set for itself: Keras drops `model.trainable = True` where the model's own flag is True already,
-    whatever its layers' flags are.
+    Layers are set one by one, as Keras ignores `model.trainable = True` where the model's own flag is True already,
+    whatever the flags of its layers.
     """
     before = [(layer, layer.trainable) for layer in _layers(model)]
     try:
@@ -78,7 +78,7 @@ def _nothing_frozen(model: keras.Model) -> Iterator[None]:
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yields a model's layers and those of the models in it, a model before its own."""
+    """Yield a model's layers and those of nested models, each model before its layers."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):
@@ -119,7 +119,7 @@ def load_network(path: Path, metadata: Metadata | None) -> Detector:
         model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
         _load_weights(model, path)
     except DAMAGE as error:
-        raise ModelFileError(f"{path}: expected the weights of {name}, found a damaged file ({error})") from error
+        raise ModelFileError(f"{path}: the weights of {name} are damaged ({error})") from error
     return Detector(model, metadata)
 
 
@@ -136,16 +136,16 @@ def _load_foreign(path: Path) -> Detector:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         shape, output = tuple(model.input_shape), tuple(model.output_shape)
     except Exception as error:
-        raise ModelFileError(f"{path}: expected a Keras model, found one that does not load ({error})") from error
+        raise ModelFileError(f"{path}: a Keras model that does not load ({error})") from error
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3 or output[1:] != (1,):
         raise ModelFileError(
-            f"{path}: expected pictures (S, S, 3) in and one probability out, found {shape} in and {output} out"
+            f"{path}: expected a network from images (S, S, 3) to one probability, got one from {shape} to {output}"
         )
     return Detector(model, of_foreign(shape[1]))
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what decides a result."""
+    """Return the versions of everything that training results depend on."""
     import PIL
 
     from fakereal import __version__

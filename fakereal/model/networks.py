@@ -1,4 +1,4 @@
-"""The networks by name: pixels 0..255 in, p_real out. Keras 3 only: every backend trains the very same model."""
+"""Networks by name: pixels 0..255 in, p_real out. Keras 3 only, so that every backend trains the same model."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from fakereal.config import NetworkConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB pixels in 0..1: what bases trained on ImageNet expect."""
+"""Of RGB pixels in 0..1: the normalization that bases trained on ImageNet expect."""
 
 BASE, OUTPUT, FEATURES = "base", "p_real", "features"
-"""Names of the layers that other code looks for: the nested base, the output, the pooled features."""
+"""Names of layers that other modules look up: the nested base, the output, the pooled features."""
 
 EFFICIENTNETS = {
     "efficientnetb0": keras.applications.EfficientNetB0,
     "efficientnetb4": keras.applications.EfficientNetB4,
 }
 APPLICATIONS = {**EFFICIENTNETS, "vgg16": keras.applications.VGG16}
-"""The bases that ImageNet weights exist for."""
+"""The bases with ImageNet weights."""
 
 VGG_MEAN = (123.68, 116.779, 103.939)
-"""Of RGB pixels in 0..255: VGG's ImageNet training took them off and did not scale."""
+"""Of RGB pixels in 0..255: VGG was trained on mean-free, unscaled pixels."""
 
 _POOLING = {
     "avg": lambda maps: layers.GlobalAveragePooling2D(name="avg_pool")(maps),
     "max": lambda maps: layers.GlobalMaxPooling2D(name="max_pool")(maps),
     "flatten": lambda maps: layers.Flatten(name="flatten")(maps),
 }
-_DENSE = {"vgg16": (256, 128)}  # in place of its own top, two layers of 4,096
+_DENSE = {"vgg16": (256, 128)}  # in place of its original top, two layers of 4,096
 
 
 def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = False) -> keras.Model:
-    """Builds a network with random weights.
+    """Build a network with random weights.
 
     Args:
         config: which network and which head.
-        image_size_px: width and height of the pictures.
-        learn_batch_norm: True calls the base in training mode while training, so that its BatchNorm statistics and
-            its random depth are at work: right for a base that learns from nothing. False keeps the base in inference
-            mode, which a pre-trained one needs.
+        image_size_px: width and height of the images.
+        learn_batch_norm: True runs the base in training mode while training, with its BatchNorm statistics and its
+            stochastic depth: right for a base with random weights. False keeps the base in inference mode, which a
+            pretrained one needs.
 
     Returns:
         A model from (n, image_size_px, image_size_px, 3), 0..255, to (n, 1), p_real in 0..1.
@@ -60,11 +60,11 @@ def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = Fa
 
 
 def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.KerasTensor:
-    """The ONE place of each network's normalization: inside the model, so that every engine gets plain pixels.
+    """Normalize pixels; the only place that does, and part of the model, so that every engine is fed plain pixels.
 
-    Keras' EfficientNet divides by 255 itself, and adds the ImageNet mean and deviation only with
-    `weights="imagenet"`. Ours always has them, as constants in front of a base built with `weights=None`: one graph
-    whatever the weights' origin, and nothing for a weights file to leave out.
+    Keras' EfficientNet divides by 255 itself, but normalizes by ImageNet's mean and deviation only with
+    `weights="imagenet"`. Here both are constants in front of a base built with `weights=None`: one graph wherever the
+    weights come from, and nothing that a weights file could leave out.
     """
     if normalization_of(config) == "unit":
         return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
@@ -78,7 +78,7 @@ def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.Keras
 
 
 def normalization_of(config: NetworkConfig) -> str:
-    """Returns `unit` or `imagenet`: what `auto` means for this network."""
+    """Return the normalization in use, `unit` or `imagenet`, with `auto` resolved."""
     if config.normalization != "auto":
         return config.normalization
     return "unit" if config.name == "cnn" else "imagenet"
@@ -104,12 +104,12 @@ def _cnn(config: NetworkConfig, shape: tuple[int, int, int]) -> keras.Model:
 
 
 def set_trainable(model: keras.Model, scope: str, learn_batch_norm: bool) -> None:
-    """Chooses what learns; compile the model afterwards.
+    """Choose the trainable layers; compile the model afterwards.
 
     Args:
         model: as `build` returns it.
         scope: `head`, `last20` (the head and the base's last 20 layers) or `all`.
-        learn_batch_norm: False freezes every BatchNorm layer in the base.
+        learn_batch_norm: False freezes every BatchNorm layer of the base.
     """
     base = model.get_layer(BASE)
     base.trainable = True

@@ -1,4 +1,4 @@
-"""Where a base's weights come from: ImageNet, the shipped detector, a file, or nowhere."""
+"""Initial weights of a network's base: ImageNet, the shipped model, a file, or random."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from fakereal.runtime import log, one_line
 
 @dataclass(frozen=True)
 class Origin:
-    """What a base starts from."""
+    """Where the initial weights of a base come from."""
 
-    words: str  # for people, and for the model file
+    description: str  # for people, and for the model file
     pretrained: bool  # False where the base starts from random weights
 
 
 def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin:
-    """Puts weights into the base of a model that `networks.build` made.
+    """Load weights into the base of a model that `networks.build` returned.
 
     Args:
         model: the model, with random weights.
-        network: what it was built from.
+        network: the configuration it was built from.
         choice: `auto`, `imagenet`, `pretrained`, `none`, or the path of a model file or of Keras weights of the base.
 
     Raises:
-        ConfigError: the weights can't be had.
-        ModelFileError: the file doesn't fit.
+        ConfigError: the weights are not available.
+        ModelFileError: the file does not fit the network.
     """
     if choice == "none" or (choice == "auto" and network.name not in networks.APPLICATIONS):
         return Origin("random weights", pretrained=False)
@@ -55,24 +55,24 @@ def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
     except ConfigError as error:
         if not _fits(PRETRAINED, network):
             raise ConfigError(
-                f"weights: expected ImageNet's from the Keras cache or by download, or else a {network.name} in"
-                f" {PRETRAINED}, found none of them: go online, or --weights none --fine-tune all"
+                f"weights: neither ImageNet weights (Keras cache or download) nor a {network.name} in {PRETRAINED} are"
+                " available: connect to the internet, or train from random weights with --weights none --fine-tune all"
             ) from error
-    log("weights: ImageNet's can't be had offline, so the base of models/pretrained.h5 is taken")
+    log("weights: ImageNet weights are not available offline, using the base of models/pretrained.h5")
     return _pretrained(base, network)
 
 
 def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
-    """Takes Keras' own ImageNet weights from its cache (~/.keras/models) or its download server."""
+    """Load Keras' ImageNet weights from its cache (~/.keras/models) or its download server."""
     if network.name not in networks.APPLICATIONS:
-        raise ConfigError(f"weights: expected a network with ImageNet weights, found {network.name}: --weights none")
+        raise ConfigError(f"weights: there are no ImageNet weights for {network.name}: use --weights none")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Keras tells of its download
+        with contextlib.redirect_stdout(sys.stderr):  # Keras prints its download there
             source = networks.APPLICATIONS[network.name](include_top=False, weights="imagenet", pooling="avg")
-    except Exception as error:  # what a download raises depends on the network between here and there
+    except Exception as error:  # a failed download raises many kinds of errors
         raise ConfigError(
-            "weights: expected ImageNet weights in the Keras cache or by download, found neither"
-            f" ({one_line(error)[:120]}); {_offline(network)}"
+            "weights: ImageNet weights are neither in the Keras cache nor can be downloaded"
+            f" ({one_line(error)[:120]}): {_offline(network)}"
         ) from error
     _copy_by_name(source, base)
     return Origin("ImageNet (Keras)", pretrained=True)
@@ -81,14 +81,14 @@ def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
 def _offline(network: NetworkConfig) -> str:
     if _fits(PRETRAINED, network):
         return "--weights pretrained works offline"
-    return "offline, --weights none --fine-tune all learns from nothing"
+    return "--weights none --fine-tune all trains from random weights offline"
 
 
 def _pretrained(base: keras.Model, network: NetworkConfig) -> Origin:
     if not PRETRAINED.is_file():
         raise ConfigError(
-            "weights: expected models/pretrained.h5, found nothing there: --weights imagenet where there is internet,"
-            " or --weights none --fine-tune all"
+            "weights: models/pretrained.h5 is missing: use --weights imagenet (online), or train from random weights with"
+            " --weights none --fine-tune all"
         )
     origin = _from_file(base, network, PRETRAINED)
     return Origin("models/pretrained.h5", origin.pretrained)
@@ -102,7 +102,7 @@ def _fits(path: Path, network: NetworkConfig) -> bool:
 def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
     if not path.is_file():
         raise ConfigError(
-            f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which is not there"
+            f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which does not exist"
         )
     if not path.name.endswith(".weights.h5"):
         metadata = read_metadata(path)
@@ -127,26 +127,26 @@ def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: Ne
         base.set_weights(source.get_weights())
     except ValueError as error:
         raise ModelFileError(
-            f"{path}: expected the same {name}, found another shape ({one_line(error)[:120]})"
+            f"{path}: a {name} of another shape ({one_line(error)[:120]})"
         ) from error
     return Origin(path.name, pretrained=True)
 
 
 def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
-    """Takes a weights file of the base alone, such as Keras' own `efficientnetb0_notop.h5`."""
+    """Load a weights file of the base alone, such as Keras' `efficientnetb0_notop.h5`."""
     try:
         source = networks.APPLICATIONS[network.name](include_top=False, weights=None, pooling="avg")
         source.load_weights(path)
     except (KeyError, ValueError, OSError) as error:
         raise ModelFileError(
-            f"{path}: expected weights of a {network.name} base, found others ({one_line(error)[:120]})"
+            f"{path}: not the weights of a {network.name} base ({one_line(error)[:120]})"
         ) from error
     _copy_by_name(source, base)
     return Origin(path.name, pretrained=True)
 
 
 def _copy_by_name(source: keras.Model, base: keras.Model) -> None:
-    """Copies all layers, and makes up for what the source does to pixels and a constant layer does here."""
+    """Copy all layers by name, and adapt the first ones where the source normalizes pixels in another way."""
     ours = {layer.name: layer for layer in base.layers}
     mean = None
     for layer in source.layers:
@@ -156,22 +156,22 @@ def _copy_by_name(source: keras.Model, base: keras.Model) -> None:
             ours[layer.name].set_weights(layer.get_weights())
     if mean is not None:
         _fold(ours["stem_conv"], ours["stem_bn"], mean, std)
-    elif "block1_conv1" in ours:  # Keras' VGG was trained on blue, green, red
+    elif "block1_conv1" in ours:  # Keras' VGG was trained on BGR
         kernel, bias = ours["block1_conv1"].get_weights()
         ours["block1_conv1"].set_weights([kernel[:, :, ::-1], bias])
 
 
 def _normalization_of(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and deviation, of RGB in 0..1, that the source network's first layers were trained with."""
+    """Return the mean and deviation, of RGB in 0..1, that the source network was trained with."""
     mean, variance = (np.asarray(values, dtype=np.float64).reshape(-1) for values in layer.get_weights()[:2])
     if np.allclose(variance, networks.IMAGENET_STD, atol=1e-3):
-        # Keras' ImageNet files hold the deviation in the variance's place; a further layer there makes up for it
+        # Keras' ImageNet files hold the deviation in place of the variance, which a further layer corrects
         return mean, variance
     return mean, np.sqrt(variance)
 
 
 def _fold(conv: keras.layers.Layer, norm: keras.layers.Layer, mean: np.ndarray, std: np.ndarray) -> None:
-    """Lets the stem take our normalization for the source's; exact but for the outermost row and column of pixels."""
+    """Convert the stem from the source's normalization to ours; exact except for the outermost row and column."""
     our_mean, our_std = np.array(networks.IMAGENET_MEAN), np.array(networks.IMAGENET_STD)
     (kernel,) = conv.get_weights()  # (3, 3, 3 colours, filters)
     offset = np.einsum("hwcf,c->f", kernel, (our_mean - mean) / std)

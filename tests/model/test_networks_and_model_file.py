@@ -77,7 +77,7 @@ def test_reading_a_file_never_runs_code_from_it(tmp_path):
 
 
 def test_a_missing_file_names_what_makes_one(tmp_path):
-    with pytest.raises(ModelFileError, match=r"found nothing there; train_model\.py makes one"):
+    with pytest.raises(ModelFileError, match=r"no such model file; train_model\.py makes one"):
         model_file.load(tmp_path / "none.h5")
 
 
@@ -227,14 +227,14 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     model = networks.build(NetworkConfig(), 32)
     with pytest.raises(ConfigError, match="found none of them: go online, or --weights none"):
         weights.load_base(model, NetworkConfig(), "auto")
-    with pytest.raises(ConfigError, match="--weights none --fine-tune all learns from nothing"):
+    with pytest.raises(ConfigError, match="--weights none --fine-tune all trains from random weights offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     model_file.save(tmp_path / "pretrained.h5", detector(NetworkConfig(), 32))
     with pytest.raises(ConfigError, match="--weights pretrained works offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     origin = weights.load_base(model, NetworkConfig(), "auto")
     assert (origin.words, origin.pretrained) == ("models/pretrained.h5", True)
-    assert "can't be had offline" in capsys.readouterr().err
+    assert "not available offline" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
