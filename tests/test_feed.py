@@ -15,7 +15,7 @@ from fakereal.engines import engine as engines_engine
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import DataError
 from fakereal.model import networks
-from fakereal.model.weights import Origin
+from fakereal.model.weights import BaseWeights
 from fakereal.preprocessing import Preprocessing
 from fakereal.training import checkpoint, features, run, trainer
 from fakereal.training import features as feeds
@@ -42,7 +42,7 @@ def residual_base(*_):
 @pytest.fixture(autouse=True)
 def small_base(monkeypatch):
     monkeypatch.setattr(networks, "_base", residual_base)
-    monkeypatch.setattr(run, "load_base", lambda *_: Origin("made for the test", pretrained=True))
+    monkeypatch.setattr(run, "load_base", lambda *_: BaseWeights("made for the test", pretrained=True))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def anew(pictures, tmp_path_factory):
     """The plain way: everything computed in every epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_base", residual_base)
-        patch.setattr(run, "load_base", lambda *_: Origin("made for the test", pretrained=True))
+        patch.setattr(run, "load_base", lambda *_: BaseWeights("made for the test", pretrained=True))
         return trained(pictures, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
 
 

@@ -19,7 +19,7 @@ from fakereal.dataset.scan import Record, labels_of, scan
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import augmentation, model_file
 from fakereal.model.metadata import read_metadata
-from fakereal.model.weights import Origin
+from fakereal.model.weights import BaseWeights
 from fakereal.preprocessing import Preprocessing
 from fakereal.training import cache as training_cache
 from fakereal.training import run, trainer
@@ -327,19 +327,19 @@ def test_a_shift_moves_the_content():
 
 
 def test_a_pretrained_base_is_first_kept_frozen_then_fine_tuned_with_frozen_batch_norm():
-    plan = trainer.phases(TrainingConfig(fine_tune="last20", epochs=3), Origin("ImageNet", True))
+    plan = trainer.phases(TrainingConfig(fine_tune="last20", epochs=3), BaseWeights("ImageNet", True))
     assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("head", 3, "frozen"), ("last20", 10, "frozen")]
     assert plan[1].learning_rate < plan[0].learning_rate
 
 
 def test_a_base_of_random_weights_learns_at_once_and_with_its_batch_norm():
-    plan = trainer.phases(TrainingConfig(fine_tune="all", epochs=3), Origin("random weights", False))
+    plan = trainer.phases(TrainingConfig(fine_tune="all", epochs=3), BaseWeights("random weights", False))
     assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("all", 3, "learned")]
 
 
 def test_phases_of_ones_own_are_taken_as_they_are():
     own = TrainingConfig(phases=(PhaseConfig("all", 2, image_size=32), PhaseConfig("head", 1)), batch_size=7)
-    plan = trainer.phases(own, Origin("ImageNet", True))
+    plan = trainer.phases(own, BaseWeights("ImageNet", True))
     assert [(p.train, p.epochs, p.image_size, p.batch_size) for p in plan] == [("all", 2, 32, 7), ("head", 1, None, 7)]
 
 
@@ -419,7 +419,7 @@ def test_where_a_base_stayed_as_it_was_the_run_says_what_to_try_next(pictures, t
 def test_a_picture_that_vanishes_during_training_is_named(tmp_path, monkeypatch):
     data = make_set(tmp_path / "set")
     victim = data / "fake" / "7.png"
-    monkeypatch.setattr(run, "load_base", lambda *_: victim.unlink() or Origin("random weights", pretrained=False))
+    monkeypatch.setattr(run, "load_base", lambda *_: victim.unlink() or BaseWeights("random weights", pretrained=False))
     with pytest.raises(DataError, match=r"fake/7\.png: expected a file, found nothing there; .* --resume"):
         run_here(data, tmp_path / "model.h5")
 

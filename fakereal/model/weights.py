@@ -19,14 +19,14 @@ from fakereal.runtime import log, one_line
 
 
 @dataclass(frozen=True)
-class Origin:
+class BaseWeights:
     """Where the initial weights of a base come from."""
 
     description: str  # for people, and for the model file
     pretrained: bool  # False where the base starts from random weights
 
 
-def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin:
+def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> BaseWeights:
     """Load weights into the base of a model that `networks.build` returned.
 
     Args:
@@ -39,9 +39,9 @@ def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin
         ModelFileError: the file does not fit the network.
     """
     if choice == "none" or (choice == "auto" and network.name not in networks.APPLICATIONS):
-        return Origin("random weights", pretrained=False)
+        return BaseWeights("random weights", pretrained=False)
     base = model.get_layer(networks.BASE)
-    named: dict[str, Callable[[], Origin]] = {
+    named: dict[str, Callable[[], BaseWeights]] = {
         "auto": lambda: _auto(base, network),
         "imagenet": lambda: _imagenet(base, network),
         "pretrained": lambda: _pretrained(base, network),
@@ -49,7 +49,7 @@ def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> Origin
     return named[choice]() if choice in named else _from_file(base, network, Path(choice))
 
 
-def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
+def _auto(base: keras.Model, network: NetworkConfig) -> BaseWeights:
     try:
         return _imagenet(base, network)
     except ConfigError as error:
@@ -62,7 +62,7 @@ def _auto(base: keras.Model, network: NetworkConfig) -> Origin:
     return _pretrained(base, network)
 
 
-def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
+def _imagenet(base: keras.Model, network: NetworkConfig) -> BaseWeights:
     """Load Keras' ImageNet weights from its cache (~/.keras/models) or its download server."""
     if network.name not in networks.APPLICATIONS:
         raise ConfigError(f"weights: there are no ImageNet weights for {network.name}: use --weights none")
@@ -75,7 +75,7 @@ def _imagenet(base: keras.Model, network: NetworkConfig) -> Origin:
             f" ({one_line(error)[:120]}): {_offline(network)}"
         ) from error
     _copy_by_name(source, base)
-    return Origin("ImageNet (Keras)", pretrained=True)
+    return BaseWeights("ImageNet (Keras)", pretrained=True)
 
 
 def _offline(network: NetworkConfig) -> str:
@@ -84,14 +84,14 @@ def _offline(network: NetworkConfig) -> str:
     return "--weights none --fine-tune all trains from random weights offline"
 
 
-def _pretrained(base: keras.Model, network: NetworkConfig) -> Origin:
+def _pretrained(base: keras.Model, network: NetworkConfig) -> BaseWeights:
     if not PRETRAINED.is_file():
         raise ConfigError(
             "weights: models/pretrained.h5 is missing: use --weights imagenet (online), or train from random weights with"
             " --weights none --fine-tune all"
         )
     origin = _from_file(base, network, PRETRAINED)
-    return Origin("models/pretrained.h5", origin.pretrained)
+    return BaseWeights("models/pretrained.h5", origin.pretrained)
 
 
 def _fits(path: Path, network: NetworkConfig) -> bool:
@@ -99,7 +99,7 @@ def _fits(path: Path, network: NetworkConfig) -> bool:
     return metadata is not None and metadata.config.network.name == network.name
 
 
-def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
+def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWeights:
     if not path.is_file():
         raise ConfigError(
             f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which does not exist"
@@ -111,7 +111,7 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
     return _from_keras_weights(base, network, path)
 
 
-def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: NetworkConfig) -> Origin:
+def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: NetworkConfig) -> BaseWeights:
     name = network.name
     if name != found.name:
         raise ModelFileError(f"{path}: expected weights of {name}, found {found.name}")
@@ -126,23 +126,19 @@ def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: Ne
     try:
         base.set_weights(source.get_weights())
     except ValueError as error:
-        raise ModelFileError(
-            f"{path}: a {name} of another shape ({one_line(error)[:120]})"
-        ) from error
-    return Origin(path.name, pretrained=True)
+        raise ModelFileError(f"{path}: a {name} of another shape ({one_line(error)[:120]})") from error
+    return BaseWeights(path.name, pretrained=True)
 
 
-def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> Origin:
+def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWeights:
     """Load a weights file of the base alone, such as Keras' `efficientnetb0_notop.h5`."""
     try:
         source = networks.APPLICATIONS[network.name](include_top=False, weights=None, pooling="avg")
         source.load_weights(path)
     except (KeyError, ValueError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: not the weights of a {network.name} base ({one_line(error)[:120]})"
-        ) from error
+        raise ModelFileError(f"{path}: not the weights of a {network.name} base ({one_line(error)[:120]})") from error
     _copy_by_name(source, base)
-    return Origin(path.name, pretrained=True)
+    return BaseWeights(path.name, pretrained=True)
 
 
 def _copy_by_name(source: keras.Model, base: keras.Model) -> None:

@@ -32,7 +32,7 @@ class TrainingState:
     epoch: int = 0  # epochs done in that phase
     views: int = 0  # of each picture in that phase, see `feed.Feed`
     best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
-    origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.Origin`
+    origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.BaseWeights`
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
     current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them

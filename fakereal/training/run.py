@@ -27,7 +27,7 @@ from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, weights_sha256
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
-from fakereal.model.weights import Origin, load_base
+from fakereal.model.weights import BaseWeights, load_base
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
 from fakereal.training import cache as training_cache
@@ -96,10 +96,10 @@ def _run(config: Config, output: Path, folder: Path, resume: bool, spread: Distr
             state = load_state(path, identity)
     keras.utils.set_random_seed(config.seed)
     model = networks.build(config.network, config.image_size)
-    origin = Origin(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
-    log(f"{config.network.name}, weights: {origin.words}, {model.count_params():,} parameters")
+    origin = BaseWeights(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
+    log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
     _warn_of_frozen_noise(config, origin)
-    spread.agree(f"{identity} {origin.words} {resume}", "options, pictures and starting weights")
+    spread.agree(f"{identity} {origin.description} {resume}", "options, pictures and starting weights")
     watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
     with (
         named_images("put it back and add --resume"),
@@ -153,11 +153,11 @@ def prepare(config: Config) -> tuple[Dataset, Split]:
     return dataset, split_dataset(dataset, config.seed, config.data.shares)
 
 
-def _stays_frozen(config: Config, origin: Origin) -> bool:
+def _stays_frozen(config: Config, origin: BaseWeights) -> bool:
     return {phase.train for phase in trainer.phases(config.training, origin)} == {"head"}
 
 
-def _advice(config: Config, origin: Origin) -> str:
+def _advice(config: Config, origin: BaseWeights) -> str:
     if config.training.phases or not (origin.pretrained and _stays_frozen(config, origin)):  # phases refuse the flag
         return ""
     return (
@@ -166,7 +166,7 @@ def _advice(config: Config, origin: Origin) -> str:
     )
 
 
-def _warn_of_frozen_noise(config: Config, origin: Origin) -> None:
+def _warn_of_frozen_noise(config: Config, origin: BaseWeights) -> None:
     if not origin.pretrained and _stays_frozen(config, origin):
         log(
             "warning: the base has random weights and stays frozen, so hardly anything can be learnt:"
@@ -186,7 +186,7 @@ def _audited(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
 
 
 def _measured(
-    trained: trainer.Trained, config: Config, origin: Origin, split: Split, audited: dict[str, Any]
+    trained: trainer.Trained, config: Config, origin: BaseWeights, split: Split, audited: dict[str, Any]
 ) -> Detector:
     """Chooses the decision on validation, and measures all three splits with it."""
     preprocessing = preprocessing_of(config, config.image_size)
@@ -205,7 +205,7 @@ def _measured(
         config=config,
         preprocessing=preprocessing,
         decision=decision,
-        base_weights=origin.words,
+        base_weights=origin.description,
         data=_data_facts(split) | audited,
         metrics=metrics,
         history=trained.history,

@@ -20,7 +20,7 @@ from fakereal.errors import FakeRealError
 from fakereal.labels import FAKE, REAL
 from fakereal.model import networks
 from fakereal.model.metrics import binary_log_loss, epoch_losses
-from fakereal.model.weights import Origin
+from fakereal.model.weights import BaseWeights
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, one_line, progress_bar
 from fakereal.training import features as feeds
@@ -59,7 +59,7 @@ class DivergedError(FakeRealError):
     """The loss is no number any more."""
 
 
-def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
+def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, ...]:
     """Returns the list of phases: the configuration's own, or the one that `epochs` and `fine_tune` stand for.
 
     A pre-trained base is first kept frozen while the head learns, then fine-tuned at a lower rate. In a base of random
@@ -88,7 +88,7 @@ def phases(training: TrainingConfig, origin: Origin) -> tuple[PhaseConfig, ...]:
 def train(
     model: keras.Model,
     config: Config,
-    origin: Origin,
+    origin: BaseWeights,
     split: Split,
     cache: RowCache,
     checkpoint: Path,

@@ -233,7 +233,7 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     with pytest.raises(ConfigError, match="--weights pretrained works offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     origin = weights.load_base(model, NetworkConfig(), "auto")
-    assert (origin.words, origin.pretrained) == ("models/pretrained.h5", True)
+    assert (origin.description, origin.pretrained) == ("models/pretrained.h5", True)
     assert "not available offline" in capsys.readouterr().err
 
 
