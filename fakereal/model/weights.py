@@ -87,8 +87,8 @@ def _offline(network: NetworkConfig) -> str:
 def _pretrained(base: keras.Model, network: NetworkConfig) -> BaseWeights:
     if not PRETRAINED.is_file():
         raise ConfigError(
-            "weights: models/pretrained.h5 is missing: use --weights imagenet (online), or train from random weights with"
-            " --weights none --fine-tune all"
+            "weights: models/pretrained.h5 is missing: use --weights imagenet (online), or train from random weights"
+            " with --weights none --fine-tune all"
         )
     origin = _from_file(base, network, PRETRAINED)
     return BaseWeights("models/pretrained.h5", origin.pretrained)
