@@ -74,7 +74,7 @@ def settings_for(dataset: Dataset, side_px: int | None = None, quality: int | No
     size = f"{chosen.side_px}x{chosen.side_px}"
     log(f"neutral: the center square of every image at {size} pixels, as JPEG of quality {chosen.quality}, 4:2:0")
     for label in found:
-        jpeg = f", JPEGs a quality of at least {qualities[label]:.0f}" if qualities[label] < 100 else ""
+        jpeg = f" and a JPEG quality of at least {qualities[label]:.0f}" if qualities[label] < 100 else ""
         log(f"  nine in ten {NAMES[label]} images have a short side of at least {sizes[label]:.0f} pixels{jpeg}")
         if enlarged := float(np.mean(shorts[label] < chosen.side_px)):
             log(f"  warning: {enlarged:.1%} of the {NAMES[label]} images are smaller: enlarging them leaves traces")
