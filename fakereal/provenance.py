@@ -292,7 +292,8 @@ def _camera(metadata: EmbeddedMetadata) -> str | None:
     make, model = (_printable(metadata.exif.get(tag)) or "" for tag in ("Make", "Model"))
     if _tool(metadata) or re.match(r"(?:workflow|prompt):", f"{make}\n{model}", re.IGNORECASE | re.MULTILINE):
         return None
-    return _printable(model if model.startswith(make) else f"{make} {model}")
+    brand = make.split(" ")[0].lower()
+    return _printable(model if model.lower().startswith(brand) else f"{make} {model}")  # NIKON CORPORATION, NIKON D750
 
 
 def _software(metadata: EmbeddedMetadata) -> str | None:

@@ -250,6 +250,11 @@ def test_camera_exif_is_a_weak_hint():
     assert "Its metadata mentions the editor Photoshop." in origin.notes
 
 
+def test_a_brand_is_named_once():
+    tags = {0x010F: "NIKON CORPORATION", 0x0110: "NIKON D750"}
+    assert read_origin(saved("JPEG", exif=exif(tags))).camera == "NIKON D750"
+
+
 def test_generator_parameters_go_before_camera_exif():
     comment = b"UNICODE\0" + SD.encode("utf-16-be")
     origin = read_origin(saved("JPEG", exif=exif({0x010F: "Canon", 0x0110: "EOS 80D"}, {0x9286: comment})))

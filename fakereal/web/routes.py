@@ -50,7 +50,7 @@ ORIGIN_NOTES = {
     SIGNED: "The signature is valid, and its signer is on the trust list.",
     SIGNED_UNKNOWN_SIGNER: "The signature is valid, but anyone can sign: this signer is not on the trust list.",
     UNCHECKED_SIGNATURE: "A hint, not proof, as the signature was not checked.",
-    INVALID_SIGNATURE: "Ignore this claim: the signature is not valid.",
+    INVALID_SIGNATURE: "The file was edited, or the credentials belong to another one: ignore them.",
     UNSIGNED_TEXT: "A hint, not proof: anyone can write or remove such text.",
     CAMERA_EXIF: "A weak hint: EXIF is easily copied to another image.",
 }
