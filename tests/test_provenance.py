@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from fakereal import content_credentials, provenance
 from fakereal.embedded_metadata import MAX_TEXT_BYTES, read_embedded_metadata
 from fakereal.model.calibration import DecisionRule
-from fakereal.predict import journal
+from fakereal.predict import journal, run
 from fakereal.predict import results as predict_results
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import RawPrediction
@@ -552,6 +552,17 @@ def test_what_the_network_says_stays_known():
 def test_no_other_claim_changes_the_verdict(origin):
     row = details_of(decide([raw(0.9, origin)], DecisionRule())[0])
     assert (row["prediction"], row["verdict"], row["reason"], row["confidence"]) == ("real", "real", None, 0.9)
+
+
+def test_the_summary_counts_signed_and_unproven_claims():
+    unproven = replace(SIGNED, evidence=provenance.UNSIGNED_TEXT)
+    results = decide([raw(0.9, SIGNED), raw(0.1, unproven), raw(0.9, unproven), raw(0.9, NO_ORIGIN)], DecisionRule())
+    counts = predict_results.ResultCounts()
+    assert len(list(counts.count(results))) == 4
+    assert (counts.signed, counts.claim_ai) == (1, 2)
+    text = run.summary(counts, run.PredictConfig())
+    assert "1 called fake because their signed content credentials say so" in text
+    assert "2 whose files claim, without proof, that AI made or edited them (see --details)" in text
 
 
 def test_details_have_the_origin_in_every_format(tmp_path):

@@ -20,7 +20,7 @@ from fakereal.model import calibration
 from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.predict.pipeline import RawPrediction
 from fakereal.predictions_json import Prediction, json_list, pieces, prediction_for
-from fakereal.provenance import SIGNED_REASON
+from fakereal.provenance import AI_EDITED, AI_GENERATED, SIGNED_REASON
 from fakereal.runtime import one_line
 
 _CHUNK = 4096  # raw predictions that are decided together
@@ -61,6 +61,8 @@ class ResultCounts:
     labels: Counter[int] = field(default_factory=Counter)
     uncertain: int = 0
     unstable: int = 0
+    signed: int = 0  # fake by their signed content credentials
+    claim_ai: int = 0  # others whose files claim that AI made or edited them
     failed: int = 0
     failures: list[str] = field(default_factory=list)  # the first ones, name and reason
 
@@ -70,6 +72,8 @@ class ResultCounts:
             self.total += 1
             self.uncertain += result.verdict == calibration.UNCERTAIN
             self.unstable += bool(result.flips)
+            self.signed += result.reason == SIGNED_REASON
+            self.claim_ai += result.reason != SIGNED_REASON and result.raw.origin.claim in (AI_GENERATED, AI_EDITED)
             if result.label is None:
                 self.failed += 1
                 if len(self.failures) < _MAX_SHOWN:

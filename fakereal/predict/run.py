@@ -242,6 +242,12 @@ def summary(counts: ResultCounts, config: PredictConfig) -> str:
     rows += [("of these unstable", counts.unstable)] if config.stability else []
     for name, count in rows:
         lines.append(f"  {name:<18} {count:>9,}  ({100 * count / max(predicted, 1):.1f} %)")
+    if counts.signed:
+        lines.append(f"  {counts.signed:,} called fake because their signed content credentials say so")
+    if counts.claim_ai:
+        lines.append(
+            f"  {counts.claim_ai:,} whose files claim, without proof, that AI made or edited them (see --details)"
+        )
     if counts.failed:
         lines.append(f"  {'unreadable':<18} {counts.failed:>9,}")
         lines += [f"    {failure}" for failure in counts.failures]
