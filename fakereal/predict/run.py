@@ -245,9 +245,8 @@ def summary(counts: ResultCounts, config: PredictConfig) -> str:
     if counts.signed:
         lines.append(f"  {counts.signed:,} called fake because their signed content credentials say so")
     if counts.claim_ai:
-        lines.append(
-            f"  {counts.claim_ai:,} whose files claim, without proof, that AI made or edited them (see --details)"
-        )
+        claim = "whose files claim, without proof, that AI made or edited them (see --details)"
+        lines.append(f"  {counts.claim_ai:,} {claim}")
     if counts.failed:
         lines.append(f"  {'unreadable':<18} {counts.failed:>9,}")
         lines += [f"    {failure}" for failure in counts.failures]
