@@ -154,7 +154,7 @@ def _check_counts(labels: np.ndarray, groups: np.ndarray) -> None:
         found = " and ".join(f"{count} {NAMES[label]}" for label, count in enumerate(counts))
         raise DataError(
             f"label errors: expected at least {MIN_IMAGES} fake and {MIN_IMAGES} real images outside the test split"
-            f" (copies counted once), found {found}: add images, or run the audit without --label-errors"
+            f" (copies counted once), got {found}: add images, or run the audit without --label-errors"
         )
 
 

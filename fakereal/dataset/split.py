@@ -65,7 +65,7 @@ def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float
         DataError: a split would have no images of a class.
     """
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ConfigError(f"shares: expected three numbers above 0 that add up to 1, found {shares}")
+        raise ConfigError(f"shares: expected three numbers above 0 that add up to 1, got {shares}")
     given = {record.split for record in dataset.records}
     # Only splits that the folders don't give take a share of the other images.
     open_shares = {
@@ -230,19 +230,19 @@ def manifest_rows(path: Path) -> list[dict[str, str]]:
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         rows = list(reader)
     except OSError as error:
-        raise DataError(f"{path}: expected a split file, found {error.strerror or error}") from error
+        raise DataError(f"{path}: the split file can't be read: {error.strerror or error}") from error
     except csv.Error as error:
-        raise DataError(f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}, found {error}") from error
+        raise DataError(f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}, got: {error}") from error
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}, found none named {', '.join(missing)}")
+        raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
     for number, row in enumerate(rows, start=1):
         if Path(row["path"]).is_absolute():
-            raise DataError(f"{path}: row {number}: expected a path relative to the data folder, found {row['path']!r}")
+            raise DataError(f"{path}: row {number}: expected a path relative to the data folder, got {row['path']!r}")
         if row["split"] not in (*SPLITS, _LEFT_OUT) or label_of_name(row["label"]) is None:
             raise DataError(
                 f"{path}: row {number}: expected a label (fake, real) and a split (train, val, test, {_LEFT_OUT}),"
-                f" found {row['label']!r} and {row['split']!r}"
+                f" got {row['label']!r} and {row['split']!r}"
             )
     return rows
 

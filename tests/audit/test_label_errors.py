@@ -170,7 +170,7 @@ def test_the_given_test_split_is_neither_checked_nor_written(tmp_path, base):
 
 def test_too_few_images_are_refused_with_how_many_there_are(tmp_path, base):
     dataset = scan(bright_and_dark(tmp_path / "set", {"fake": 0, "real": 1}, count=9), Preprocessing(32))
-    with pytest.raises(DataError, match="found 9 fake and 9 real"):
+    with pytest.raises(DataError, match="got 9 fake and 9 real"):
         label_errors.find_label_errors(dataset, base=base)
 
 

@@ -216,7 +216,7 @@ def test_what_a_manifest_leaves_out_is_written_again(images, tmp_path):
     ("text", "message"),
     [
         ("", "expected the columns"),
-        ("path,label\n1.png,fake\n", "found none named sha256, source, split, reason"),
+        ("path,label\n1.png,fake\n", "missing: sha256, source, split, reason"),
         ("path,sha256,label,source,split,reason\n1.png,00,fake,,training,\n", "row 1: .*'training'"),
         ("path,sha256,label,source,split,reason\n1.png,00,cat,,train,\n", "row 1: .*'cat'"),
         ("path,sha256,label,source,split,reason\n1.png,00,fake,,train,\n", "check that .* belongs to"),
@@ -229,7 +229,7 @@ def test_a_file_that_is_not_a_manifest_of_these_images_is_one_clear_line(dataset
 
 
 def test_a_missing_manifest_is_one_clear_line(dataset, tmp_path):
-    with pytest.raises(DataError, match="expected a split file, found No such file"):
+    with pytest.raises(DataError, match="the split file can't be read: No such file"):
         read_manifest(tmp_path / "split.csv", dataset)
 
 
