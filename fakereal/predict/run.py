@@ -22,6 +22,7 @@ from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
 from fakereal.files import remove_partial_files
 from fakereal.labels import FAKE, REAL
+from fakereal.model import unseen
 from fakereal.model.augmentation import STABILITY_RESAVES
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import journal as journals
@@ -81,6 +82,7 @@ class Predictor:
     identity: Header  # what the outputs depend on, for the journal
     overlays: Overlays | None = None  # where given, each image is explained too
     model: Path | None = None  # the file that the network was opened from
+    worth: str | None = None  # what verdicts on images of unseen origin have been worth, in one sentence
 
     def predict(self, items: Iterable[Item], config: PredictConfig) -> Iterator[RawPrediction]:
         """Yield the raw prediction of each item, in order; close the generator to end its threads."""
@@ -130,7 +132,8 @@ def open_predictor(config: PredictConfig, listing: Listing, model: Path) -> Pred
         names = overlay_names(listing.items.names)
         overlays = Overlays(config.explain, open_explainer(opened), preprocessing, decision, names)
     identity = {"model": opened.model_sha256, "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
-    return Predictor(opened.network, preprocessing, decision, identity, overlays, model)
+    worth = unseen.sentence(opened.metadata.metrics)
+    return Predictor(opened.network, preprocessing, decision, identity, overlays, model, worth)
 
 
 def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> int:
@@ -157,7 +160,7 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
                 log(f"{done} are finished and saved in {path}: pass --resume to continue")
             raise
         journal.remove()
-    print(summary(counts, config))
+    print(summary(counts, config, predictor.worth))
     return EXIT_PARTIAL if counts.failed else EXIT_OK
 
 
@@ -233,7 +236,7 @@ def report_listing(listing: Listing) -> None:
         log(f"images named more than once, predicted once ({listing.items.duplicates:,})")
 
 
-def summary(counts: ResultCounts, config: PredictConfig) -> str:
+def summary(counts: ResultCounts, config: PredictConfig, worth: str | None = None) -> str:
     """Return the summary for stdout: counts, what could not be read and why, and where the results are."""
     predicted = counts.total - counts.failed
     where = ", ".join([*config.inputs, *([_list_name(config.list_file)] if config.list_file else [])])
@@ -252,6 +255,7 @@ def summary(counts: ResultCounts, config: PredictConfig) -> str:
         lines += [f"    {failure}" for failure in counts.failures]
     if counts.failed > len(counts.failures):
         lines.append(f"    and {counts.failed - len(counts.failures):,} more, all listed in the file below")
+    lines += [f"what a verdict is worth: {worth}"] if worth else []
     lines.append(f"predictions: {config.output}")
     for name, path in (("details", config.details), ("explanations", config.explain)):
         lines += [f"{name}: {path}"] if path else []

@@ -26,7 +26,7 @@ from fakereal.decoding import decode
 from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
-from fakereal.model import calibration
+from fakereal.model import calibration, unseen
 from fakereal.model.augmentation import STABILITY_RESAVES, resaved_views
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.heatmap import seen_part
@@ -137,6 +137,8 @@ def _public_facts(metadata: Metadata, path: Path) -> dict[str, Any]:
             "band": list(metadata.decision.band),
         },
         "test": _test_metrics(metadata.metrics.get("test") or {}),
+        "unseen_sources": metadata.metrics.get("unseen_sources"),
+        "worth": unseen.sentence(metadata.metrics),
         "versions": dict(metadata.versions),
     }
 

@@ -8,9 +8,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from web_apps import Brightness, client, png, predictor
+from web_apps import SIZE_PX, Brightness, client, png, predictor
 
-from fakereal.web.http import Limits
+from fakereal.model.augmentation import STABILITY_RESAVES
+from fakereal.model.calibration import combine_views
+from fakereal.preprocessing import Preprocessing
+from fakereal.web.http import Limits, Upload
 
 
 def post(app, *files, url="/api/predict", **fields):
@@ -154,6 +157,28 @@ def test_the_model_tells_what_it_is_but_no_path(app):
     assert found["name"] == "brightness"
     assert found["limits"]["files"] == 32
     assert "not proof" in found["advisory"]
+
+
+def test_what_a_verdict_is_worth_stands_above_the_results(app):
+    page = post(app, ("1.png", png(250)), url="/").text
+    assert page.index("9 of 10 verdicts were right") < page.index('id="cards"')
+    assert "9 of 10 verdicts were right" in app.get("/model").text
+
+
+def test_an_image_with_several_views_gets_the_verdict_of_prediction():
+    rng = np.random.default_rng(0)
+    content = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(content, "PNG")
+    preprocessing = Preprocessing(SIZE_PX, square=True, crops=3)
+    network = Brightness()
+    with predictor(network, preprocessing=preprocessing) as found:
+        found.worker.wait_until_warm()
+        (analysis,) = found.analyzer.analyze([Upload("a.png", content.getvalue())], explain=True, stability=True)
+    views = np.stack(preprocessing.views(Image.open(content).convert("RGB")))
+    assert len(views) == 4
+    assert analysis.result.raw.p_real == pytest.approx(combine_views(network.p_real(views)), abs=1e-6)
+    assert len(analysis.variants) == len(STABILITY_RESAVES)
+    assert analysis.evidence.shape == (4, 4)
 
 
 def test_health_readiness_and_figures():

@@ -37,6 +37,8 @@ MODEL = {
     "preprocessing": Preprocessing(SIZE_PX).fingerprint,
     "decision": {"threshold": 0.5, "temperature": 1.0, "band": [0.4, 0.6]},
     "test": None,
+    "unseen_sources": None,
+    "worth": "On 3 sources it never saw, 9 of 10 verdicts were right.",
     "versions": {},
 }
 
@@ -59,10 +61,12 @@ class Brightness:
 
 
 @contextmanager
-def predictor(network: object | None = None, limits: Limits | None = None) -> Iterator[Predictor]:
+def predictor(
+    network: object | None = None, limits: Limits | None = None, preprocessing: Preprocessing | None = None
+) -> Iterator[Predictor]:
     decision = DecisionRule(band=(0.4, 0.6))
     found = predictors.start_predictor(
-        network or Brightness(), Preprocessing(SIZE_PX), decision, MODEL, limits, "# A *card*\n<b>"
+        network or Brightness(), preprocessing or Preprocessing(SIZE_PX), decision, MODEL, limits, "# A *card*\n<b>"
     )
     try:
         yield found
