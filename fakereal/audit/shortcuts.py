@@ -107,7 +107,7 @@ def probe_file_names(
 ) -> ProbeResult:
     """Return how well patterns of file names do: the number of digits, letters and separators, never which."""
     patterns = _category("file name", [f.name_pattern for f in facts], "pattern")
-    patterns.columns["length"] = np.array([f.name_length for f in facts], float)
+    patterns.columns["file name length"] = np.array([f.name_length for f in facts], float)
     return probe([patterns], labels, groups, seed)
 
 
@@ -123,7 +123,7 @@ def probe_pixels(
     bytes_per_pixel = np.array([f.bytes_per_pixel for f in facts])
     simple = dict(zip(("brightness", "contrast", "saturation", "sharpness", "8x8 blocks"), columns, strict=False))
     features = [Feature(name, {name: column}) for name, column in simple.items()]
-    features.append(Feature("resampling", {"strength": columns[5], "period": columns[6]}))
+    features.append(Feature("resampling", {"resampling strength": columns[5], "resampling period": columns[6]}))
     features.append(Feature("bytes per pixel", {"bytes per pixel": bytes_per_pixel}))
     return probe(features, labels, groups, seed)
 
@@ -168,7 +168,7 @@ def _power_of_two(*sides_px: int) -> int:
 def _jpeg_table_feature(facts: Sequence[FileFacts]) -> Feature:
     tables = [f"quality {f.jpeg_quality:.0f} (table {f.jpeg_table})" if f.jpeg_table else "no JPEG" for f in facts]
     feature = _category("JPEG quantization table", tables, "table")
-    feature.columns["quality"] = np.array([np.nan if f.jpeg_quality is None else f.jpeg_quality for f in facts])
+    feature.columns["JPEG quality"] = np.array([np.nan if f.jpeg_quality is None else f.jpeg_quality for f in facts])
     return feature
 
 
