@@ -1,4 +1,4 @@
-"""Fixtures: tiny pictures made on the spot, and the development image sets where they are to be had."""
+"""Fixtures for all tests: tiny generated images, and the development image sets where they are available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ARCHIVES = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps the cache of the user who runs the tests out of them, and theirs out of it."""
+    """Keep the user's cache and that of the tests apart."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -35,7 +35,7 @@ def make_labelled_images(folder: Path, counts: dict[str, int], seed: int = 0) ->
 
 @pytest.fixture
 def make_image() -> Callable[..., Path]:
-    """A function that writes a picture whose pixels the seed decides: `make_image(path, seed, **save)`."""
+    """A function that writes an image whose pixels depend on the seed: `make_image(path, seed, **save)`."""
 
     def make(path: Path, seed: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB", **save: object) -> Path:
         rng = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ def make_image() -> Callable[..., Path]:
 
 @pytest.fixture
 def make_folder(make_image: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes pictures, all different: `make_folder({"train/real": 5, "train/fake": 4})`."""
+    """A function that writes images, all different: `make_folder({"train/real": 5, "train/fake": 4})`."""
 
     def make(counts: dict[str, int], name: str = "images", suffix: str = ".png") -> Path:
         seed = 0
@@ -87,7 +87,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that unpacks one of the development image sets, once a session, and returns its folder."""
+    """A function that unpacks a development image set, once per session, and returns its folder."""
     unpacked: dict[str, Path] = {}
 
     def find(name: str) -> Path:

@@ -1,43 +1,72 @@
-import os
-import platform
-import subprocess
-import sys
-from pathlib import Path
+import argparse
+import tomllib
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-
-FAULTS = """
-import resource
-import numpy as np
-from fakereal import runtime
-kept = runtime.keep_freed_memory()
-np.ones(10_000_000)  # 80 MB
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    np.ones(10_000_000)
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+import fakereal.__main__ as program
+from fakereal.cli import parse_count, parse_setting, parse_share, parse_whole, run_cli
+from fakereal.errors import ConfigError
 
 
-def faults(**settings):
-    """Whether freed memory is kept, and how many pages five large arrays then take from the system."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", FAULTS]
-    done = subprocess.run(command, cwd=ROOT, env=own | settings, capture_output=True, text=True, check=True)
-    kept, count = done.stdout.split()
-    return kept == "True", int(count)
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("no\nsuch\nthing"), 2, "error: no such thing"),
+        (
+            OSError(28, "No space left on device", "out.json"),
+            2,
+            "error: [Errno 28] No space left on device: 'out.json'",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_that_users_can_solve_is_one_line_and_an_exit_code(error, code, line, capsys):
+    def fail(argv):
+        raise error
+
+    assert run_cli(fail) == code
+    told = capsys.readouterr().err
+    assert told.startswith(line)
+    assert told.count("\n") == 1
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-def test_freed_memory_is_used_again_without_asking_the_system():
-    kept, count = faults()
-    assert kept
-    assert count < 100  # 97,656 pages of 4 kB otherwise, or 190 of 2 MB
+def test_a_bug_keeps_its_traceback():
+    def fail(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_cli(fail)
 
 
-@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_what_the_user_set_for_malloc_stays(name):
-    value = {"MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}[name]
-    assert not faults(**{name: value})[0]
+def test_the_exit_code_of_a_command_is_handed_on():
+    assert run_cli(lambda argv: len(argv), ["a", "b"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "bad"),
+    [
+        (parse_share, {"0": 0.0, "0.5": 0.5, "1": 1.0}, ["-0.1", "1.01", "nan", "half"]),
+        (parse_count, {"1": 1, "32": 32}, ["0", "-1", "1.5", "", "\u0663"]),
+        (parse_whole, {"0": 0, "7": 7}, ["-1", "x"]),
+        (parse_setting, {"a.b=[1, 2]": ("a.b", [1, 2]), "a=null": ("a", None)}, ["a", "=1", "a=["]),
+    ],
+)
+def test_argument_types_take_what_they_name_and_refuse_the_rest(parse, good, bad):
+    assert {text: parse(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="expected"):
+            parse(text)
+
+
+def test_the_console_command_is_the_module_s_own():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == {"fakereal": "fakereal.__main__:console"}
+    assert callable(program.console)
+
+
+def test_the_help_lists_every_command_by_the_first_line_of_its_text():
+    text = program.build_parser().format_help()
+    for name, (_, run) in program.COMMANDS.items():
+        assert name in text
+        assert run.__doc__.splitlines()[0].split()[0] in text

@@ -18,6 +18,7 @@ from fakereal.__main__ import COMMANDS
 PACKAGE = sorted((ROOT / "fakereal").rglob("*.py"))
 SCRIPTS = [ROOT / name for name in ("image_separate.py", "train_model.py", "predict_and_save_json.py")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TEST_NAMES = {path.stem for path in TESTS if path.name.startswith("test_")}
 OTHERS = [path for name in ("benchmarks", "tools") for path in sorted((ROOT / name).rglob("*.py"))]
 
 FLOORS = (
@@ -218,6 +219,10 @@ def test_every_requirement_is_used():
     assert unused == set()
 
 
+def test_no_two_test_files_have_one_name():
+    assert len(TEST_NAMES) == sum(path.name.startswith("test_") for path in TESTS)
+
+
 @pytest.mark.parametrize("path", TESTS, ids=name_of)
 def test_tests_that_need_the_image_sets_say_so(path):
     for node in ast.walk(tree_of(path)):
@@ -229,7 +234,7 @@ def test_tests_that_need_the_image_sets_say_so(path):
 
 def tracked_text() -> list[Path]:
     suffixes = {".py", ".md", ".txt", ".toml", ".yaml", ".html", ".css", ".js", ".ipynb"}
-    folders = ("fakereal", "tests", "benchmarks", "tools", "configs", "notebooks", "data", "models", ".ci")
+    folders = ("fakereal", "tests", "benchmarks", "tools", "configs", "docs", "notebooks", "data", "models", ".ci")
     top = [path for path in ROOT.iterdir() if path.is_file()]
     pages = [ROOT / name / "README.md" for name in ("data", "models")]
     inside = [path for name in folders if name not in ("data", "models") for path in (ROOT / name).rglob("*")]

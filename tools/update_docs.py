@@ -20,7 +20,11 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-_MARKER = re.compile(r"^<!-- (options: (?P<command>[\w.]+)|config keys) -->\n(?:\n\|(?:.*\n)*?\n<!-- end -->\n)?", re.M)
+_MARKER = re.compile(
+    r"^<!-- (options: (?:python )?(?:-m )?(?:fakereal )?(?P<command>[\w.]+)|config keys) -->\n"
+    r"(?:\n\|(?:.*\n)*?\n<!-- end -->\n)?",
+    re.MULTILINE,
+)
 _WIDE = "2000"  # columns: no help text is broken into lines
 
 
