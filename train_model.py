@@ -50,9 +50,6 @@ def parser() -> argparse.ArgumentParser:
                    help="keeps pictures and features for later (default: your cache folder; none: off)")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", action="store_const", const=True,
                    help="keep the history for TensorBoard too, in NAME_run/tensorboard")  # fmt: skip
-    p.add_argument("--hosts", dest="cluster.hosts", metavar="HOST:PORT,...",
-                   help="the processes that train together, on KERAS_BACKEND=jax, the same in all of them")  # fmt: skip
-    p.add_argument("--host-index", dest="cluster.index", type=int, metavar="I", help="which of them is this one, 0...")
     p.add_argument("--resume", action="store_true", help="go on from the last epoch of a killed run")
     return p
 
@@ -70,8 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fakereal.training import run
 
     outcome = run.train_and_report(effective, options.output, options.resume)
-    if outcome is None:
-        return cli.EXIT_OK  # another process has the model
     print("\n".join(training_lines(outcome.detector)))
     runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return outcome.exit_code

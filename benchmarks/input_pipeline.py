@@ -69,7 +69,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     from fakereal.dataset.scan import scan
     from fakereal.preprocessing import Preprocessing
     from fakereal.training.cache import RowCache
-    from fakereal.training.input_pipeline import EpochSampler, resolve_augmentation, training_batches
+    from fakereal.training.input_pipeline import EpochSampler, augmented_batches, without_autotune
 
     preprocessing, changes = Preprocessing(224), AugmentationConfig()
     found = scan(options.data, preprocessing).records
@@ -81,10 +81,10 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
         with Image.open(record.path) as image:
             image.convert("RGB").resize((1024, 1024), Image.Resampling.BICUBIC).save(path, quality=90)
         large.append(replace(record, path=path))
-    kept = RowCache(work / "cache", 10**10).pictures(preprocessing)
+    kept = RowCache(work / "cache", 10**10).images(preprocessing)
 
     def batches(chosen, epoch: int, cache=None):
-        return training_batches(chosen, preprocessing, changes, EpochSampler(0, 0, epoch), BATCH, cache)
+        return augmented_batches(chosen, preprocessing, changes, EpochSampler(0, 0, epoch), BATCH, cache)
 
     for _ in batches(records, 0, kept):  # fills the cache
         pass
@@ -92,7 +92,7 @@ def prepare(options: argparse.Namespace, work: Path) -> dict[str, Callable[[int]
     held = next(iter(batches(records, 0, kept)))
     tuned = tf.data.Dataset.from_tensors(held).repeat(len(records) // BATCH)
     return {
-        "memory": lambda epoch: resolve_augmentation(tuned),
+        "memory": lambda epoch: without_autotune(tuned),
         "tuned": lambda epoch: tuned,
         "cache": lambda epoch: batches(records, epoch, kept),
         "files": lambda epoch: batches(records, epoch),

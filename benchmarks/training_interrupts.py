@@ -106,15 +106,15 @@ def train(way: str, model: Any, records: Any, preprocessing: Any, sent: list[flo
     """Train until KeyboardInterrupt, or until it is clear that it was lost."""
     from fakereal.config import AugmentationConfig
     from fakereal.training import loop
-    from fakereal.training.input_pipeline import EpochSampler, plain_batches, training_batches
+    from fakereal.training.input_pipeline import EpochSampler, augmented_batches, plain_batches
 
     epoch = 0
     while not sent or time.monotonic() - sent[0] < _LOST_S:
         epoch += 1
-        x = training_batches(records, preprocessing, AugmentationConfig(), EpochSampler(0, 0, epoch), 16)
+        x = augmented_batches(records, preprocessing, AugmentationConfig(), EpochSampler(0, 0, epoch), 16)
         evaluated = plain_batches(records[:16], preprocessing, 16)
         if way == "ours":
-            loop.fit(model, {"x": x})
+            loop.fit(model, x)
             loop.predict(model, evaluated)
         else:
             model.fit(x, verbose=0, shuffle=False)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from fakereal import files
 from fakereal.errors import ConfigError
 
 TrainScope = Literal["head", "last20", "all"]
@@ -117,6 +118,13 @@ class DataConfig:
     cache_dir: str = "auto"  # keeps decoded pictures and activations; auto: the user's cache folder | none | a folder
     cache_gb: float = 10.0  # so much may lie there; what nobody used for longest goes first
 
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder of the caches, None for `none`."""
+        if self.cache_dir == "none":
+            return None
+        return files.cache_folder() if self.cache_dir == "auto" else Path(self.cache_dir).expanduser()
+
 
 @dataclass(frozen=True)
 class NeutralizeConfig:
@@ -135,19 +143,6 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
-    """The processes that train together (KERAS_BACKEND=jax); no part of what a result depends on."""
-
-    hosts: str = ""  # HOST:PORT,HOST:PORT, one a process, the first writes the files; empty: this process alone
-    index: int = 0  # which of them this process is
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Returns one HOST:PORT a process."""
-        return tuple(part.strip() for part in self.hosts.split(",")) if self.hosts else ()
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that decides a run's result, apart from the pictures themselves."""
 
@@ -160,7 +155,9 @@ class Config:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # the processes that train together
+
+
+_RETIRED = {"cluster"}  # keys that model files of earlier versions carry and that never decided a result
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
@@ -194,7 +191,8 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: dict[str, Any], where: str) -> Any:
     """Returns the configuration that `as_dict` made; `where` names the file in errors."""
-    return _parse(Config, tree, where)
+    kept = {key: value for key, value in tree.items() if key not in _RETIRED}
+    return _parse(Config, kept, where)
 
 
 def dumps(config: Config) -> str:
@@ -302,7 +300,6 @@ def check(config: Config) -> None:
     expect(good, list(shares), "data.shares", "three numbers above 0 that add up to 1, for train, val and test")
     _in_range(config.data, 0.001, 10**6, "cache_gb")
     _in_range(config.report, 0, 10**9, "resave_images")
-    _check_cluster(config.cluster)
     _check_network(config.network, config.image_size)
     _check_training(config.training)
     _check_phases_alone(config.training)
@@ -325,21 +322,6 @@ def _check_depth(network: NetworkConfig, image_size: int) -> None:
         deepest = image_size.bit_length() - 1
         blocks = f"at most {deepest} blocks for {image_size} pixels"
         expect(len(network.filters) <= deepest, len(network.filters), "network.filters", blocks)
-
-
-def _check_cluster(cluster: ClusterConfig) -> None:
-    addresses = cluster.addresses
-    for each in addresses:
-        name, _, port = each.rpartition(":")
-        good = name and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
-        expect(good, each, "cluster.hosts (--hosts)", "HOST:PORT,HOST:PORT, one a process")
-    expect(len(set(addresses)) == len(addresses), cluster.hosts, "cluster.hosts (--hosts)", "a port for each process")
-    expect(
-        0 <= cluster.index < max(1, len(addresses)),
-        cluster.index,
-        "cluster.index (--host-index)",
-        f"0 to {len(addresses) - 1}, counting --hosts from 0" if addresses else "0, as there are no --hosts",
-    )
 
 
 def _check_training(training: TrainingConfig) -> None:

@@ -6,15 +6,18 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fakereal.config import Config
 from fakereal.dataset.near_duplicates import Cluster, find_duplicates
-from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts
+from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, scan, skipped_lines
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES, label_of_name
+from fakereal.preprocessing import Preprocessing
+from fakereal.runtime import log
 
 SPLITS = ("train", "val", "test")
 """In order of precedence: an image that is in two of them counts in the first."""
@@ -294,3 +297,32 @@ def _counts_line(name: str, records: tuple[Record, ...], total: int) -> str:
 def _source_part(split: Split, source: str) -> list[str]:
     counts = {name: class_counts(r for r in getattr(split, name) if r.source == source) for name in SPLITS}
     return [f"{name} {fake:,} fake {real:,} real" for name, (fake, real) in counts.items()]
+
+
+def scan_and_split(config: Config) -> tuple[Dataset, Split]:
+    """Scan and split the images that a configuration names, and log what was found.
+
+    Which images are the same is decided at one size, whatever the network's, so that runs at other sizes on the same
+    folder have the same split.
+
+    Raises:
+        FakeRealError: with one line that says what to do.
+    """
+    dataset = _without_sources(scan(Path(config.data.path), Preprocessing()), config.data.exclude_sources)
+    if config.data.split_file:
+        split = read_manifest(Path(config.data.split_file), dataset)
+    else:
+        split = split_dataset(dataset, config.seed, config.data.shares)
+    for line in [*skipped_lines(dataset), *summary(split)]:
+        log(line)
+    return dataset, split
+
+
+def _without_sources(dataset: Dataset, sources: Sequence[str]) -> Dataset:
+    known = {record.source for record in dataset.records}
+    for name in set(sources) - known:
+        raise ConfigError(f"exclude_sources: expected some of {', '.join(sorted(known))}, found {name!r}")
+    kept = tuple(record for record in dataset.records if record.source not in sources)
+    if sources:
+        log(f"left out {len(dataset.records) - len(kept)} images of {', '.join(sources)}")
+    return replace(dataset, records=kept)

@@ -1,8 +1,8 @@
-"""Arrays kept on disk from run to run: decoded pictures and activations. The folder may be deleted at any time.
+"""An on-disk cache of arrays, decoded images and features, shared by runs. The folder may be deleted at any time.
 
 A cache is a folder of sealed files. Each holds rows of one shape, an index of their names and checksums, and a tail; it
 is written whole under a name of its own and never changed. So a kill leaves no half file, two runs may share a folder,
-and whatever is damaged is noticed, thrown away and made anew.
+and damage is noticed: such rows are discarded and rebuilt. (joblib.Memory returned a changed byte as if it were sound.)
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import numpy as np
 
 from fakereal.config import DataConfig
 from fakereal.errors import DataError
-from fakereal.files import cache_folder, write_atomic
+from fakereal.files import write_atomic
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, one_line
 
 FILE_BYTES = 64 * 2**20
-"""Rows wait in memory until there are so many bytes of them; then a file is sealed."""
+"""Rows wait in memory up to this size; then they are written as one file."""
 
 FREE_BYTES = 2**30
-"""So much of the disk is left to others, whatever the cache may hold."""
+"""This much of the disk is left free, whatever the cache may hold."""
 
 _DAY_S = 86_400
 _GB = 10**9
@@ -52,13 +52,13 @@ class _File:
 
 
 class Rows:
-    """Arrays of one shape and type by name; threads may use it side by side."""
+    """Arrays of one shape and type, by name; safe for use by several threads."""
 
     def __init__(
         self, cache: RowCache, folder: Path, shape: tuple[int, ...], dtype: np.dtype, essential: bool = True
     ) -> None:
         self._cache, self._folder, self._shape, self._dtype = cache, folder, shape, dtype
-        self.essential = essential  # False of what makes room for rows that a run can't do without
+        self.essential = essential  # False: these rows make room for those that a run can't do without
         self.row_bytes = int(np.prod(shape)) * dtype.itemsize
         self._places: dict[bytes, tuple[_File, int]] = {}
         self._waiting: dict[bytes, np.ndarray] = {}
@@ -67,7 +67,7 @@ class Rows:
             self._open(path)
 
     def get(self, name: str) -> np.ndarray | None:
-        """Returns a row, read-only, or None where there is none or it was damaged."""
+        """Return a row, read-only, or None where there is none or it was damaged."""
         key = _key(name)
         row = self._waiting.get(key)
         if row is not None:
@@ -79,12 +79,12 @@ class Rows:
         if zlib.crc32(row) != file.index["checksum"][number]:
             with self._lock:
                 self._places.pop(key, None)  # the file's other rows have checksums of their own and may stay in use
-            _remove(file.path, "its content has changed")
+            _discard(file.path, "changed content")
             return None
         return row
 
     def put(self, name: str, row: np.ndarray) -> None:
-        """Keeps a row, or drops it where the cache has no room."""
+        """Keep a row, or drop it where the cache has no room."""
         row = np.ascontiguousarray(row, self._dtype).reshape(self._shape)
         with self._lock:
             self._waiting[_key(name)] = row
@@ -92,7 +92,7 @@ class Rows:
                 self.flush()
 
     def flush(self) -> None:
-        """Writes what waits in memory to the disk."""
+        """Write the rows that wait in memory to the disk."""
         with self._lock:
             if not self._waiting:
                 return
@@ -105,7 +105,7 @@ class Rows:
             self._waiting = {}
 
     def forget(self, path: Path) -> None:
-        """Lets go of a file that makes room; rows that were handed out stay what they are."""
+        """Forget the rows of a file that makes room; arrays that were handed out stay valid."""
         with self._lock:
             self._places = {key: place for key, place in self._places.items() if place[0].path != path}
 
@@ -113,15 +113,16 @@ class Rows:
         try:
             index = _read_index(path, self.row_bytes)
             rows = np.memmap(path, self._dtype, "r", shape=(len(index), *self._shape)).view(np.ndarray)
-            os.utime(path)  # the files that nobody used for longest make room first
+            os.utime(path)  # the least recently used files make room first
         except FileNotFoundError:
             return  # another run made room
         except (OSError, ValueError) as error:
-            _remove(path, one_line(error))
+            _discard(path, one_line(error))
             return
         keys = [entry.tobytes() for entry in index["key"]]
-        if all(key in self._places for key in keys):  # two runs made the same rows; all keep the same one of them
-            _remove(path)
+        if all(key in self._places for key in keys):  # two runs wrote the same rows: one file is enough
+            with contextlib.suppress(OSError):
+                path.unlink()
             return
         file = _File(path, rows, index)
         self._cache.in_use[path] = self
@@ -129,26 +130,26 @@ class Rows:
 
 
 class RowCache:
-    """A folder of rows, of a bounded size."""
+    """A folder of rows of limited size."""
 
-    def __init__(self, folder: Path, limit_bytes: int, pictures: bool = True) -> None:
-        self.folder, self.limit_bytes, self._pictures = folder, limit_bytes, pictures
-        self.in_use: dict[Path, Rows] = {}  # this run's own files, and what they belong to
+    def __init__(self, folder: Path, limit_bytes: int, keep_images: bool = True) -> None:
+        self.folder, self.limit_bytes, self._keep_images = folder, limit_bytes, keep_images
+        self.in_use: dict[Path, Rows] = {}  # the files that this run uses, and their rows
         self._kinds: dict[Path, Rows] = {}
         self._full = False
-        for part in folder.rglob("*.part"):  # what kills left behind; a younger one may be another run's work
+        for part in folder.rglob("*.part"):  # left by killed runs; a younger one may be in use by another run
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > _DAY_S:
                     part.unlink()
 
     def rows(self, meaning: str, shape: tuple[int, ...], dtype: str, essential: bool = True) -> Rows:
-        """Returns the rows that mean the same, whichever run made them.
+        """Return the rows of one meaning, whichever run wrote them.
 
         Args:
-            meaning: all that decides a row apart from its name.
+            meaning: everything that determines a row apart from its name.
             shape: of one row.
             dtype: of its numbers.
-            essential: False where the run goes on as well without; such rows make room for the others.
+            essential: False where the run can do without; such rows make room for the others.
         """
         name = f"{meaning.split()[0]}-{hashlib.sha256(f'{meaning} {shape} {dtype}'.encode()).hexdigest()[:16]}"
         folder = self.folder / name
@@ -156,15 +157,15 @@ class RowCache:
             self._kinds[folder] = Rows(self, folder, shape, np.dtype(dtype), essential)
         return self._kinds[folder]
 
-    def pictures(self, preprocessing: Preprocessing) -> Rows | None:
-        """Returns the decoded pictures, uint8 (S, S, 3), by the SHA-256 of their files; None where none are kept."""
+    def images(self, preprocessing: Preprocessing) -> Rows | None:
+        """Return the decoded images, uint8 (S, S, 3), by the SHA-256 of their files; None where none are kept."""
         size = preprocessing.image_size_px
-        if not self._pictures:
+        if not self._keep_images:
             return None
-        return self.rows(f"pictures {preprocessing.fingerprint}", (size, size, 3), "uint8", essential=False)
+        return self.rows(f"images {preprocessing.fingerprint}", (size, size, 3), "uint8", essential=False)
 
     def holds(self, rows: Rows, size: int) -> bool:
-        """Says whether `size` bytes of essential rows fit, with what else this run has that it can't do without."""
+        """Return whether `size` bytes of essential rows fit beside the other essential rows of this run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = sum(_file_size(path) for path, owner in self.in_use.items() if owner.essential and owner is not rows)
         files = sum(_file_size(path) for path in self.folder.rglob(f"*{_SUFFIX}"))
@@ -172,28 +173,28 @@ class RowCache:
         return size <= min(self.limit_bytes - kept, on_disk)
 
     def write(self, path: Path, content: bytes, essential: bool) -> bool:
-        """Writes a file where there is room; says once where there is none."""
+        """Write a file where there is room; log once where there is none."""
         try:
             if self._make_room(len(content), essential):
                 write_atomic(path, content)
                 return True
-            problem = f"the {self.limit_bytes / _GB:g} GB of data.cache_gb, or the disk, are used up"
+            problem = f"data.cache_gb ({self.limit_bytes / _GB:g} GB) or the disk is full"
         except (OSError, DataError) as error:
             problem = one_line(error)
         if not self._full:
-            log(f"cache: nothing more is kept, as {problem}")
+            log(f"cache: nothing more is kept: {problem}")
             self._full = True
         return False
 
     def flush(self) -> None:
-        """Writes what waits in memory."""
+        """Write all rows that wait in memory."""
         for rows in self._kinds.values():
             rows.flush()
 
     def _make_room(self, size: int, essential: bool) -> bool:
-        """Deletes the files that no run opened for longest until there is room; False where there can be none.
+        """Delete the least recently used files until there is room; return False where there can be none.
 
-        Essential rows may take the room of this run's pictures, and of whatever else fills the disk here.
+        Essential rows may take the room of this run's decoded images, and of whatever else fills the disk here.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []
@@ -210,7 +211,8 @@ class RowCache:
                 self.in_use.pop(path, None)
                 if owner:
                     owner.forget(path)
-                _remove(path)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 total -= each
         return total <= self.limit_bytes and not self._disk_is_full(size)
 
@@ -220,12 +222,11 @@ class RowCache:
 
 @contextmanager
 def open_cache(data: DataConfig) -> Iterator[RowCache]:
-    """Opens the cache that a configuration names; with `none`, or where it can't be written, one that ends here.
+    """Open the cache that a configuration names; with `none`, or where that can't be written, a temporary one.
 
-    That one holds no pictures: decoding them again is slower, but needs no gigabytes of a temporary folder.
+    A temporary one holds no images: decoding them again is slower, but needs no gigabytes of a temporary folder.
     """
-    limit = round(data.cache_gb * _GB)
-    folder = folder_of(data)
+    limit, folder = round(data.cache_gb * _GB), data.cache_folder
     if folder and _is_usable(folder):
         cache = RowCache(folder, limit)
         try:
@@ -234,14 +235,7 @@ def open_cache(data: DataConfig) -> Iterator[RowCache]:
             cache.flush()
     else:
         with tempfile.TemporaryDirectory(prefix="fakereal-", ignore_cleanup_errors=True) as temporary:
-            yield RowCache(Path(temporary), limit, pictures=False)
-
-
-def folder_of(data: DataConfig) -> Path | None:
-    """Returns the folder that a configuration names for its caches, None for `none`."""
-    if data.cache_dir == "none":
-        return None
-    return cache_folder() if data.cache_dir == "auto" else Path(data.cache_dir).expanduser()
+            yield RowCache(Path(temporary), limit, keep_images=False)
 
 
 def _is_usable(folder: Path) -> bool:
@@ -249,13 +243,13 @@ def _is_usable(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        log(f"cache: {folder} can't be written ({error.strerror or error}), so nothing is kept for the next run")
+        log(f"cache: {folder} can't be written ({error.strerror or error}): nothing is kept for the next run")
         return False
     return True
 
 
 def _file_size(path: Path) -> int:
-    """Returns a file's bytes, 0 where another run has deleted it."""
+    """Return the size of a file, 0 where another run has deleted it."""
     try:
         return path.stat().st_size
     except OSError:
@@ -267,23 +261,22 @@ def _key(name: str) -> bytes:
 
 
 def _read_index(path: Path, row_bytes: int) -> np.ndarray:
-    """Returns the index of a file; ValueError where the file is not what was once written."""
+    """Return the index of a file; ValueError where the file is not what was written."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _TAIL.size))
         tail = file.read()
         mark, count, checksum = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (b"", 0, 0)
         if mark != _MARK or size != count * (row_bytes + _ENTRY.itemsize) + _TAIL.size:
-            raise ValueError("it is torn")
+            raise ValueError("truncated")
         file.seek(count * row_bytes)
         index = file.read(count * _ENTRY.itemsize)
     if zlib.crc32(index) != checksum:
-        raise ValueError("its index has changed")
+        raise ValueError("changed index")
     return np.frombuffer(index, dtype=_ENTRY)
 
 
-def _remove(path: Path, damage: str = "") -> None:
+def _discard(path: Path, damage: str) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-        if damage:
-            log(f"cache: {path.name} is thrown away and made anew, as {damage}")
+        log(f"cache: discarding {path.name} ({damage}); its rows will be rebuilt")

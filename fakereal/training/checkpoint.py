@@ -1,4 +1,4 @@
-"""What a killed run goes on from: one file, written after every epoch."""
+"""The state of a run after each epoch: a checkpoint that --resume continues from, and a history for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from fakereal.errors import DataError
 from fakereal.files import write_atomic
 from fakereal.runtime import log
 
+START_OVER = "leave out --resume to start over"
+"""What every refused checkpoint leaves to do; a comparison does it by itself."""
+
 _ARRAYS = ("best", "current", "optimizer")
+_SCALARS = ("loss", "accuracy", "val_loss", "val_calibrated_loss", "val_accuracy", "seconds")  # for TensorBoard
 
 
 class CheckpointRefused(DataError):
@@ -26,21 +29,21 @@ class CheckpointRefused(DataError):
 
 @dataclass
 class TrainingState:
-    """Where a run stands after a finished epoch; the checkpoint holds it with the arrays below."""
+    """The state of a run after a finished epoch."""
 
     phase: int = 0  # number of the phase, from 0
-    epoch: int = 0  # epochs done in that phase
-    views: int = 0  # of each picture in that phase, see `feed.Feed`
+    epoch: int = 0  # finished epochs of that phase
+    views: int = 0  # of each image in that phase, see `features.BatchSource`
     best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
-    origin: dict[str, Any] = field(default_factory=dict)  # of the weights that it began with, as `weights.BaseWeights`
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    origin: dict[str, Any] = field(default_factory=dict)  # of the initial weights, as `weights.BaseWeights`
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
     current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
     optimizer: list[np.ndarray] = field(default_factory=list)
 
 
 def load_state(checkpoint: Path, identity: str) -> TrainingState | None:
-    """Returns where a killed run stood, or None where it left no checkpoint.
+    """Return the state of a killed run, or None where it left no checkpoint.
 
     Args:
         checkpoint: the file.
@@ -50,7 +53,7 @@ def load_state(checkpoint: Path, identity: str) -> TrainingState | None:
         CheckpointRefused: the checkpoint belongs to another run, or is damaged.
     """
     if not checkpoint.exists():
-        log(f"no checkpoint at {checkpoint}, so this run starts anew")
+        log(f"no checkpoint at {checkpoint}: starting from the first epoch")
         return None
     state = _load(checkpoint, identity)
     log(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
@@ -58,25 +61,25 @@ def load_state(checkpoint: Path, identity: str) -> TrainingState | None:
 
 
 def check_views(before: int, now: int) -> None:
-    """Refuses to go on with other pictures than a phase began with, as the cache has no room for features, or has now.
+    """Refuse to resume a phase with cached features that began without them, or the other way round.
 
     Raises:
         CheckpointRefused: with what to do.
     """
     if before and not now:
         raise CheckpointRefused(
-            "--resume: expected room for features in the cache, as when this run began, found too little: raise"
-            " data.cache_gb, free some of the disk, or leave out --resume to start anew"
+            "--resume: this run began with cached features, for which the cache has no more room: raise data.cache_gb,"
+            f" free disk space, or {START_OVER}"
         )
     if now and not before:
         raise CheckpointRefused(
-            "--resume: expected a cache too small for features, as when this run began, found room for them: give the"
-            " same data.cache_gb, or leave out --resume to start anew"
+            "--resume: this run began with a cache too small for features, which has room for them now: give the same"
+            f" data.cache_gb, or {START_OVER}"
         )
 
 
 def save_checkpoint(path: Path, identity: str, state: TrainingState) -> None:
-    """Writes the checkpoint whole: a kill leaves the one before or this one."""
+    """Write the checkpoint; a kill leaves the one before or this one."""
     text = json.dumps(
         {"identity": identity, **{key: value for key, value in vars(state).items() if key not in _ARRAYS}}
     )
@@ -95,29 +98,30 @@ def _load(path: Path, identity: str) -> TrainingState:
             state = TrainingState(**tree, **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointRefused(
-            f"{path}: expected a checkpoint, found a damaged file or one of another version: delete it to start anew"
+            f"{path}: expected a checkpoint, found a damaged file or one of another version: {START_OVER}"
         ) from error
     if stored != identity:
         raise CheckpointRefused(
-            f"{path}: expected a checkpoint of this configuration and these pictures, found one of another run:"
-            " leave out --resume to start anew, or give the same options again"
+            f"{path}: expected a checkpoint of this configuration and these images, found one of another run:"
+            f" give the same options again, or {START_OVER}"
         )
     return state
 
 
-# ---- The history of a run for TensorBoard: `tensorboard --logdir models` shows it while the training goes on.
-
-_SHOWN = ("loss", "accuracy", "val_loss", "val_calibrated_loss", "val_accuracy", "seconds")
-
-
 class TensorBoard:
-    """Writes epochs as they come; a run that goes on writes its earlier ones again, so that there is one file."""
+    """Writes the history of a run for TensorBoard: `tensorboard --logdir models` shows it during the training."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._writer, self._written = folder, None, 0
 
     def __call__(self, history: Sequence[dict[str, Any]]) -> None:
-        """Writes the rows that are new since the last call; the first one replaces what another run left there."""
+        """Write the rows that are new since the last call.
+
+        The first call replaces what another run left there: a resumed run writes its earlier epochs again, so that
+        there is one file.
+        """
+        import tensorflow as tf  # a run without TensorBoard doesn't need it here
+
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             for old in self._folder.glob("events.out.tfevents.*"):
@@ -125,7 +129,7 @@ class TensorBoard:
             self._writer = tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default():
             for step, row in enumerate(history[self._written :], start=self._written + 1):
-                for name in _SHOWN:
+                for name in _SCALARS:
                     tf.summary.scalar(name, row[name], step)
         self._writer.flush()
         self._written = len(history)

@@ -27,7 +27,7 @@ from fakereal import config as configuration
 from fakereal import html
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, run_cli
 from fakereal.config import Config
-from fakereal.dataset.split import SPLITS, manifest_rows, summary, write_manifest
+from fakereal.dataset.split import SPLITS, manifest_rows, scan_and_split, write_manifest
 from fakereal.errors import ConfigError, FakeRealError
 from fakereal.evaluation import plots
 from fakereal.files import write_atomic
@@ -122,13 +122,7 @@ def _split(config: Config, manifest: Path) -> Path:
             raise ConfigError(f"{manifest}: expected the split of {given}, found another: name another --output")
         log(f"split: {manifest}, from before")
         return manifest
-    start_keras()  # takes seconds, so every mistake in a configuration is told before
-    from fakereal.dataset.scan import skipped_lines
-    from fakereal.training.run import prepare
-
-    dataset, split = prepare(config)
-    for line in [*skipped_lines(dataset), *summary(split)]:
-        log(line)
+    dataset, split = scan_and_split(config)
     write_manifest(manifest, split, dataset.root)
     return manifest
 

@@ -1,4 +1,7 @@
-"""From records to batches: the same decoding as prediction, and for training random changes in between."""
+"""From records to batches: the decoding of prediction, and for training random augmentation on top.
+
+decode -> (training: re-save) -> views, resize -> (training: flip, rotate, shift) -> batch
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from fakereal.model.augmentation import resave_randomly
 from fakereal.preprocessing import Preprocessing
 from fakereal.training.cache import Rows
 
-_MARK = "<<picture>>"
+_MARK = "<<image>>"
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow would take the memory that the other backend needs
@@ -29,16 +32,16 @@ if keras.backend.backend() != "tensorflow":
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Which pictures of a training set make up an epoch, and the randomness of their changes."""
+    """Draws the images of one epoch, and seeds their augmentation."""
 
     seed: int
     phase: int
     epoch: int
-    images_per_epoch: int | None = None  # None: every picture once
-    source_balance: float = 0.0  # 0: every picture alike; 1: every source alike, until its pictures run out
+    images_per_epoch: int | None = None  # None: every image once
+    source_balance: float = 0.0  # 0: every image alike; 1: every source alike, until its images run out
 
     def order(self, records: Sequence[Record]) -> np.ndarray:
-        """Returns the indices of the epoch's pictures in their order, int64."""
+        """Return the indices of the epoch's images in their order, int64."""
         rng = np.random.default_rng((self.seed, self.phase, self.epoch))
         if self.images_per_epoch is None or self.images_per_epoch >= len(records):
             return rng.permutation(len(records))
@@ -48,17 +51,29 @@ class EpochSampler:
         return rng.choice(len(records), self.images_per_epoch, replace=False, p=weights / weights.sum())
 
     def rng(self, record: Record) -> np.random.Generator:
-        """Returns the randomness for one picture, by its content: whatever the threads and the other pictures do."""
+        """Return the generator of one image, seeded by its content: threads and other images have no influence."""
         return np.random.default_rng((self.seed, self.phase, self.epoch, int(record.sha256[:16] or "0", 16)))
 
 
-def plain_array(record: Record, preprocessing: Preprocessing, kept: Rows | None = None) -> np.ndarray:
-    """Returns a picture as prediction sees it, uint8 (S, S, 3); decoded once where `kept` holds decoded pictures."""
-    array = kept.get(record.sha256) if kept else None
+def plain_array(record: Record, preprocessing: Preprocessing, decoded: Rows | None = None) -> np.ndarray:
+    """Return an image as prediction sees it.
+
+    Args:
+        record: the image.
+        preprocessing: the network's.
+        decoded: a cache of decoded images.
+
+    Returns:
+        uint8 (S, S, 3), 0..255.
+
+    Raises:
+        ImageRefused: the file can't be read, or is no longer the one that was scanned.
+    """
+    array = decoded.get(record.sha256) if decoded else None
     if array is None:
         array = preprocessing.read(scanned_bytes(record))
-        if kept:
-            kept.put(record.sha256, array)
+        if decoded:
+            decoded.put(record.sha256, array)
     return array
 
 
@@ -67,61 +82,54 @@ def training_array(
     preprocessing: Preprocessing,
     options: AugmentationConfig,
     rng: np.random.Generator,
-    kept: Rows | None = None,
+    decoded: Rows | None = None,
 ) -> np.ndarray:
-    """Returns a training picture as uint8 (S, S, 3): decode -> as if sent around -> fit -> flip, turn, shift.
+    """Return an augmented image: re-saved at its own resolution, resized, then flipped, rotated and shifted.
 
-    Without the two random steps it is `plain_array`, bit for bit.
+    With augmentation off it is `plain_array`, bit for bit; arguments, result and errors are those of `plain_array`.
     """
-    if options.resaving.share:  # happens at the picture's own resolution, which decoded pictures have lost
+    if options.resaving.share:  # happens at the image's own resolution, which decoded images have lost
         image, _ = decode(scanned_bytes(record), preprocessing.decode_px)
         array = preprocessing.array(resave_randomly(image, rng, options.resaving))
     else:
-        rng.random()  # what `resave_randomly` would draw, so that the changes below are the same with and without it
-        array = plain_array(record, preprocessing, kept)
+        rng.random()  # what `resave_randomly` would draw, so that the steps below are the same with and without it
+        array = plain_array(record, preprocessing, decoded)
     return augmentation.transform_geometry(array, rng, options)
 
 
-def training_batches(
+def augmented_batches(
     records: Sequence[Record],
     preprocessing: Preprocessing,
     options: AugmentationConfig,
-    draw: EpochSampler,
+    sampler: EpochSampler,
     batch_size: int,
-    kept: Rows | None = None,
+    decoded: Rows | None = None,
 ) -> tf.data.Dataset:
-    """Returns one epoch: batches of float32 pictures (n, S, S, 3) in 0..255 and labels (n, 1)."""
-    chosen = [records[number] for number in draw.order(records)]
-    return view_batches(chosen, preprocessing, options, draw, batch_size, kept)
+    """Return these images in their order, augmented as in the sampler's epoch.
 
-
-def view_batches(
-    records: Sequence[Record],
-    preprocessing: Preprocessing,
-    options: AugmentationConfig,
-    draw: EpochSampler,
-    batch_size: int,
-    kept: Rows | None = None,
-) -> tf.data.Dataset:
-    """Returns these pictures in their order, changed as the draw has it: batches as `training_batches` gives them."""
+    Returns:
+        Batches of float32 images (n, S, S, 3), 0..255, and float32 labels (n, 1).
+    """
 
     def load(record: Record) -> np.ndarray:
-        return training_array(record, preprocessing, options, draw.rng(record), kept)
+        return training_array(record, preprocessing, options, sampler.rng(record), decoded)
 
-    return _batches(records, load, preprocessing, batch_size)
+    return _image_batches(records, load, preprocessing, batch_size)
 
 
 def plain_batches(
-    records: Sequence[Record], preprocessing: Preprocessing, batch_size: int, kept: Rows | None = None
+    records: Sequence[Record], preprocessing: Preprocessing, batch_size: int, decoded: Rows | None = None
 ) -> tf.data.Dataset:
-    """Returns the pictures as prediction sees them, in their order: batches as `training_batches` gives them."""
-    return _batches(records, lambda record: plain_array(record, preprocessing, kept), preprocessing, batch_size)
+    """Return the images as prediction sees them, in their order; batches as `augmented_batches` returns them."""
+    return _image_batches(
+        records, lambda record: plain_array(record, preprocessing, decoded), preprocessing, batch_size
+    )
 
 
 def row_batches(
     records: Sequence[Record], load: Callable[[int], np.ndarray], shape: tuple[int, ...], batch_size: int
 ) -> tf.data.Dataset:
-    """Returns batches of float32 rows (n, *shape), which `load` gives by number, and labels (n, 1), in their order."""
+    """Return batches of float32 rows (n, *shape), which `load` gives by number, and labels (n, 1), in their order."""
 
     def stack(numbers: np.ndarray) -> np.ndarray:
         return np.stack([load(number) for number in numbers])
@@ -131,24 +139,24 @@ def row_batches(
         return tf.ensure_shape(rows, (None, *shape)), labels
 
     dataset = _numbered(records).batch(batch_size)
-    return resolve_augmentation(dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2))
+    return without_autotune(dataset.map(rows_and_labels, num_parallel_calls=2, deterministic=True).prefetch(2))
 
 
 def weighted(batches: tf.data.Dataset, weights: np.ndarray, batch_size: int) -> tf.data.Dataset:
-    """Returns the batches with a weight for each picture: (pictures, labels, float32 (n,))."""
+    """Return the batches with a weight for each image: (images, labels, float32 (n,))."""
     together = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(weights).batch(batch_size))
-    return resolve_augmentation(together.map(lambda batch, weight: (*batch, weight)).prefetch(2))
+    return without_autotune(together.map(lambda batch, weight: (*batch, weight)).prefetch(2))
 
 
 @contextmanager
 def named_images(remedy: str = "put it back") -> Iterator[None]:
-    """Turns TensorFlow's error about a picture that vanished or changed since the scan into one line with its name.
+    """Turn TensorFlow's error about an image that vanished or changed since the scan into one line that names it.
 
     Args:
         remedy: what to do then.
 
     Raises:
-        DataError: which picture, and the remedy.
+        DataError: which image, and the remedy.
     """
     try:
         yield
@@ -163,7 +171,7 @@ def _numbered(records: Sequence[Record]) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((np.arange(len(records)), labels_of(records).astype(np.float32)[:, None]))
 
 
-def _batches(
+def _image_batches(
     records: Sequence[Record], load: Callable[[Record], np.ndarray], preprocessing: Preprocessing, batch_size: int
 ) -> tf.data.Dataset:
     size = preprocessing.image_size_px
@@ -171,7 +179,7 @@ def _batches(
     def named_load(number: np.int64) -> np.ndarray:
         try:
             return load(records[number])
-        except ImageRefused as error:  # the marks let `pictures_named` find the sentence inside TensorFlow's own
+        except ImageRefused as error:  # the marks let `named_images` find the sentence inside TensorFlow's own
             raise DataError(f"{_MARK}{records[number].path}: {error}{_MARK}") from error
 
     def image_and_label(number: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -182,11 +190,11 @@ def _batches(
         return tf.cast(images, tf.float32), labels
 
     dataset = _numbered(records).map(image_and_label, num_parallel_calls=core_count(), deterministic=True)
-    return resolve_augmentation(dataset.batch(batch_size).map(as_float).prefetch(2))
+    return without_autotune(dataset.batch(batch_size).map(as_float).prefetch(2))
 
 
-def resolve_augmentation(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Switches off the tuning of tf.data while it runs: nothing here is left to it, and it holds up each epoch's end.
+def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Switch off tf.data's autotuning: nothing here is left to it, and it delays the end of each epoch.
 
     Its thread sleeps 10 ms, 20 ms, 40 ms and so on between its looks, and TensorFlow 2.21 waits for it to wake up when
     an iterator ends: an epoch of 5.3 s takes 10.24 s, one of 11 s 20.48 s (benchmarks/input_pipeline.py).

@@ -1,9 +1,8 @@
-"""One training run from a folder to a model file: scan, split, train, decide, measure, save."""
+"""One training run from a folder to a model file: scan, split, train, calibrate, measure, save, report."""
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import numpy as np
 from fakereal import config as configuration
 from fakereal.audit import report as audit_report
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
-from fakereal.config import ClusterConfig, Config, DataConfig, ReportConfig
+from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
-from fakereal.dataset.scan import Dataset, Record, labels_of, scan, skipped_lines
-from fakereal.dataset.split import SPLITS, Split, fingerprint, read_manifest, split_dataset, summary, write_manifest
-from fakereal.errors import ConfigError
+from fakereal.dataset.scan import Dataset, Record, labels_of
+from fakereal.dataset.split import SPLITS, Split, fingerprint, scan_and_split, write_manifest
 from fakereal.evaluation.report import report_training
 from fakereal.files import locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
@@ -28,17 +26,14 @@ from fakereal.model.metadata import Metadata, weights_sha256
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
 from fakereal.model.weights import BaseWeights, load_base
-from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
-from fakereal.training import cache as training_cache
-from fakereal.training import distributed, trainer
+from fakereal.training import trainer
+from fakereal.training.cache import open_cache
 from fakereal.training.checkpoint import TensorBoard, load_state
-from fakereal.training.distributed import DistributedContext
 from fakereal.training.input_pipeline import named_images
-from fakereal.training.loop import predict
 
 MAX_TRAIN_MEASURED = 5_000
-"""Of larger training sets, the figures on the training split come from so many pictures, drawn at random."""
+"""The figures on the training split of a larger set come from this many images, drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +43,26 @@ class TrainResult:
     detector: Detector
     output: Path  # the model file
     folder: Path  # config.yaml, split.csv, history.csv, report.json, report.html, metrics.json, ..., checkpoint.npz
-    skipped: int  # pictures that took no part; other files are only listed
+    skipped: int  # images that took no part; other files are only listed
     interrupted: bool  # True where Ctrl-C ended the training early
-    diverged: bool  # True where the loss became no number, and the best epoch before counts
-    advice: str  # what would probably make a better detector, in a line for people; often nothing
+    diverged: bool  # True where a loss that is not finite did, so that the best epoch before counts
+    advice: str  # what would probably make a better detector, in one line; often empty
 
     @property
     def exit_code(self) -> int:
-        """What the door returns: an early end and skipped pictures are told apart from a run that did all."""
+        """The exit code of the command."""
         if self.interrupted:
             return EXIT_INTERRUPTED
         return EXIT_PARTIAL if self.skipped or self.diverged else EXIT_OK
 
 
-def train_and_report(config: Config, output: Path, resume: bool = False) -> TrainResult | None:
-    """Trains a detector and writes it.
+def train_and_report(config: Config, output: Path, resume: bool = False) -> TrainResult:
+    """Train a detector, measure it, and write the model file and the records of the run.
 
     Args:
         config: the whole configuration.
         output: the model file, `.h5` or `.keras`; `<name>_run/` beside it gets the run's records.
-        resume: go on from the checkpoint of a killed run.
-
-    Returns:
-        What it leaves behind; None in a process of several that isn't the first, which writes nothing.
+        resume: continue from the checkpoint of a killed run.
 
     Raises:
         FakeRealError: with one line that says what to do.
@@ -78,104 +70,23 @@ def train_and_report(config: Config, output: Path, resume: bool = False) -> Trai
     """
     model_file.check_suffix(output)
     folder = output.with_name(f"{output.stem}_run")
-    with distributed.join_hosts(config) as spread, locked(folder / ".lock") if spread.leads else nullcontext():
-        # The processes' addresses are nobody else's: no file of the run tells them.
-        return _run(replace(config, cluster=ClusterConfig()), output, folder, resume, spread)
-
-
-def _run(config: Config, output: Path, folder: Path, resume: bool, spread: DistributedContext) -> TrainResult | None:
-    dataset, split = prepare(config)
-    for line in [*skipped_lines(dataset), *summary(split)]:
-        log(line)
-    config = resolve_neutral_settings(config, dataset)
-    audited = _audited(config, dataset, split)
-    checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
-    state = None
-    if resume:
-        with spread.file_of_first(checkpoint) as path:
-            state = load_state(path, identity)
-    keras.utils.set_random_seed(config.seed)
-    model = networks.build(config.network, config.image_size)
-    origin = BaseWeights(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
-    log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
-    _warn_of_frozen_noise(config, origin)
-    spread.agree(f"{identity} {origin.description} {resume}", "options, pictures and starting weights")
-    watch = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
-    with (
-        named_images("put it back and add --resume"),
-        interrupts_at_checks_only(),
-        training_cache.open_cache(config.data) as cache,
-    ):
-        trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, watch, spread)
-        spread.part()
-        if not spread.leads:
-            return None
-        log("measuring")
-        detector = _measured(trained, config, origin, split, audited)
-    model_file.save(output, detector)
-    # Not before: whatever ends a training early must not replace the records of the model that is there.
-    _keep_lists(folder, config, dataset, split)
-    write_atomic(folder / "config.yaml", configuration.dumps(config).encode())
-    report_training(detector, output, folder, dataset.root, split, training_cache.folder_of(config.data))
+    with locked(folder / ".lock"):
+        dataset, split = scan_and_split(config)
+        config = resolve_neutral_settings(config, dataset)
+        audited = _audit(config, dataset, split)
+        detector, trained = _train(config, split, folder, resume, audited)
+        model_file.save(output, detector)
+        # Not before: whatever ends a training early must not replace the records of the model that is there.
+        _write_records(folder, detector, dataset, split)
+        report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
     skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
-    advice = _advice(config, origin)
-    return TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
-
-
-def _keep_lists(folder: Path, config: Config, dataset: Dataset, split: Split) -> None:
-    """Writes down every file that was found, in the split or among the skipped ones."""
-    manifest = folder / "split.csv"
-    given = config.data.split_file
-    if not (given and manifest.exists() and Path(given).samefile(manifest)):  # never overwrite the user's own
-        write_manifest(manifest, split, dataset.root)
-    rows = "".join(f"{one_line(str(item.path))}\t{item.reason}\n" for item in dataset.skipped)
-    write_atomic(folder / "skipped.tsv", rows.encode(errors="surrogateescape"))
-    if rows:
-        log(f"all that was skipped: {folder / 'skipped.tsv'}")
-
-
-def prepare(config: Config) -> tuple[Dataset, Split]:
-    """Reads and divides the pictures that a configuration names.
-
-    What counts as the same picture is decided at one size, whatever the network's, so that runs with other sizes on
-    the same folder have the same split.
-    """
-    dataset = scan(Path(config.data.path), Preprocessing())
-    if config.data.exclude_sources:
-        known = {record.source for record in dataset.records}
-        for name in set(config.data.exclude_sources) - known:
-            raise ConfigError(f"exclude_sources: expected some of {', '.join(sorted(known))}, found {name!r}")
-        kept = tuple(record for record in dataset.records if record.source not in config.data.exclude_sources)
-        log(f"left out {len(dataset.records) - len(kept)} pictures of {', '.join(config.data.exclude_sources)}")
-        dataset = replace(dataset, records=kept)
-    if config.data.split_file:
-        return dataset, read_manifest(Path(config.data.split_file), dataset)
-    return dataset, split_dataset(dataset, config.seed, config.data.shares)
-
-
-def _stays_frozen(config: Config, origin: BaseWeights) -> bool:
-    return {phase.train for phase in trainer.phases(config.training, origin)} == {"head"}
-
-
-def _advice(config: Config, origin: BaseWeights) -> str:
-    if config.training.phases or not (origin.pretrained and _stays_frozen(config, origin)):  # phases refuse the flag
-        return ""
-    return (
-        "next: --fine-tune all lets the base learn too, for several times the minutes:"
-        " on four small sets F1 was 3 to 17 points higher (EfficientNetB0 at 112 px, see README)"
+    return TrainResult(
+        detector, output, folder, skipped, trained.interrupted, trained.diverged, _advice(config, trained.origin)
     )
 
 
-def _warn_of_frozen_noise(config: Config, origin: BaseWeights) -> None:
-    if not origin.pretrained and _stays_frozen(config, origin):
-        log(
-            "warning: the base has random weights and stays frozen, so hardly anything can be learnt:"
-            " --fine-tune all, or --weights imagenet or pretrained"
-        )
-
-
-def _audited(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Says whether the files give the answer away; returns it for the model's report, nothing where not wanted."""
+def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Log whether file features alone tell fake from real; return it for the model file, empty if switched off."""
     if not config.data.audit:
         return {}
     records = [record for name in SPLITS for record in getattr(split, name)]
@@ -185,27 +96,44 @@ def _audited(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
     return {"audit": tree}
 
 
-def _measured(
-    trained: trainer.Trained, config: Config, origin: BaseWeights, split: Split, audited: dict[str, Any]
-) -> Detector:
-    """Chooses the decision on validation, and measures all three splits with it."""
-    preprocessing = preprocessing_of(config, config.image_size)
-    judged = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
-    outputs = {
-        name: predict(trained.feed.model, trained.feed.plain(records, config.training.batch_size))
-        for name, records in judged.items()
-    }
-    labels = {name: labels_of(records) for name, records in judged.items()}
-    decision = fit_decision_rule(labels["val"], outputs["val"])
-    metrics: dict[str, Any] = {name: measure(labels[name], outputs[name], decision) for name in SPLITS}
-    plain = DecisionRule(temperature=decision.temperature)
-    metrics["test_at_0.5"] = measure(labels["test"], outputs["test"], plain)
-    metrics["test_by_source"] = _by_source(split, outputs["test"], decision)
+def _train(
+    config: Config, split: Split, folder: Path, resume: bool, audited: dict[str, Any]
+) -> tuple[Detector, trainer.TrainedNetwork]:
+    """Train and measure: all that works on batches of images, and can be ended by Ctrl-C between two of them."""
+    checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
+    state = load_state(checkpoint, identity) if resume else None
+    keras.utils.set_random_seed(config.seed)
+    model = networks.build(config.network, config.image_size)
+    origin = BaseWeights(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
+    log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
+    if not origin.pretrained and trainer.is_frozen(config.training, origin):
+        log("warning: the base has random weights and stays frozen, so hardly anything can be learned: --fine-tune all,"
+            " or --weights imagenet or pretrained")  # fmt: skip
+    on_epoch_end = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
+    with (
+        named_images("put it back and add --resume"),
+        interrupts_at_checks_only(),
+        open_cache(config.data) as cache,
+    ):
+        trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, on_epoch_end)
+        log("measuring")
+        return _measure(trained, config, split, audited), trained
+
+
+def _measure(trained: trainer.TrainedNetwork, config: Config, split: Split, audited: dict[str, Any]) -> Detector:
+    """Fit the decision rule on the validation images, and measure all three splits with it."""
+    measured = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
+    labels = {name: labels_of(records) for name, records in measured.items()}
+    p_real = {name: trained.source.predict(records, config.training.batch_size) for name, records in measured.items()}
+    rule = fit_decision_rule(labels["val"], p_real["val"])
+    metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
+    metrics["test_at_0.5"] = measure(labels["test"], p_real["test"], DecisionRule(temperature=rule.temperature))
+    metrics["test_by_source"] = _by_source(split, p_real["test"], rule)
     metadata = Metadata(
         config=config,
-        preprocessing=preprocessing,
-        decision=decision,
-        base_weights=origin.description,
+        preprocessing=preprocessing_of(config, config.image_size),
+        decision=rule,
+        base_weights=trained.origin.description,
         data=_data_facts(split) | audited,
         metrics=metrics,
         history=trained.history,
@@ -215,21 +143,21 @@ def _measured(
 
 
 def _sample(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
-    """Returns at most `MAX_TRAIN_MEASURED` pictures: what training sees says little of what counts."""
+    """Return at most `MAX_TRAIN_MEASURED` images: figures on the training split say little about the detector."""
     if len(records) <= MAX_TRAIN_MEASURED:
         return records
     chosen = np.random.default_rng(seed).permutation(len(records))[:MAX_TRAIN_MEASURED]
     return tuple(records[number] for number in sorted(chosen))
 
 
-def _by_source(split: Split, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+def _by_source(split: Split, p_real: np.ndarray, rule: DecisionRule) -> dict[str, Any]:
     sources = np.array([record.source for record in split.test])
     labels = labels_of(split.test)
     rows = {}
     for source in sorted(set(sources)) if len(set(sources)) > 1 else ():
         chosen = sources == source
         if set(labels[chosen]) == {FAKE, REAL}:
-            rows[str(source)] = measure(labels[chosen], p_real[chosen], decision)
+            rows[str(source)] = measure(labels[chosen], p_real[chosen], rule)
     return rows
 
 
@@ -242,13 +170,30 @@ def _data_facts(split: Split) -> dict[str, Any]:
     return facts
 
 
-def _fingerprint(split: Split) -> str:
-    """Names the pictures, their labels and their splits, whatever their file names."""
-    return fingerprint((r.sha256, NAMES[r.label], name) for name in SPLITS for r in getattr(split, name))
+def _write_records(folder: Path, detector: Detector, dataset: Dataset, split: Split) -> None:
+    """Write the configuration and the list of every file, used or skipped."""
+    config = detector.metadata.config
+    write_atomic(folder / "config.yaml", configuration.dumps(config).encode())
+    manifest, given = folder / "split.csv", config.data.split_file
+    if not (given and manifest.exists() and Path(given).samefile(manifest)):  # never overwrite the user's own
+        write_manifest(manifest, split, dataset.root)
+    rows = "".join(f"{one_line(str(item.path))}\t{item.reason}\n" for item in dataset.skipped)
+    write_atomic(folder / "skipped.tsv", rows.encode(errors="surrogateescape"))
+    if rows:
+        log(f"all skipped files: {folder / 'skipped.tsv'}")
+
+
+def _advice(config: Config, origin: BaseWeights) -> str:
+    if config.training.phases or not (origin.pretrained and trainer.is_frozen(config.training, origin)):
+        return ""  # phases refuse the option
+    return (
+        "Next step: --fine-tune all also trains the backbone. Several times slower; +3 to +17 F1 points on four small"
+        " sets (EfficientNetB0 at 112 px, see docs/train.md)"
+    )
 
 
 def _identity(config: Config, split: Split) -> str:
-    """Names a run for its checkpoint: a longer or otherwise changed run can't go on from another's."""
+    """Return a hash that a checkpoint is known by: a run with other images or another result can't resume from it."""
     anywhere = replace(
         config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb, audit=DataConfig.audit
     )
@@ -256,3 +201,8 @@ def _identity(config: Config, split: Split) -> str:
     same = replace(config, data=anywhere, training=silent, report=ReportConfig())
     text = configuration.dumps(same) + _fingerprint(split) + weights_sha256(config.weights)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _fingerprint(split: Split) -> str:
+    """Return a hash of the images, their labels and their splits, whatever their file names."""
+    return fingerprint((r.sha256, NAMES[r.label], name) for name in SPLITS for r in getattr(split, name))

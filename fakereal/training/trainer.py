@@ -1,9 +1,13 @@
-"""Trains a network in phases, with checkpoints. Keras 3 only; the pictures come from the input pipeline."""
+"""Train a network in phases, each from the best weights of the one before, with a checkpoint after every epoch.
+
+Keras 3 only, so that every backend trains the very same model; the batches come from the input pipeline.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,49 +25,39 @@ from fakereal.labels import FAKE, REAL
 from fakereal.model import networks
 from fakereal.model.metrics import binary_log_loss, epoch_losses
 from fakereal.model.weights import BaseWeights
-from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, one_line, progress_bar
-from fakereal.training import features as feeds
 from fakereal.training import loop
 from fakereal.training.cache import RowCache
 from fakereal.training.checkpoint import TrainingState, check_views, save_checkpoint
-from fakereal.training.distributed import ALONE, DistributedContext
-from fakereal.training.features import BatchSource
+from fakereal.training.distributed import DistributedContext, several_devices
+from fakereal.training.features import BatchSource, choose_batch_source
 from fakereal.training.input_pipeline import EpochSampler
-from fakereal.training.loop import fit
+
+History = Sequence[dict[str, Any]]
+"""One row per epoch: phase, train, epoch, loss, accuracy, val_loss, val_calibrated_loss, val_accuracy, seconds."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training gives."""
+class TrainedNetwork:
+    """A trained network and how it came about."""
 
     model: keras.Model  # for prediction, at the size of the configuration, with the best weights
+    origin: BaseWeights  # of the base's initial weights
     history: tuple[dict[str, Any], ...]
     interrupted: bool  # True where Ctrl-C ended it early
-    diverged: bool  # True where a loss that is no number did
-    feed: BatchSource  # the quickest way to its outputs: predict(feed.model, feed.plain(records, batch_size))
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What all phases share."""
-
-    config: Config
-    split: Split
-    cache: RowCache
-    spread: DistributedContext
-    state: TrainingState  # the one thing that changes
+    diverged: bool  # True where a loss that is not finite ended it
+    source: BatchSource  # the fastest way to its outputs
 
 
 class DivergedError(FakeRealError):
-    """The loss is no number any more."""
+    """The loss is not finite any more."""
 
 
 def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, ...]:
-    """Returns the list of phases: the configuration's own, or the one that `epochs` and `fine_tune` stand for.
+    """Return the list of phases: the configuration's own, or the one that `epochs` and `fine_tune` stand for.
 
-    A pre-trained base is first kept frozen while the head learns, then fine-tuned at a lower rate. In a base of random
-    weights there is nothing to keep, so head and base learn together from the start.
+    A pre-trained base is first kept frozen while the head is trained, then fine-tuned at a lower rate. In a base of
+    random weights there is nothing to keep, so head and base are trained together from the start.
     """
     if training.phases:
         chosen = training.phases
@@ -85,6 +79,11 @@ def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, 
     )
 
 
+def is_frozen(training: TrainingConfig, origin: BaseWeights) -> bool:
+    """Return whether the base stays as it is in all phases."""
+    return {phase.train for phase in phases(training, origin)} == {"head"}
+
+
 def train(
     model: keras.Model,
     config: Config,
@@ -94,181 +93,204 @@ def train(
     checkpoint: Path,
     identity: str,
     state: TrainingState | None = None,
-    watch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
-    spread: DistributedContext = ALONE,
-) -> Trained:
-    """Trains a network, phase by phase; after Ctrl-C the best weights so far are what counts.
+    on_epoch_end: Callable[[History], None] = lambda history: None,
+) -> TrainedNetwork:
+    """Train a network, phase by phase; after Ctrl-C the best weights so far are the result.
 
     Args:
         model: as `networks.build` made it, with the base's weights.
         config: the whole configuration.
         origin: where those weights come from.
-        split: what learns and what chooses the best epoch.
-        cache: where decoded pictures and the frozen part's activations are kept.
-        checkpoint: the file that a killed run goes on from; written after every epoch.
+        split: what the network is trained on, and what the best epoch is chosen by.
+        cache: where decoded images and features of the frozen part are kept.
+        checkpoint: the file that a killed run is resumed from; written after every epoch.
         identity: names the configuration and the data; the checkpoint carries it.
-        state: where a killed run stood, as `checkpoint.resumed` gives it; None starts anew.
-        watch: is given the history after every epoch.
-        spread: over which devices and processes; all of them call this with the same arguments.
+        state: of a killed run, from `checkpoint.load_state`; None starts from the first epoch.
+        on_epoch_end: is called with the history after every epoch.
 
     Raises:
-        DivergedError: the loss is no number, in the first epoch already.
-        KeyboardInterrupt: before the first epoch was done, pressed twice, or there are other processes.
+        DivergedError: the loss is not finite in the first epoch already.
+        KeyboardInterrupt: before the first epoch was done, or pressed twice.
     """
     state = state or TrainingState(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=loop.sample_validation(split.val, config.training, config.seed))
-    job, plan = _Job(config, split, cache, spread, state), phases(config.training, origin)
-    early: type[BaseException] | None = None  # no error itself, which would keep all that it passed through alive
-    if state.history and spread.leads:
-        watch(state.history)
+    run, plan = _Run(config, split, cache, state, several_devices()), phases(config.training, origin)
+    if state.history:
+        on_epoch_end(state.history)
 
     def keep() -> None:
-        if spread.leads:
-            save_checkpoint(checkpoint, identity, state)
-            watch(state.history)
+        save_checkpoint(checkpoint, identity, state)
+        on_epoch_end(state.history)
 
+    ended_by: type[BaseException] | None = None  # not the error, which would keep all that it passed through alive
     try:
         for number in range(state.phase, len(plan)):
-            _run_phase(job, plan, number, keep)
+            _run_phase(run, plan, number, keep)
         runtime.check_interrupt()  # pressed after the last epoch, it must not end the measuring
     except (KeyboardInterrupt, DivergedError) as error:
-        at_once = isinstance(error, KeyboardInterrupt) and (spread.processes > 1 or runtime.interrupt_requested())
-        if at_once or not state.history:  # pressed still: this was the second one
+        pressed_twice = isinstance(error, KeyboardInterrupt) and runtime.interrupt_requested()
+        if pressed_twice or not state.history:
             raise
         log(one_line(error) if isinstance(error, DivergedError) else "interrupted")
         log("the best model so far is kept, measured and saved")
-        early = type(error)
+        ended_by = type(error)
     model.set_weights(state.best)
-    feed = _final_feed(model, config, plan[-1], split, cache)
-    interrupted, diverged = (early is kind for kind in (KeyboardInterrupt, DivergedError))
-    return Trained(model, tuple(state.history), interrupted, diverged, feed)
+    networks.set_trainable(model, plan[-1].train, learn_batch_norm=False)
+    # A source on one device, whose features the last phase may have computed already.
+    source = _batch_source(model, replace(run, devices=None), config.image_size)
+    interrupted, diverged = (ended_by is kind for kind in (KeyboardInterrupt, DivergedError))
+    return TrainedNetwork(model, origin, tuple(state.history), interrupted, diverged, source)
 
 
-def _run_phase(job: _Job, plan: Sequence[PhaseConfig], number: int, keep: Callable[[], None]) -> None:
-    config, state, phase = job.config, job.state, plan[number]
-    preprocessing = preprocessing_of(config, phase.image_size or config.image_size)
-    model, feed = _phase_model(job, phase, preprocessing)
-    if state.phase != number:
-        # Losses at another size can't be compared; at the same one the phase before must be beaten.
-        if preprocessing.image_size_px != (plan[number - 1].image_size or config.image_size):
-            state.best_loss = float("inf")
-        state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
-    elif state.current:
-        if not _is_over(state, number, phase, config.training.patience):
-            check_views(state.views, feed.views)
-        _assign(_variables(model), state.current)
-        with job.spread.scope():
-            feed.model.optimizer.build(feed.model.trainable_variables)
-        _assign(feed.model.optimizer.variables, state.optimizer)
-    state.views = feed.views
-    while not _is_over(state, number, phase, config.training.patience):
-        _run_epoch(job, model, feed, phase, number)
-        keep()
-        if news := feed.news(state.epoch, phase.epochs):
-            log(news)
+@dataclass(frozen=True)
+class _Run:
+    """What all phases share."""
+
+    config: Config
+    split: Split
+    cache: RowCache
+    state: TrainingState  # the one thing that changes
+    devices: DistributedContext | None  # None: there is only one
 
 
-def _phase_model(job: _Job, phase: PhaseConfig, preprocessing: Preprocessing) -> tuple[keras.Model, BatchSource]:
-    """Builds the network as this phase trains it, from the best weights so far, and compiles what its feed trains."""
-    config, split, training = job.config, job.split, job.config.training
-    learn_batch_norm = phase.batch_norm == "learned" and phase.train != "head"
-    with job.spread.scope():
-        model = _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
-    twin = None if job.spread.alone else _phase_network(job, phase, preprocessing.image_size_px, learn_batch_norm)
-    count = len(split.train) + len(split.val) + len(split.test)
-    feed = feeds.choose_batch_source(model, config, preprocessing, job.cache, count, learn_batch_norm, twin)
-    count = phase.images_per_epoch or len(split.train)
-    steps = -(-min(count, len(split.train)) // phase.batch_size) * phase.epochs
-    with job.spread.scope():
-        feed.model.compile(
-            optimizer=loop.build_optimizer(training, phase.learning_rate, steps),
-            loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
-            metrics=["accuracy"],
-        )
-    return model, feed
+def _run_phase(run: _Run, plan: Sequence[PhaseConfig], number: int, on_epoch_end: Callable[[], None]) -> None:
+    phase, patience = plan[number], run.config.training.patience
+    size_px = phase.image_size or run.config.image_size
+    before_px = (plan[number - 1].image_size if number else None) or run.config.image_size
+    with run.devices.scope() if run.devices else nullcontext():
+        model = _phase_network(run, phase, size_px)
+        source = _batch_source(model, run, size_px, _learns_batch_norm(phase))
+        _compile(source.model, run, phase)
+        if run.state.phase != number:
+            _begin_phase(run.state, number, same_size=size_px == before_px)
+        elif run.state.current:
+            _restore(run.state, model, source, is_over=_is_over(run.state, number, phase, patience))
+        run.state.views = source.views
+        while not _is_over(run.state, number, phase, patience):
+            _run_epoch(run, model, source, phase, number)
+            on_epoch_end()
+            if note := source.progress_note(run.state.epoch, phase.epochs):
+                log(note)
 
 
-def _phase_network(job: _Job, phase: PhaseConfig, size_px: int, learn_batch_norm: bool) -> keras.Model:
-    config = job.config
+def _phase_network(run: _Run, phase: PhaseConfig, size_px: int) -> keras.Model:
+    """Build the network as this phase trains it, from the best weights so far."""
+    config, learn_batch_norm = run.config, _learns_batch_norm(phase)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if config.training.mixed_precision else "float32")
     model = networks.build(config.network, size_px, learn_batch_norm)
     keras.config.set_dtype_policy("float32")
-    model.set_weights(job.state.best)
+    model.set_weights(run.state.best)
     networks.set_trainable(model, phase.train, learn_batch_norm)
     if not learn_batch_norm:
         _stop_random_depth(model)
     return model
 
 
+def _learns_batch_norm(phase: PhaseConfig) -> bool:
+    return phase.batch_norm == "learned" and phase.train != "head"
+
+
 def _stop_random_depth(model: keras.Model) -> None:
-    """Keeps a base in inference mode: Keras 3 hands training=True down to it, although `networks.build` said False."""
+    """Keep a base in inference mode: Keras 3 hands training=True down to it, although `networks.build` said False."""
     for layer in model.get_layer(networks.BASE).layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
 
 
-def _final_feed(model: keras.Model, config: Config, last: PhaseConfig, split: Split, cache: RowCache) -> BatchSource:
-    """Feeds the finished model with what the last phase may have computed already."""
-    networks.set_trainable(model, last.train, learn_batch_norm=False)
+def _batch_source(model: keras.Model, run: _Run, size_px: int, learn_batch_norm: bool = False) -> BatchSource:
+    split = run.split
     count = len(split.train) + len(split.val) + len(split.test)
-    return feeds.choose_batch_source(model, config, preprocessing_of(config, config.image_size), cache, count)
+    preprocessing = preprocessing_of(run.config, size_px)
+    source = choose_batch_source(model, run.config, preprocessing, run.cache, count, learn_batch_norm)
+    return run.devices.divide(source) if run.devices else source
 
 
-def _run_epoch(job: _Job, model: keras.Model, feed: BatchSource, phase: PhaseConfig, number: int) -> None:
-    """Trains one epoch, measures it on validation, and brings the state up to date."""
-    started = time.monotonic()
-    config, split, state, spread, training = job.config, job.split, job.state, job.spread, job.config.training
-    draw = EpochSampler(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
-    if training.schedule == "plateau":
-        rate = loop.rate_after(_losses(state, number), phase.learning_rate, training)
-        feed.model.optimizer.learning_rate = rate
-    weights = _class_weights(split) if training.class_weights else None
-    examples = spread.examples(feed, split.train, draw, phase.batch_size, weights)
+def _compile(model: keras.Model, run: _Run, phase: PhaseConfig) -> None:
+    training = run.config.training
+    model.compile(
+        optimizer=loop.build_optimizer(training, phase.learning_rate, _steps(run, phase) * phase.epochs),
+        loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
+        metrics=["accuracy"],
+    )
+
+
+def _steps(run: _Run, phase: PhaseConfig) -> int:
+    """Return the number of batches of an epoch."""
+    images = len(run.split.train)
+    return -(-min(phase.images_per_epoch or images, images) // phase.batch_size)
+
+
+def _begin_phase(state: TrainingState, number: int, same_size: bool) -> None:
+    """Losses at another image size can't be compared; at the same one, the phase before has to be beaten."""
+    if not same_size:
+        state.best_loss = float("inf")
+    state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
+
+
+def _restore(state: TrainingState, model: keras.Model, source: BatchSource, is_over: bool) -> None:
+    if not is_over:
+        check_views(state.views, source.views)
+    _assign(_variables(model), state.current)
+    optimizer = source.model.optimizer
+    optimizer.build(source.model.trainable_variables)
+    _assign(optimizer.variables, state.optimizer)
+
+
+def _run_epoch(run: _Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int) -> None:
+    """Train one epoch, validate it, and bring the state up to date."""
+    started, state = time.monotonic(), run.state
     title = f"{phase.train} {model.input_shape[1]} px, epoch {state.epoch + 1}/{phase.epochs}"
-    with progress_bar(title, len(examples["x"])) as advance, spread.scope():
-        raw: list[np.ndarray] = []  # Keras ends `fit` with the moving average, where there is one, in their place
-        callback = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: advance(1),
-            on_epoch_end=lambda epoch, logs: raw.extend(np.asarray(each) for each in model.trainable_variables),
-        )
-        logs = fit(feed.model, examples, [callback])
-    p_real = spread.predict(feed, split.val, phase.batch_size)
-    row = _row(number, phase, state.epoch + 1, logs, labels_of(split.val), p_real, time.monotonic() - started)
+    logs, last_weights = _fit_epoch(run, model, source, phase, number, title)
+    p_real = source.predict(run.split.val, phase.batch_size)
+    row = {"phase": number + 1, "train": phase.train, "epoch": state.epoch + 1}
+    row |= _losses(logs, labels_of(run.split.val), p_real) | {"seconds": round(time.monotonic() - started, 1)}
     if not np.isfinite(row["loss"] + row["val_loss"]):
-        raise DivergedError(f"{title}: expected a loss, found none, as the weights ran away: lower --learning-rate")
+        raise DivergedError(f"{title}: the loss is not finite, as the weights diverged: lower --learning-rate")
     if row["val_calibrated_loss"] < state.best_loss:
         state.best_loss, state.best = row["val_calibrated_loss"], model.get_weights()
-    _assign(model.trainable_variables, raw)
+    _assign(model.trainable_variables, last_weights)
     state.epoch += 1
     state.history.append(row)
     state.current = [np.asarray(variable) for variable in _variables(model)]
-    state.optimizer = [np.asarray(variable) for variable in feed.model.optimizer.variables]
+    state.optimizer = [np.asarray(variable) for variable in source.model.optimizer.variables]
     log(
         f"{title}: loss {row['loss']:.4f} accuracy {row['accuracy']:.4f}"
         f" | validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.4f} ({row['seconds']:.0f} s)"
     )
 
 
-def _row(
-    number: int,
-    phase: PhaseConfig,
-    epoch: int,
-    logs: dict[str, list[float]],
-    labels: np.ndarray,
-    p_real: np.ndarray,
-    seconds: float,
-) -> dict[str, Any]:
+def _fit_epoch(
+    run: _Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int, title: str
+) -> tuple[dict[str, list[float]], list[np.ndarray]]:
+    """Return Keras' history, and the weights of the last step.
+
+    Where the configuration averages weights, Keras ends `fit` with the average in the model: that is what is validated
+    and kept, while the next epoch continues from the last step.
+    """
+    config, state, training = run.config, run.state, run.config.training
+    sampler = EpochSampler(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
+    if training.schedule == "plateau":
+        losses = epoch_losses(_of_phase(state, number))
+        source.model.optimizer.learning_rate = loop.plateau_rate(losses, phase.learning_rate, training)
+    class_weights = _class_weights(run.split) if training.class_weights else None
+    last_weights: list[np.ndarray] = []
+    with progress_bar(title, _steps(run, phase)) as advance:
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: advance(1),
+            on_epoch_end=lambda epoch, logs: last_weights.extend(map(np.asarray, model.trainable_variables)),
+        )
+        logs = source.fit(run.split.train, sampler, phase.batch_size, class_weights, [callback])
+    return logs, last_weights
+
+
+def _losses(logs: dict[str, list[float]], labels: np.ndarray, p_real: np.ndarray) -> dict[str, float]:
     return {
-        "phase": number + 1,
-        "train": phase.train,
-        "epoch": epoch,
         "loss": float(logs["loss"][-1]),
         "accuracy": float(logs["accuracy"][-1]),
         "val_loss": binary_log_loss(labels, p_real),
         "val_calibrated_loss": loop.calibrated_loss(labels, p_real),
         "val_accuracy": float(np.mean((p_real >= 0.5) == (labels == REAL))),
-        "seconds": round(seconds, 1),
     }
 
 
@@ -278,18 +300,17 @@ def _class_weights(split: Split) -> dict[int, float]:
 
 
 def _is_over(state: TrainingState, number: int, phase: PhaseConfig, patience: int) -> bool:
-    losses = _losses(state, number)
+    losses = epoch_losses(_of_phase(state, number))
     stalled = bool(patience) and len(losses) - int(np.argmin(losses or [0])) > patience
     return stalled or state.epoch >= phase.epochs
 
 
-def _losses(state: TrainingState, number: int) -> list[float]:
-    """Returns the calibrated validation losses of a phase's epochs so far."""
-    return epoch_losses([row for row in state.history if row["phase"] == number + 1])
+def _of_phase(state: TrainingState, number: int) -> History:
+    return [row for row in state.history if row["phase"] == number + 1]
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """The weights and the random states of dropout, but not the metrics'."""
+    """Return the weights and the random states of dropout, but not the metrics' variables."""
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 

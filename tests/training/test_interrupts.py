@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_training import make_set, run_here
 
 from fakereal import runtime
 from fakereal.config import Config, DataConfig
@@ -24,8 +23,7 @@ from fakereal.runtime import (
     interrupts_at_checks_only,
 )
 from fakereal.training import cache as training_cache
-from fakereal.training import features as feeds
-from fakereal.training import loop, trainer
+from fakereal.training import features, loop, trainer
 from fakereal.training.input_pipeline import EpochSampler
 
 
@@ -36,6 +34,11 @@ def python_s_own_handler():
     yield
     after = signal.signal(signal.SIGINT, before)
     assert (after, interrupt_requested(), runtime._deferrals) == (signal.default_int_handler, False, [])
+
+
+@pytest.fixture(scope="module")
+def images(make_set, tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("set"), count=80)
 
 
 def press():
@@ -192,9 +195,9 @@ def test_fit_ends_after_the_batch_in_which_it_was_pressed(model, how):
     x = tf.data.Dataset.from_tensor_slices((np.zeros((40, 4)), np.zeros((40, 1)))).batch(2)
     with interrupts_at_checks_only():
         with pytest.raises(KeyboardInterrupt):
-            loop.fit(model, {"x": x}, [callback])
+            loop.fit(model, x, callbacks=[callback])
         assert seen == [0, 1, 2]
-        assert loop.fit(model, {"x": x})["loss"]  # the model can be used afterwards, all its functions whole
+        assert loop.fit(model, x)["loss"]  # the model can be used afterwards, all its functions whole
 
 
 def send():
@@ -210,21 +213,16 @@ def test_predict_ends_early_and_gives_nothing_rather_than_a_part(model):
         assert loop.predict(model, batches(5, -1, send)[0]).shape == (10,)
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("set"), count=80)
-
-
-def test_features_end_after_a_batch_of_them(pictures, tmp_path):
+def test_features_end_after_a_batch_of_them(images, tmp_path):
     config = Config()
     preprocessing = preprocessing_of(config, 32)
-    records = scan(pictures, preprocessing).records
+    records = scan(images, preprocessing).records
     done = []
 
     class Part:
         engine = "test"
 
-        def activations(self, images):
+        def features(self, images):
             press()
             done.append(len(images))
             return np.zeros((len(images), 4), np.float32)
@@ -232,8 +230,8 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     with training_cache.open_cache(DataConfig(cache_dir=str(tmp_path))) as cache, interrupts_at_checks_only():
         rows = cache.rows("features of a test", (4,), "float32")
-        feed = feeds.CachedFeatureBatches(
-            network, Part(), rows, feeds.ImageBatches(network, preprocessing, config.augmentation, None), 0, 2
+        feed = features.CachedFeatureBatches(
+            network, Part(), rows, features.ImageBatches(network, preprocessing, config.augmentation, None), 0, 2
         )
         with pytest.raises(KeyboardInterrupt):
             feed.training(records, EpochSampler(0, 0, 0), 16)
@@ -242,9 +240,9 @@ def test_features_end_after_a_batch_of_them(pictures, tmp_path):
 
 
 @pytest.mark.parametrize(("again", "at", "seen"), [(0, 1, [32]), (None, 6, [32] * 6), (7, 4, [32] * 4)])
-def test_an_evaluation_ends_after_a_batch(pictures, again, at, seen):
+def test_an_evaluation_ends_after_a_batch(images, again, at, seen):
     preprocessing = preprocessing_of(Config(), 32)
-    records = scan(pictures, preprocessing).records
+    records = scan(images, preprocessing).records
     done = []
 
     class Network:
@@ -255,52 +253,56 @@ def test_an_evaluation_ends_after_a_batch(pictures, again, at, seen):
             return np.full(len(images), 0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        predict_records(Network(), preprocessing, pictures, records, engine="test", batch_size=32, resave_images=again)
+        predict_records(Network(), preprocessing, images, records, engine="test", batch_size=32, resave_images=again)
     assert done == seen
 
 
-def trained_with(monkeypatch, pictures, output, at_epoch_2):
-    """Trains three epochs; `at_epoch_2` is called as the second begins."""
-    epochs = []
+@pytest.fixture
+def train_with(monkeypatch, images, train_here, tmp_path):
+    """A function that trains three epochs; what it is given is called as the second begins."""
+    epochs, real = [], loop.fit
 
-    def fit(*arguments):
-        epochs.append(1)
-        if len(epochs) == 2:
-            at_epoch_2()
-        return loop.fit(*arguments)
+    def train(at_epoch_2):
+        def fit(*arguments):
+            epochs.append(1)
+            if len(epochs) == 2:
+                at_epoch_2()
+            return real(*arguments)
 
-    monkeypatch.setattr(trainer, "fit", fit)
-    return run_here(pictures, output, epochs=3)
+        monkeypatch.setattr(loop, "fit", fit)
+        return train_here(images, tmp_path / "model.h5", epochs=3)
+
+    return train
 
 
-def test_a_training_ends_also_where_it_was_pressed_in_a_destructor(pictures, tmp_path, monkeypatch, capsys):
-    outcome = trained_with(monkeypatch, pictures, tmp_path / "model.h5", Dying)
+def test_a_training_ends_also_where_it_was_pressed_in_a_destructor(train_with, capsys):
+    outcome = train_with(Dying)
     assert outcome.exit_code == 130
     assert len(outcome.detector.metadata.history) == 1
     assert outcome.output.exists()
     assert "the best model so far is kept, measured and saved" in capsys.readouterr().err
 
 
-def test_pressed_twice_a_training_promises_no_model_and_leaves_none(pictures, tmp_path, monkeypatch, capsys):
+def test_pressed_twice_a_training_promises_no_model_and_leaves_none(train_with, tmp_path, capsys):
     def twice():
         press()
         press()
 
     with pytest.raises(KeyboardInterrupt):
-        trained_with(monkeypatch, pictures, tmp_path / "model.h5", twice)
+        train_with(twice)
     assert not (tmp_path / "model.h5").exists()
     assert (tmp_path / "model_run" / "checkpoint.npz").exists()
     assert "is kept" not in capsys.readouterr().err
 
 
-def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(pictures, tmp_path, monkeypatch):
+def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(images, tmp_path, monkeypatch, train_here):
     monkeypatch.setattr(trainer, "save_checkpoint", lambda *_: press())
-    outcome = run_here(pictures, tmp_path / "model.h5", epochs=1)
+    outcome = train_here(images, tmp_path / "model.h5", epochs=1)
     assert outcome.exit_code == 130
     assert outcome.output.exists()
 
 
-def test_prediction_ends_with_what_it_has_in_the_journal(pictures, tmp_path, monkeypatch):
+def test_prediction_ends_with_what_it_has_in_the_journal(images, tmp_path, monkeypatch):
     kept = []
 
     class Kept:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PREDICT = """
 import sys
 from pathlib import Path
 import numpy as np
-from fakereal.cli import start_keras
+from fakereal.runtime import start_keras
 start_keras()
 import keras
 from fakereal.model import model_file

@@ -19,7 +19,7 @@ from fakereal.evaluation import plots
 from fakereal.training import compare
 from fakereal.training.compare import mcnemar
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def right(answers):

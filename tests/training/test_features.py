@@ -6,19 +6,17 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from test_training import STILL, make_set
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
 from fakereal.engines import conversion
-from fakereal.engines import engine as engines_engine
+from fakereal.engines import engine as engine_module
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import DataError
 from fakereal.model import networks
 from fakereal.model.weights import BaseWeights
 from fakereal.preprocessing import Preprocessing
 from fakereal.training import checkpoint, features, run, trainer
-from fakereal.training import features as feeds
 from fakereal.training.cache import RowCache
 
 SIZE = 32
@@ -45,16 +43,14 @@ def small_base(monkeypatch):
     monkeypatch.setattr(run, "load_base", lambda *_: BaseWeights("made for the test", pretrained=True))
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("set"))
-
-
 def built(scope):
     keras.utils.set_random_seed(0)
     model = networks.build(NetworkConfig(dense=(5,)), SIZE)
     networks.set_trainable(model, scope, learn_batch_norm=False)
     return model
+
+
+STILL = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)
 
 
 def noise(count=7):
@@ -67,8 +63,8 @@ def test_the_two_parts_together_are_the_network(scope, shape):
     parts = features.split_network(model)
     assert parts.frozen.output_shape[1:] == shape
     assert parts.frozen.trainable_variables == []
-    assert {id(each) for each in parts.learning.trainable_variables} == {id(each) for each in model.trainable_variables}
-    through = parts.learning.predict(parts.frozen.predict(noise(), verbose=0), verbose=0)
+    assert {id(each) for each in parts.trained.trainable_variables} == {id(each) for each in model.trainable_variables}
+    through = parts.trained.predict(parts.frozen.predict(noise(), verbose=0), verbose=0)
     assert through == pytest.approx(model.predict(noise(), verbose=0), abs=1e-6)
 
 
@@ -119,58 +115,58 @@ def same(one, other):
 
 
 @pytest.fixture(scope="module")
-def anew(pictures, tmp_path_factory):
+def anew(images, tmp_path_factory):
     """The plain way: everything computed in every epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_base", residual_base)
         patch.setattr(run, "load_base", lambda *_: BaseWeights("made for the test", pretrained=True))
-        return trained(pictures, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
+        return trained(images, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
 
 
 @pytest.mark.parametrize(("worth", "engine"), [pytest.param(1000, "Keras", marks=pytest.mark.slow), (1, "LiteRT")])
 def test_without_augmentation_the_weights_are_those_of_the_plain_way(
-    pictures, tmp_path, anew, capsys, monkeypatch, worth, engine
+    images, tmp_path, anew, capsys, monkeypatch, worth, engine
 ):
-    monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", worth)
-    once = trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=4)
+    monkeypatch.setattr(engine_module, "MIN_IMAGES_TO_CONVERT", worth)
+    once = trained(images, tmp_path / "m.h5", tmp_path / "cache", views=4)
     for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert losses_of(once) == pytest.approx(losses_of(anew), abs=1e-4)
-    assert capsys.readouterr().err.count(f"features of 1 view a picture computed once by {engine}") == 2
+    assert capsys.readouterr().err.count(f"features of 1 view of each image computed once by {engine}") == 2
 
 
 @pytest.mark.slow
-def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", 1)
+def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(engine_module, "MIN_IMAGES_TO_CONVERT", 1)
     turned = AugmentationConfig()
     first, again, without = (
-        trained(pictures, tmp_path / f"{number}.h5", cache, 2, turned)
+        trained(images, tmp_path / f"{number}.h5", cache, 2, turned)
         for number, cache in enumerate([tmp_path / "cache", tmp_path / "cache", "none"])
     )
     assert same(first, again)
     assert same(first, without)
-    assert capsys.readouterr().err.count("features of 2 views a picture found in the cache") == 2
+    assert capsys.readouterr().err.count("features of 2 views of each image found in the cache") == 2
 
 
 @pytest.mark.slow
-def test_a_damaged_cache_changes_no_bit(pictures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", 1)
-    first = trained(pictures, tmp_path / "1.h5", tmp_path / "cache", 1)
+def test_a_damaged_cache_changes_no_bit(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(engine_module, "MIN_IMAGES_TO_CONVERT", 1)
+    first = trained(images, tmp_path / "1.h5", tmp_path / "cache", 1)
     for path in (tmp_path / "cache").rglob("*.rows"):
         content = bytearray(path.read_bytes())
         content[100] ^= 255
         path.write_bytes(content)
-    assert same(first, trained(pictures, tmp_path / "2.h5", tmp_path / "cache", 1))
-    assert "thrown away and made anew" in capsys.readouterr().err
+    assert same(first, trained(images, tmp_path / "2.h5", tmp_path / "cache", 1))
+    assert "discarding" in capsys.readouterr().err
 
 
-def test_the_first_view_is_the_picture_itself_and_the_others_differ(pictures, tmp_path):
+def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_path):
     from fakereal.dataset.scan import scan
     from fakereal.training.input_pipeline import EpochSampler
 
-    records = scan(pictures, Preprocessing(SIZE)).records[:5]
+    records = scan(images, Preprocessing(SIZE)).records[:5]
     whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(views=3))
-    feed = feeds.choose_batch_source(built("head"), whole, Preprocessing(SIZE), RowCache(tmp_path, 10**9), 5)
+    feed = features.choose_batch_source(built("head"), whole, Preprocessing(SIZE), RowCache(tmp_path, 10**9), 5)
 
     def rows(epoch):
         ((rows, _),) = feed.training(records, EpochSampler(0, 0, epoch), 8).as_numpy_iterator()
@@ -184,14 +180,14 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(pictures, tm
 
 
 def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path, capsys):
-    feed = feeds.choose_batch_source(
+    feed = features.choose_batch_source(
         built("last20"), config.Config(SIZE), Preprocessing(SIZE), RowCache(tmp_path, 1000), 5
     )
-    assert isinstance(feed, feeds.ImageBatches)
+    assert isinstance(feed, features.ImageBatches)
     assert "more than data.cache_gb" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("before", "now", "expected"), [(2, 0, "expected room for features"), (0, 2, "too small")])
+@pytest.mark.parametrize(("before", "now", "expected"), [(2, 0, "no more room"), (0, 2, "too small")])
 def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now, expected):
     checkpoint.check_views(2, 2)
     with pytest.raises(DataError, match=expected):
@@ -199,7 +195,7 @@ def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now,
 
 
 @pytest.mark.slow
-def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(pictures, tmp_path, monkeypatch):
+def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(images, tmp_path, monkeypatch):
     steps = iter(range(3))
     epoch = trainer._run_epoch
 
@@ -210,29 +206,29 @@ def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(picture
 
     monkeypatch.setattr(trainer, "_run_epoch", stop_in_the_second_epoch)
     with pytest.raises(SystemExit):
-        trained(pictures, tmp_path / "m.h5", tmp_path / "cache", views=2)
-    small = recipe(pictures, tmp_path / "other", views=2)
+        trained(images, tmp_path / "m.h5", tmp_path / "cache", views=2)
+    small = recipe(images, tmp_path / "other", views=2)
     small = dataclasses.replace(small, data=dataclasses.replace(small.data, cache_gb=1e-6))
-    with pytest.raises(DataError, match="expected room for features in the cache"):
+    with pytest.raises(DataError, match="for which the cache has no more room"):
         run.train_and_report(small, tmp_path / "m.h5", resume=True)
 
 
 # the frozen part on a faster engine
 
 
-def fastest(cache, pictures=10_000, model=None):
+def fastest(cache, images=10_000, model=None):
     parts = features.split_network(model or built("last20"))
-    return parts, features.fastest_frozen_part(parts.frozen, parts.fingerprint(), pictures, cache)
+    return parts, features.fastest_frozen_part(parts.frozen, parts.fingerprint(), images, cache)
 
 
 def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted_once(tmp_path, capsys):
     parts, part = fastest(tmp_path)
     assert part.engine.startswith("LiteRT ")
     expected = parts.frozen.predict(noise(40), verbose=0)
-    found = part.activations(noise(40))
+    found = part.features(noise(40))
     assert (found.dtype, found.shape) == (np.float32, expected.shape)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-    assert np.array_equal(fastest(tmp_path)[1].activations(noise(40)), found)
+    assert np.array_equal(fastest(tmp_path)[1].features(noise(40)), found)
     assert capsys.readouterr().err.count("converting") == 1
 
 
@@ -249,7 +245,7 @@ def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_
 
 
 def test_a_few_pictures_are_not_worth_converting_for(tmp_path, capsys):
-    assert fastest(tmp_path, pictures=engines_engine.MIN_IMAGES_TO_CONVERT - 1)[1].engine == "Keras"
+    assert fastest(tmp_path, images=engine_module.MIN_IMAGES_TO_CONVERT - 1)[1].engine == "Keras"
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 

@@ -50,7 +50,7 @@ def test_without_a_limit_all_validation_pictures_count(steps):
 )
 def test_the_rate_falls_where_the_validation_loss_stays(losses, factor):
     training = TrainingConfig(schedule="plateau", plateau_patience=2, plateau_factor=0.1)
-    assert loop.rate_after(losses, 0.5, training) == pytest.approx(0.5 * factor)
+    assert loop.plateau_rate(losses, 0.5, training) == pytest.approx(0.5 * factor)
 
 
 def test_an_epoch_that_is_right_more_often_is_better_though_it_is_too_sure_of_itself():
@@ -77,7 +77,7 @@ def test_a_network_that_ran_away_has_a_calibrated_loss_too_or_none(p_real):
 
 
 def test_another_schedule_is_no_business_of_validation():
-    assert loop.rate_after([0.5] * 20, 0.5, TrainingConfig()) == 0.5
+    assert loop.plateau_rate([0.5] * 20, 0.5, TrainingConfig()) == 0.5
 
 
 def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
