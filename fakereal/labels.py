@@ -1,4 +1,4 @@
-"""Labels: 0 = fake, 1 = real, everywhere; the only module that knows their names and the names of class folders."""
+"""Labels: 0 = fake, 1 = real, everywhere. Only this module knows their names, and those of class and split folders."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _FOLDER_WORDS = {
     " photographs camera human untouched".split(),
 }
 _LABEL_OF_WORD = {word: label for label, words in _FOLDER_WORDS.items() for word in words}
+_SPLIT_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _SUFFIXES = ("_images", "_image", "_pictures", "_photos", "_imgs")
 _PREFIXES = ("0_", "1_")
 
@@ -47,6 +52,11 @@ def is_plain_class_folder(name: str) -> bool:
     """Say whether the name of a class folder contains the word fake or real itself, as `1_fake` or `real_images` do."""
     words = name.strip().lower().replace("-", "_").replace(" ", "_").split("_")
     return any(word in NAMES for word in words)
+
+
+def split_of_folder(name: str) -> str | None:
+    """Return `train`, `val` or `test` for a split folder, by its name in any case; None for any other folder."""
+    return _SPLIT_OF_FOLDER.get(name.lower())
 
 
 def known_folder_names() -> str:

@@ -14,15 +14,18 @@ from PIL import Image
 from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import is_folder, relative_name, walk
-from fakereal.labels import FAKE, NAMES, REAL, is_plain_class_folder, known_folder_names, label_of_folder
+from fakereal.labels import (
+    FAKE,
+    NAMES,
+    REAL,
+    is_plain_class_folder,
+    known_folder_names,
+    label_of_folder,
+    split_of_folder,
+)
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import parallel_map
 
-_SPLIT_OF_FOLDER = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 THUMBNAIL_PX = 16
 """Width and height of the gray thumbnail by which near-copies are found: 256 bytes per image."""
 
@@ -87,6 +90,10 @@ def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
     The layouts are `<class>/`, `train|val|test/<class>/` and `<source>/<class>/`, at any depth and mixed: of a file's
     folders the one with a class name gives the label, and those above it the split and the source.
 
+    Args:
+        root: the folder.
+        preprocessing: decides which images are identical: those whose preprocessed arrays are.
+
     Raises:
         DataError: the folder is missing, or doesn't hold images of both classes.
     """
@@ -137,8 +144,8 @@ def _place(folders: tuple[str, ...]) -> _Place | None:
     labels = {label_of_folder(folders[depth]) for depth in depths}
     if len(labels) == 1:
         above = folders[: depths[-1]]
-        splits = [_SPLIT_OF_FOLDER[name.lower()] for name in above if name.lower() in _SPLIT_OF_FOLDER]
-        source = "/".join(name for name in above if name.lower() not in _SPLIT_OF_FOLDER)
+        splits = [split for name in above if (split := split_of_folder(name))]
+        source = "/".join(name for name in above if not split_of_folder(name))
         return _Place(labels.pop(), source, splits[-1] if splits else None)
     return None
 
