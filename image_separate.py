@@ -26,7 +26,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("source", nargs="?", type=Path, help="folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json")
     add("--output", type=Path, default=Path("data/clean"), help="folder for real_images/, fake_images/ and the journal")
     add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
-    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs or their folders, if not in SOURCE")
+    add(
+        "--predictions",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="JSONs or their folders, if not in SOURCE",
+    )
     add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="pair by hand; several for a folder vote")
     add("--skip", action="append", default=[], metavar="FOLDER", help="leave a sub-folder alone; repeatable")
     add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes that a label needs")

@@ -1,4 +1,7 @@
-"""Decode image files and bytes to upright RGB images; refuse what is damaged, too large or no image."""
+"""Decode image files to upright RGB images, with limits on memory and time; the only decoder of the house.
+
+What is damaged, too large or no image at all raises `ImageRefused` with the reason.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from fakereal.errors import ImageRefused
 
 MAX_PIXELS = 100_000_000
-"""Pictures of more pixels are refused before decoding: 100 MP are 300 MB as RGB."""
+"""Images with more pixels are refused before decoding: 100 MP are 300 MB as RGB."""
 
 MAX_SIDE_PX = 65_535
 """JPEG's own limit; a longer side comes from a damaged header, and resizing it would take a minute."""
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Larger files are refused before reading: 100 MP of uncompressed RGB would still be taken for a TIFF of 8 bit."""
+"""Larger files are refused before reading; an uncompressed TIFF with 85 MP of 8-bit RGB still fits."""
 
 MAX_JPEG_SCANS = 100
 """A progressive JPEG has about 10 scans; thousands of them in a small file are an attack on the decoder's time."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""File names that count as pictures, lower case; what a file really is, its content decides."""
+"""File names that count as images, lower case; the content decides what a file really is."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Pillow's decoders that may run. Others (EPS, PDF, FLI, ...) are slow, rare or start other programs."""
+"""Pillow's decoders that may run; others (EPS, PDF, FLI, ...) are slow, rare or start other programs."""
 
 _DRAFT_FACTOR = 2  # JPEGs are decoded at the smallest 1/2, 1/4, 1/8 scale that is still twice the target
 
@@ -47,7 +50,7 @@ _UPRIGHT = {
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG segment; restarts (d0-d7) stand within a scan's data
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]", re.DOTALL)
-"""First bytes of the formats that have some of their own."""
+"""First bytes of the formats that begin with a signature."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
 # Pillow warns of odd metadata; the pixels are what counts. Set once, since warning filters belong to no thread.
@@ -56,7 +59,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the file itself says."""
+    """Size and format that the file's header states."""
 
     width_px: int  # as stored, before the EXIF rotation
     height_px: int
@@ -64,34 +67,34 @@ class ImageInfo:
 
 
 def decode(source: Path | bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
-    """Decodes a file, or the bytes of one, to an upright RGB picture.
+    """Decode a file, or the bytes of one, to an upright RGB image.
 
     Args:
         source: the path or the content.
-        target_px: the size that `fit` will ask for; large JPEGs are decoded at a reduced scale that still has at
-            least twice that many pixels each way, which takes a seventh of the time for 12 MP.
+        target_px: side of what the image will be resized to; large JPEGs are decoded at a reduced scale that still
+            has at least twice that many pixels each way, which takes a seventh of the time for 12 MP.
 
     Returns:
-        The picture in mode RGB (first frame, EXIF orientation applied, transparency over white, 16 bit scaled to 8).
+        The image in mode RGB (first frame, EXIF orientation applied, transparency over white, 16 bit scaled to 8).
 
     Raises:
         ImageRefused: with the reason.
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
-        raise ImageRefused("empty", "expected an image, found an empty file")
+        raise ImageRefused("empty", "the file is empty")
     try:
         return _decode(data, target_px)
     except ImageRefused:
         raise
     except MemoryError as error:
-        raise ImageRefused("too_large", "expected an image that fits in memory, found one that does not") from error
+        raise ImageRefused("too_large", "expected an image that fits in memory, got one that does not") from error
     except Exception as error:
         raise _refusal(error, data) from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns a picture file's content, for those who need the bytes as well as the picture.
+    """Return the content of an image file.
 
     Raises:
         ImageRefused: there is no regular, readable file of at most `MAX_FILE_BYTES`.
@@ -100,20 +103,20 @@ def read_bytes(path: Path) -> bytes:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ImageRefused("unreadable", "expected a regular file, found a pipe, a device or the like")
+                raise ImageRefused("unreadable", "not a regular file, but a pipe, a device or the like")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageRefused(
                     "too_large", f"expected at most {MAX_FILE_BYTES // 2**20} MB, found {status.st_size / 2**20:.0f} MB"
                 )
             return file.read()
     except FileNotFoundError as error:
-        raise ImageRefused("missing", "expected a file, found nothing there") from error
+        raise ImageRefused("missing", "the file does not exist") from error
     except OSError as error:
-        raise ImageRefused("unreadable", f"expected a readable file, found: {error.strerror or error}") from error
+        raise ImageRefused("unreadable", f"the file can't be read: {error.strerror or error}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a pipe would wait for its writer, for ever.
+    # Opening a pipe would block until something writes to it.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -128,7 +131,7 @@ def _decode(data: bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
 
 
 def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> None:
-    """Refuses what would take much memory or time, from the header alone."""
+    """Refuse what would take much memory or time, from the header alone."""
     pixels = info.width_px * info.height_px
     if pixels > MAX_PIXELS:
         raise ImageRefused(
@@ -148,7 +151,7 @@ def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> Non
 
 def _has_many_scans(data: bytes) -> bool:
     if data.count(_START_OF_SCAN) <= MAX_JPEG_SCANS:
-        return False  # nearly every picture; counts also what only looks like a scan, such as a video after the end
+        return False  # nearly every image; also counts what only looks like a scan, such as a video after the end
     scans, position = 0, 2
     while (marker := _MARKER.search(data, position)) and marker[0] != _END_OF_IMAGE:
         scans += marker[0] == _START_OF_SCAN
@@ -157,7 +160,7 @@ def _has_many_scans(data: bytes) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; Pillow's own function also refuses sound pictures with a corrupt EXIF block."""
+    """Apply the EXIF orientation; Pillow's own function also refuses valid images with a corrupt EXIF block."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         method = _UPRIGHT.get(orientation)
@@ -181,12 +184,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _refusal(error: Exception, data: bytes) -> ImageRefused:
     if isinstance(error, UnidentifiedImageError):
         if _MAGIC.match(data):
-            return ImageRefused("unreadable", "expected a sound image, found one whose header is damaged or cut")
-        return ImageRefused("not_an_image", f"expected {', '.join(FORMATS)}; found no image of these formats")
+            return ImageRefused("unreadable", "the image's header is damaged or incomplete")
+        return ImageRefused("not_an_image", f"not an image of these formats: {', '.join(FORMATS)}")
     text = " ".join(str(error).split()) or type(error).__name__
     if "truncated" in text.lower() or "premature" in text.lower() or isinstance(error, EOFError):
-        return ImageRefused("truncated", f"expected a complete image, found a truncated one ({text})")
-    return ImageRefused("unreadable", f"expected a sound image, found a damaged one ({type(error).__name__}: {text})")
+        return ImageRefused("truncated", f"the image is truncated ({text})")
+    return ImageRefused("unreadable", f"the image is damaged ({type(error).__name__}: {text})")
 
 
 def is_image_name(name: str, hidden: bool = False) -> bool:

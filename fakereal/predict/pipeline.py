@@ -229,7 +229,7 @@ def _decode(
     except ImageRefused as error:
         reason = one_line(error)
     except Exception as error:  # noqa: BLE001 - whatever one file does to a decoder must not stop the others
-        reason = f"expected a valid image, got one that can't be decoded ({type(error).__name__})"
+        reason = f"the image can't be decoded ({type(error).__name__})"
     return DecodedImage(RawPrediction(item, error=reason))
 
 

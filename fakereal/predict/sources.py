@@ -268,7 +268,7 @@ def problem_of(path: str) -> str | None:
     except FileNotFoundError:
         return f"expected a file, got {'a link to a missing file' if os.path.islink(path) else 'nothing there'}"
     except (OSError, ValueError) as error:
-        return f"expected a readable file, got: {getattr(error, 'strerror', None) or error}"
+        return f"the file can't be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
         return None
     return f"expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'}"

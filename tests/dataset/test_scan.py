@@ -96,7 +96,7 @@ def test_what_is_not_a_labelled_image_is_skipped_with_a_reason(make_folder, make
     assert found["fake/Thumbs.db"] == "not an image file name (.db)"
     assert found["fake_preds.json"] == "not an image file name (.json)"
     assert "truncated" in found["real/cut.png"]
-    assert found["real/none.jpg"] == "expected an image, found an empty file"
+    assert found["real/none.jpg"] == "the file is empty"
     assert len(found) == 6
 
 
@@ -130,8 +130,8 @@ def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
     (root / "fake/gone.png").symlink_to(root / "nowhere.png")
     os.mkfifo(root / "fake/pipe.png")
     found = reasons(scan(root, SMALL))
-    assert found["fake/gone.png"] == "expected a file, found nothing there"
-    assert found["fake/pipe.png"] == "expected a regular file, found a pipe, a device or the like"
+    assert found["fake/gone.png"] == "the file does not exist"
+    assert found["fake/pipe.png"] == "not a regular file, but a pipe, a device or the like"
 
 
 @pytest.mark.parametrize(

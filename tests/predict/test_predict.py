@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_keeps_its_place_with_the_reason(tmp_path):
     first, second, third = entries_of(tmp_path / "in")
     assert second["index"] == 2
     assert second["prediction"] is None
-    assert "no image of these formats" in second["error"]
+    assert "not an image of these formats" in second["error"]
     assert (first["prediction"], third["prediction"]) == ("real", "real")
 
 
@@ -357,7 +357,7 @@ def test_a_saved_model_predicts_a_folder_the_same_twice(tmp_path, model, capsys)
         said.append(capsys.readouterr())
     assert written[0] == written[1]
     assert said[0].out == said[1].out
-    assert "4.png: expected an image, found an empty file" in said[0].out
+    assert "4.png: the file is empty" in said[0].out
     assert f"predictions: {output}" in said[0].out
     assert "skipped files that are not images by name (1): read me.txt" in said[0].err
     labels = {entry["index"]: entry["prediction"] for entry in json.loads(written[0][0])}

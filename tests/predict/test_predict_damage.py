@@ -13,6 +13,14 @@ from fakereal.predict.inputs import list_images
 from fakereal.predict.results import details_of, save
 from fakereal.preprocessing import Preprocessing
 
+OUR_REASONS = (
+    "expected ",
+    "the file ",
+    "the image ",
+    "the image's header ",
+    "not an image of these formats",
+    "not a regular file",
+)
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
 
@@ -56,7 +64,7 @@ def assert_each_is_in_its_place(folder: Path, count: int) -> None:
     for entry, row in zip(entries, rows, strict=True):
         assert entry["prediction"] in (("fake", "real") if row["error"] is None else (None,))
         assert (row["error"] is None) == (row["p_real"] is not None) == (row["width"] is not None)
-        assert row["error"] is None or row["error"].startswith("expected ")
+        assert row["error"] is None or row["error"].startswith(OUR_REASONS)
     written = (folder.parent / "p.json").read_bytes(), (folder.parent / "d.json").read_bytes()
     assert rows_of(folder, batch_size=7) == rows  # no address in a reason, no other neighbour's answer
     assert written == ((folder.parent / "p.json").read_bytes(), (folder.parent / "d.json").read_bytes())

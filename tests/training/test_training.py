@@ -395,7 +395,7 @@ def test_a_picture_that_vanishes_during_training_is_named(tmp_path, monkeypatch,
     data = make_set(tmp_path / "set")
     victim = data / "fake" / "7.png"
     monkeypatch.setattr(run, "load_base", lambda *_: victim.unlink() or BaseWeights("random weights", pretrained=False))
-    with pytest.raises(DataError, match=r"fake/7\.png: expected a file, found nothing there; .* --resume"):
+    with pytest.raises(DataError, match=r"fake/7\.png: the file does not exist; .* --resume"):
         train_here(data, tmp_path / "model.h5")
 
 
@@ -434,7 +434,7 @@ def test_every_skipped_file_is_written_down(tmp_path, make_set, train_here):
         (data / "fake" / f"broken{number}.png").write_bytes(b"no picture")
     outcome = train_here(data, tmp_path / "model.h5", epochs=1)
     assert outcome.skipped == 10
-    assert (outcome.folder / "skipped.tsv").read_text().count("no image of these formats") == 10
+    assert (outcome.folder / "skipped.tsv").read_text().count("not an image of these formats") == 10
 
 
 def test_labels_come_in_the_order_of_the_records(images):

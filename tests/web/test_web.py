@@ -247,7 +247,7 @@ def test_the_page_works_without_scripts(app):
     answer = post(app, ("7.png", png(250)), ("x<script>.png", b"broken"), url="/")
     assert answer.status_code == 200
     assert ">Very likely real</span>" in answer.text
-    assert "found no image of these formats" in answer.text
+    assert "not an image of these formats" in answer.text
     assert "x&lt;script&gt;.png" in answer.text
     assert "<script>.png" not in answer.text
     assert 'src="data:image/jpeg;base64,' in answer.text
