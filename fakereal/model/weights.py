@@ -169,7 +169,7 @@ def _normalization_of(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray
 def _fold(conv: keras.layers.Layer, norm: keras.layers.Layer, mean: np.ndarray, std: np.ndarray) -> None:
     """Convert the stem from the source's normalization to ours; exact except for the outermost row and column."""
     our_mean, our_std = np.array(networks.IMAGENET_MEAN), np.array(networks.IMAGENET_STD)
-    (kernel,) = conv.get_weights()  # (3, 3, 3 colours, filters)
+    (kernel,) = conv.get_weights()  # (3, 3, 3 colors, filters)
     offset = np.einsum("hwcf,c->f", kernel, (our_mean - mean) / std)
     conv.set_weights([kernel * (our_std / std)[:, None]])
     gamma, beta, moving_mean, moving_variance = norm.get_weights()

@@ -47,7 +47,7 @@ HISTORY = ({"phase": 1, "epoch": 1, "loss": 0.7, "val_loss": 0.6, "seconds": 3.0
 
 
 def brightness_detector(decision=None):
-    """A network that is sure of nothing, but calls dark pictures fake: its answers can be told beforehand."""
+    """A network of low confidence that calls dark images fake: its outputs are predictable."""
     network = NetworkConfig("cnn", filters=(1,), pooling="avg", dropout=0.0)
     model = networks.build(network, 32)
     kernel = np.zeros((3, 3, 3, 1))
@@ -73,15 +73,15 @@ def model(detector, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def data(tmp_path_factory):
     counts = {"alpha/fake": 12, "alpha/real": 14, "beta/fake": 9}
-    return make_labelled_images(tmp_path_factory.mktemp("set") / "pictures", counts)
+    return make_labelled_images(tmp_path_factory.mktemp("set") / "holiday", counts)
 
 
 @pytest.fixture(scope="module")
-def outcome(model, pictures, tmp_path_factory):
+def outcome(model, data, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    return evaluate_and_report(EvaluateConfig(model, pictures, output, command="python -m fakereal evaluate ..."))
+    return evaluate_and_report(EvaluateConfig(model, data, output, command="python -m fakereal evaluate ..."))
 
 
 def calibrated(row):
@@ -128,7 +128,7 @@ def test_the_band_covers_what_has_a_verdict(outcome):
     assert outcome.tree["band"]["accuracy_outside"] == pytest.approx(right, abs=1e-6)
 
 
-def test_saving_as_png_flips_nothing_and_every_way_is_counted(outcome):
+def test_a_png_resave_flips_nothing_and_every_resave_is_counted(outcome):
     table = outcome.tree["resaves"]
     assert table["images"] == 35
     assert tuple(table["saved_again"]) == REPORT_RESAVES
@@ -146,7 +146,7 @@ def test_the_table_of_sources_says_where_there_is_one_class_only(outcome):
     assert sources["beta"]["only"] == "fake"
 
 
-def test_the_mistakes_are_wrong_and_the_surest_comes_first(outcome):
+def test_mistakes_are_wrong_labels_most_confident_first(outcome):
     mistakes = outcome.tree["mistakes"]
     assert mistakes
     assert all(row["label"] != row["prediction"] for row in mistakes)
@@ -181,24 +181,24 @@ def test_the_page_stands_alone_and_is_whole(outcome):
     assert "nan" not in re.sub(r"<svg.*?</svg>|data:[^\"]*", "", text, flags=re.DOTALL).lower().split()
 
 
-def test_the_page_shows_the_mistakes_as_pictures_and_what_speaks_for_the_label_they_were_given(outcome):
+def test_the_page_shows_each_mistake_with_a_heatmap_for_its_predicted_label(outcome):
     text = (outcome.folder / "report.html").read_text(encoding="utf-8")
     found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
     assert [words for _, words in found[1::2]] == [
         f"evidence for {row['prediction']}" for row in outcome.tree["mistakes"]
     ]
     for (plain, _), (explained, _) in zip(found[::2], found[1::2], strict=True):
-        plain, explained = (Image.open(io.BytesIO(base64.b64decode(picture))) for picture in (plain, explained))
+        plain, explained = (Image.open(io.BytesIO(base64.b64decode(image))) for image in (plain, explained))
         assert plain.size == explained.size == (40, 40)
-    # The network calls dark pictures fake and bright ones real: where it was wrong, it has seen reasons to be.
+    # The network calls dark images fake and bright ones real, so its mistakes have evidence too
     assert any(plain != explained for (plain, _), (explained, _) in zip(found[::2], found[1::2], strict=True))
 
 
-def test_a_network_without_maps_is_reported_without_heatmaps(detector, pictures, tmp_path, capsys):
+def test_a_network_without_maps_is_reported_without_heatmaps(detector, data, tmp_path, capsys):
     inputs = keras.Input((32, 32, 3))
     flat = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, flat).save(tmp_path / "flat.keras")
-    config = EvaluateConfig(tmp_path / "flat.keras", pictures, resave_images=0, foreign_model=True)
+    config = EvaluateConfig(tmp_path / "flat.keras", data, resave_images=0, foreign_model=True)
     done = evaluate_and_report(config)
     assert "report.html has no heatmaps: explanations: expected" in capsys.readouterr().err
     text = (done.folder / "report.html").read_text(encoding="utf-8")
@@ -217,23 +217,23 @@ def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;&amp;.png" in text
 
 
-def test_two_evaluations_give_the_same_bytes(model, pictures, outcome, tmp_path):
-    evaluate_and_report(EvaluateConfig(model, pictures, tmp_path, command="python -m fakereal evaluate ..."))
+def test_two_evaluations_give_the_same_bytes(model, data, outcome, tmp_path):
+    evaluate_and_report(EvaluateConfig(model, data, tmp_path, command="python -m fakereal evaluate ..."))
     for name in ("report.html", "metrics.json", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (outcome.folder / name).read_bytes()
 
 
-def test_the_report_says_where_it_is_not_known_what_the_model_has_learnt_from(outcome):
+def test_the_report_says_where_the_training_images_are_unknown(outcome):
     assert any("Unknown whether" in note for note in outcome.tree["subject"]["notes"])
 
 
 @pytest.fixture
-def seen_model(model, pictures, tmp_path):
-    """The model with the record of a training on every second picture."""
+def seen_model(model, data, tmp_path):
+    """The model with the record of a training on every second image."""
     path = tmp_path / "dark.h5"
     path.write_bytes(model.read_bytes())
     (tmp_path / "dark_run").mkdir()
-    rows = list(csv.DictReader((evaluation_rows(model, pictures, tmp_path)).open()))
+    rows = list(csv.DictReader((evaluation_rows(model, data, tmp_path)).open()))
     with (tmp_path / "dark_run" / "split.csv").open("w") as file:
         file.write("path,sha256,label,source,split,reason\n")
         for number, row in enumerate(rows):
@@ -242,23 +242,23 @@ def seen_model(model, pictures, tmp_path):
     return path
 
 
-def evaluation_rows(model, pictures, tmp_path):
-    done = evaluate_and_report(EvaluateConfig(model, pictures, tmp_path / "first", resave_images=0))
+def evaluation_rows(model, data, tmp_path):
+    done = evaluate_and_report(EvaluateConfig(model, data, tmp_path / "first", resave_images=0))
     return done.folder / "predictions.csv"
 
 
-def test_pictures_that_the_model_has_seen_are_left_out_unless_they_are_asked_for(seen_model, pictures, tmp_path):
-    done = evaluate_and_report(EvaluateConfig(seen_model, pictures, resave_images=0))
-    assert done.folder == tmp_path / "dark_on_pictures"
+def test_training_images_are_left_out_unless_asked_for(seen_model, data, tmp_path):
+    done = evaluate_and_report(EvaluateConfig(seen_model, data, resave_images=0))
+    assert done.folder == tmp_path / "dark_on_holiday"
     assert done.tree["data"]["images"] == 17
     assert "18 images that the model was trained or tuned on" in done.tree["subject"]["notes"][0]
-    again = evaluate_and_report(EvaluateConfig(seen_model, pictures, seen=True, resave_images=0))
+    again = evaluate_and_report(EvaluateConfig(seen_model, data, seen=True, resave_images=0))
     assert again.tree["data"]["images"] == 35
     assert "Optimistic" in again.tree["subject"]["notes"][0]
 
 
-def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_model, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "more")
+def test_another_file_of_a_training_image_is_left_out_too(seen_model, data, tmp_path):
+    shutil.copytree(data, tmp_path / "more")
     rows = csv.DictReader((tmp_path / "dark_run" / "split.csv").open())
     seen = next(row["path"] for row in rows if row["split"] == "train")
     with Image.open(tmp_path / "more" / seen) as image:
@@ -268,7 +268,7 @@ def test_another_file_of_a_picture_that_the_model_has_seen_is_left_out_too(seen_
     assert "19 images that the model was trained or tuned on" in done.tree["subject"]["notes"][0]
 
 
-def test_of_a_neutral_copy_it_is_said_that_seen_pictures_cannot_be_told(seen_model, pictures, tmp_path, capsys):
+def test_a_neutralized_copy_is_reported_as_possibly_seen(seen_model, data, tmp_path, capsys):
     copy = make_labelled_images(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
     (copy / "neutralize.json").write_text("{}")
     done = evaluate_and_report(EvaluateConfig(seen_model, copy, resave_images=0))
@@ -276,47 +276,47 @@ def test_of_a_neutral_copy_it_is_said_that_seen_pictures_cannot_be_told(seen_mod
     assert "warning: The model may have been trained on some of these images" in capsys.readouterr().err
 
 
-def test_a_report_on_other_pictures_is_not_replaced(model, pictures, tmp_path):
+def test_a_report_on_another_folder_is_not_replaced(model, data, tmp_path):
     own = tmp_path / "m.h5"
     shutil.copy(model, own)
-    other = make_labelled_images(tmp_path / "other" / "pictures", {"fake": 3, "real": 3}, seed=2)
-    first = evaluate_and_report(EvaluateConfig(own, pictures, resave_images=0))
-    evaluate_and_report(EvaluateConfig(own, pictures, resave_images=0))
-    with pytest.raises(DataError, match=r"m_on_pictures: already holds a report on .*: choose another"):
+    other = make_labelled_images(tmp_path / "other" / "holiday", {"fake": 3, "real": 3}, seed=2)
+    first = evaluate_and_report(EvaluateConfig(own, data, resave_images=0))
+    evaluate_and_report(EvaluateConfig(own, data, resave_images=0))
+    with pytest.raises(DataError, match=r"m_on_holiday: already holds a report on .*: choose another"):
         evaluate_and_report(EvaluateConfig(own, other, resave_images=0))
-    assert json.loads((first.folder / "metrics.json").read_text())["subject"]["data"] == str(pictures)
+    assert json.loads((first.folder / "metrics.json").read_text())["subject"]["data"] == str(data)
 
 
-def test_the_record_of_another_training_is_not_trusted(seen_model, pictures, tmp_path, capsys):
+def test_the_record_of_another_training_is_not_trusted(seen_model, data, tmp_path, capsys):
     known = list(csv.DictReader((tmp_path / "dark_run" / "split.csv").open()))
     named = fingerprint((row["sha256"], row["label"], row["split"]) for row in known)
     for trained_on, doubts in ((named, 0), ("another", 1)):
         detector = brightness_detector()
         metadata = replace(detector.metadata, data={**detector.metadata.data, "fingerprint": trained_on})
         model_file.save(seen_model, Detector(detector.model, metadata))
-        done = evaluate_and_report(EvaluateConfig(seen_model, pictures, resave_images=0, engine="keras"))
+        done = evaluate_and_report(EvaluateConfig(seen_model, data, resave_images=0, engine="keras"))
         assert done.tree["data"]["images"] == 17
         assert len([note for note in done.tree["subject"]["notes"] if "record of another training" in note]) == doubts
         assert capsys.readouterr().err.count("record of another training") == doubts
 
 
-def test_nothing_new_to_judge_is_one_clear_line(seen_model, pictures, tmp_path):
+def test_no_unseen_images_is_one_clear_line(seen_model, data, tmp_path):
     manifest = tmp_path / "dark_run" / "split.csv"
     manifest.write_text(manifest.read_text().replace(",test,", ",train,"))
     with pytest.raises(DataError, match="that the model was not trained on, found 0 fake and 0 real"):
-        evaluate_and_report(EvaluateConfig(seen_model, pictures))
+        evaluate_and_report(EvaluateConfig(seen_model, data))
 
 
-def test_of_folders_that_name_splits_the_test_ones_count(model, tmp_path):
+def test_only_test_folders_count_where_there_are_any(model, tmp_path):
     data = make_labelled_images(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
     sizes = [evaluate_and_report(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
              for split in ("test", "all")]  # fmt: skip
     assert [size["images"] for size in sizes] == [8, 18]
 
 
-def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(model, tmp_path, capsys):
+def test_damaged_and_ambiguous_images_are_left_out_with_exit_code_1(model, tmp_path, capsys):
     data = make_labelled_images(tmp_path / "set", {"fake": 5, "real": 5})
-    (data / "fake" / "broken.png").write_bytes(b"no picture")
+    (data / "fake" / "broken.png").write_bytes(b"no image")
     (data / "fake" / "both.png").write_bytes((data / "real" / "0.png").read_bytes())
     arguments = ["evaluate", str(model), "--data", str(data), "--output", str(tmp_path / "r"), "--resave-images", "0"]
     assert door.main(arguments) == 1
@@ -328,13 +328,13 @@ def test_damaged_and_contradictory_pictures_are_left_out_and_cost_exit_code_1(mo
 
 
 @pytest.mark.parametrize(("given", "engine"), [([], "litert "), (["--engine", "keras"], "keras ")])
-def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_path, given, engine):
+def test_evaluation_and_prediction_give_the_same_digits(model, data, tmp_path, given, engine):
     folder = tmp_path / "report"
-    asked = ["evaluate", str(model), "--data", str(pictures), "--output", str(folder), "--resave-images", "0", *given]
+    asked = ["evaluate", str(model), "--data", str(data), "--output", str(folder), "--resave-images", "0", *given]
     assert door.main(asked) == 0
     assert json.loads((folder / "metrics.json").read_text())["model"]["engine"].startswith(engine)
     details = tmp_path / "details.csv"
-    asked = ["--input", str(pictures), "--recursive", "--model", str(model), "--details", str(details), *given]
+    asked = ["--input", str(data), "--recursive", "--model", str(model), "--details", str(details), *given]
     assert predict_and_save_json.main([*asked, "--output", str(tmp_path / "p.json")]) == 0
     columns = ("prediction", "verdict", "confidence", "p_fake", "p_real")
     evaluated, predicted = (
@@ -346,19 +346,19 @@ def test_a_picture_has_the_answer_that_prediction_gives_it(model, pictures, tmp_
 
 
 @pytest.mark.parametrize(("worth", "engine"), [(1, "litert"), (35 * 7, "litert"), (35 * 7 + 1, "keras")])
-def test_a_training_is_judged_by_the_engine_of_prediction_where_that_is_worth_its_start(
-    model, pictures, tmp_path, monkeypatch, worth, engine
+def test_a_training_is_evaluated_by_a_converted_network_only_where_that_pays_off(
+    model, data, tmp_path, monkeypatch, worth, engine
 ):
     monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", worth)
-    records = scan(pictures, Preprocessing()).records
+    records = scan(data, Preprocessing()).records
     split = Split((), (), records, ())
-    result = report.report_training(model_file.load(model), model, tmp_path, pictures, split, cache_folder())
+    result = report.report_training(model_file.load(model), model, tmp_path, data, split, cache_folder())
     assert result.tree["model"]["engine"].startswith(engine)
 
 
-def test_a_sample_is_saved_again_where_a_limit_is_given(detector, pictures):
-    records = scan(pictures, Preprocessing()).records
-    images = predict_records(detector, Preprocessing(32), pictures, records, "Keras", resave_images=7, seed=3)
+def test_only_a_sample_is_resaved_where_a_limit_is_given(detector, data):
+    records = scan(data, Preprocessing()).records
+    images = predict_records(detector, Preprocessing(32), data, records, "Keras", resave_images=7, seed=3)
     assert len(images.resaved_of) == len(images.resaved["png"]) == 7
     assert np.allclose(images.resaved["png"], images.p_real[images.resaved_of], atol=1e-6)
 
@@ -394,14 +394,14 @@ def test_long_curves_are_thinned_to_what_an_eye_can_see():
     assert found[-1] == [1, 1]
 
 
-def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
+def test_the_findings_of_the_audit_are_shown(detector, data, tmp_path):
     finding = {"what": "all reals are JPEG", "what_to_do": "neutralize them", "command": "python train_model.py ..."}
     audits = {
         "all reals are JPEG: neutralize them": {"findings": [finding], "shortcut": {"verdict": "bad"}},
         "nothing gives the answer away": {"findings": [], "shortcut": {"verdict": "nothing gives the answer away"}},
     }
-    records = scan(pictures, Preprocessing()).records
-    images = EvaluatedImages(pictures, records, np.linspace(0.1, 0.9, len(records)), "Keras")
+    records = scan(data, Preprocessing()).records
+    images = EvaluatedImages(data, records, np.linspace(0.1, 0.9, len(records)), "Keras")
     for expected, audit in audits.items():
         audited = replace(detector, metadata=replace(detector.metadata, data={"audit": audit}))
         tree = metrics_tree(images, audited, Subject("m.h5", "0" * 64, "set", "all", "..."))
@@ -410,10 +410,10 @@ def test_the_findings_of_the_audit_are_shown(detector, pictures, tmp_path):
         assert "audit" not in tree["training"]["data"]
 
 
-def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, pictures, tmp_path):
-    records = scan(pictures, Preprocessing()).records
+def test_a_perfect_detector_on_few_images_makes_a_report_too(detector, data, tmp_path):
+    records = scan(data, Preprocessing()).records
     p_real = np.array([0.99 if record.label == REAL else 0.01 for record in records])
-    images = EvaluatedImages(pictures, records, p_real, "Keras")
+    images = EvaluatedImages(data, records, p_real, "Keras")
     tree = metrics_tree(images, detector, Subject("m.h5", "0" * 64, "set", "all", "..."))
     json.dumps(tree, allow_nan=False)
     report.write_html(tmp_path / "r.html", EvaluationResult(tree, images, detector, tmp_path))
@@ -423,7 +423,7 @@ def test_a_perfect_detector_on_few_pictures_makes_a_report_too(detector, picture
     assert tree["resaves"] is None
 
 
-def test_a_thumbnail_keeps_small_pictures_as_they_are(tmp_path):
+def test_a_thumbnail_keeps_small_images_as_they_are(tmp_path):
     small = Image.effect_noise((20, 10), 50).convert("RGB")
     data = html.thumbnail(small)
     path = tmp_path / "small.png"

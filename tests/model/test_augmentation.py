@@ -1,4 +1,4 @@
-"""What the internet does to pictures: random for training, fixed and named for evaluation."""
+"""What the internet does to images: random for training, fixed and named for evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_any_size_comes_back_as_rgb(size):
         assert min(found.size) >= 1
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
+def test_the_same_seed_gives_the_same_image_and_another_seed_another():
     first, again, other = (
         resave_randomly(noise(64, 48), np.random.default_rng((0, 1, seed)), ALWAYS) for seed in (5, 5, 6)
     )
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
     assert first.tobytes() != other.tobytes()
 
 
-def test_the_picture_given_is_left_as_it_was():
+def test_the_image_given_is_left_as_it_was():
     image = noise(40, 40)
     before = image.tobytes()
     for seed in range(20):
@@ -55,7 +55,7 @@ def test_the_picture_given_is_left_as_it_was():
     assert image.tobytes() == before
 
 
-def test_the_share_decides_how_many_pictures_stay_untouched():
+def test_the_share_decides_how_many_images_stay_untouched():
     image, options = noise(32, 32), ResavingConfig(share=0.3, jpeg=1.0)
     touched = sum(resave_randomly(image, np.random.default_rng(seed), options) is not image for seed in range(500))
     assert 0.24 < touched / 500 < 0.36
@@ -63,7 +63,7 @@ def test_the_share_decides_how_many_pictures_stay_untouched():
 
 
 @pytest.mark.parametrize("step", ["jpeg", "blur", "rescale", "crop", "colour"])
-def test_each_step_alone_changes_the_picture(step):
+def test_each_step_alone_changes_the_image(step):
     image = noise(64, 64)
     results = [resave_randomly(image, np.random.default_rng(seed), only(step)) for seed in range(20)]
     assert sum(found.tobytes() != image.tobytes() for found in results) >= 18
@@ -71,7 +71,7 @@ def test_each_step_alone_changes_the_picture(step):
 
 
 @pytest.mark.parametrize(("side", "least"), [(32, 0.8), (300, 0.6)])
-def test_a_crop_keeps_most_of_a_picture_and_more_of_a_tiny_one(side, least):
+def test_a_crop_keeps_most_of_an_image_and_more_of_a_tiny_one(side, least):
     sides = [resave_randomly(noise(side, side), np.random.default_rng(seed), only("crop")).width for seed in range(100)]
     assert round(least * side) <= min(sides) < side * (least + 0.05)
 
@@ -85,7 +85,7 @@ def test_rescaling_stays_within_its_range(side, least, most):
     assert sides.count(side) > 20  # scaled back
 
 
-def test_a_tiny_picture_is_blurred_less_than_a_large_one():
+def test_a_tiny_image_is_blurred_less_than_a_large_one():
     def kept_contrast(side: int) -> float:
         image = noise(side, side)
         results = [resave_randomly(image, np.random.default_rng(seed), only("blur")) for seed in range(40)]
@@ -110,7 +110,7 @@ def test_jpegs_of_all_qualities_and_subsamplings_are_made_and_some_webps(monkeyp
     assert min(seen.values()) >= 5
 
 
-def test_a_picture_longer_than_webp_allows_is_reduced_first():
+def test_an_image_longer_than_webp_allows_is_reduced_first():
     assert augmentation._LONGEST_PX * 2 <= 16383
     sizes = {resave_randomly(noise(17_000, 3), np.random.default_rng(seed), only("jpeg")).size for seed in range(12)}
     assert sizes == {(4096, 1)}

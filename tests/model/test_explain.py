@@ -32,7 +32,7 @@ def with_patch(count: int, seed: int):
 
 @pytest.fixture(scope="session")
 def trained():
-    """A small network that has learnt to call pictures with the patch fake."""
+    """A small network that learned to call images with the patch fake."""
     start_keras()
     import keras
 
@@ -98,7 +98,7 @@ def copy(trained):
     return model, Explainer(model)
 
 
-def likeness(one: np.ndarray, other: np.ndarray) -> float:
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """The correlation of two heatmaps, 0 where one of them is flat."""
     return 0.0 if one.std() == 0 or other.std() == 0 else float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
@@ -118,7 +118,7 @@ def test_random_weights_from_the_output_downwards_change_the_map(trained, copy, 
             layer = model.get_layer(name) if name == "p_real" else model.get_layer("base").get_layer(name)
             layer.set_weights([rng.normal(0, 0.1, weight.shape) for weight in layer.get_weights()])
         after = heatmap(explainer.explain(images).evidence, FAKE)
-        alike += [likeness(*pair) for pair in zip(before, after, strict=True)]
+        alike += [correlation(*pair) for pair in zip(before, after, strict=True)]
     assert abs(np.mean(alike)) < 0.4  # a map that only shows edges would stay what it is
 
 
@@ -145,7 +145,7 @@ def test_the_outputs_are_those_of_prediction_to_the_bit(trained, explainer):
     assert np.array_equal(explainer.p_real(images), trained.p_real(images))
 
 
-def test_a_picture_has_the_same_map_whatever_its_neighbours(explainer):
+def test_an_image_has_the_same_map_whatever_its_neighbours(explainer):
     images, _, _ = with_patch(8, seed=6)
     alone = explainer.explain(np.stack([images[3], images[3]])).evidence[0]
     assert np.allclose(explainer.explain(images).evidence[3], alone, atol=1e-5)
@@ -166,11 +166,11 @@ def test_where_nothing_speaks_for_a_class_its_map_is_empty():
 
     heat = heatmap(np.ones((1, 4, 4), np.float32), FAKE)
     assert (heat == 0).all()
-    picture = Image.new("RGB", (20, 10), (9, 99, 199))
-    assert np.array_equal(np.asarray(overlay(picture, heat[0])), np.asarray(picture))
+    image = Image.new("RGB", (20, 10), (9, 99, 199))
+    assert np.array_equal(np.asarray(overlay(image, heat[0])), np.asarray(image))
 
 
-def test_an_overlay_has_the_size_of_its_picture_and_colours_the_hot_side():
+def test_an_overlay_has_the_size_of_its_image_and_colours_the_hot_side():
     from fakereal.model.heatmap import overlay
 
     heat = np.zeros((4, 4), np.float32)
@@ -245,12 +245,12 @@ def model_path(trained, tmp_path_factory) -> Path:
     return path
 
 
-def test_the_door_writes_an_overlay_for_every_picture_that_it_predicts(model_path, make_image, tmp_path):
+def test_the_script_writes_an_overlay_for_every_predicted_image(model_path, make_image, tmp_path):
     folder, overlays = tmp_path / "in", tmp_path / "why"
     make_image(folder / "1.png", 1, (300, 200))
     make_image(folder / "a" / "1.png", 2, (1000, 300))
     make_image(folder / "a" / "7.jpg", 3, (30, 40), exif=_turned())
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     plain, output = tmp_path / "plain.json", tmp_path / "p.json"
     command = ["--input", str(folder), "--recursive", "--model", str(model_path), "--batch-size", "2"]
     assert run_cli(door.main, [*command, "--output", str(plain)]) == 1
@@ -279,9 +279,7 @@ def test_overlays_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("where", ["in", "in/why", "in/1.png"])
-def test_overlays_among_the_pictures_are_refused_before_anything_is_done(
-    where, model_path, make_image, tmp_path, capsys
-):
+def test_overlays_among_the_images_are_refused_before_anything_is_done(where, model_path, make_image, tmp_path, capsys):
     make_image(tmp_path / "in" / "1.png")
     command = ["--input", str(tmp_path / "in"), "--recursive", "--model", str(model_path)]
     command += ["--output", str(tmp_path / "p.json"), "--explain", str(tmp_path / where)]

@@ -259,7 +259,7 @@ def test_the_scope_decides_what_learns_and_batch_norm_stays_frozen(scope, learni
 
 
 def test_one_colour_looks_the_same_at_every_image_size():
-    """Weights are of no size, so that training may start small: away from the border, flat pictures give one output."""
+    """Weights are of no size, so that training may start small: away from the border, flat images give one output."""
     small, large = networks.build(NetworkConfig(), 64), networks.build(NetworkConfig(), 96)
     large.set_weights(small.get_weights())
     ours, theirs = (

@@ -103,7 +103,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for seed in range(60):
         labels, p_real = simulated(300, seed=seed)
         low, high = metrics.measure(labels, p_real, DecisionRule())["intervals"]["accuracy"]
-        hits += low <= 0.7781 <= high  # the accuracy of this simulation over ten million pictures
+        hits += low <= 0.7781 <= high  # the accuracy of this simulation over ten million images
     assert 53 <= hits <= 60
 
 
@@ -112,13 +112,13 @@ def test_the_same_labels_and_outputs_give_the_same_figures_to_the_last_digit():
     assert metrics.measure(labels, p_real, DecisionRule()) == metrics.measure(labels, p_real, DecisionRule())
 
 
-def test_a_threshold_never_calls_all_pictures_alike():
+def test_a_threshold_never_calls_all_images_alike():
     labels = np.array([REAL] * 180 + [FAKE] * 20)
     p_fake = np.random.default_rng(0).uniform(0.4, 0.9, 200)
     assert p_fake.min() < calibration.choose_threshold(labels, p_fake) < p_fake.max()
 
 
-def test_a_threshold_never_cuts_through_pictures_of_the_same_output():
+def test_a_threshold_never_cuts_through_images_of_the_same_output():
     labels = np.array([REAL] * 100 + [REAL] * 20 + [FAKE] * 80)
     p_fake = np.array([0.6] * 100 + [0.9] * 100)
     threshold = calibration.choose_threshold(labels, p_fake)
