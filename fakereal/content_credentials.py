@@ -134,7 +134,7 @@ def _credentials(document: dict[str, Any]) -> ContentCredentials:
         source_types=_source_types([active, *parents]),
         component_source_types=_source_types(components),
         problem=problem,
-        parents_valid=not any(map(_failure_codes, deltas)) and _are_mended(failures, deltas),
+        parents_valid=not any(map(_failure_codes, deltas)) and _are_resolved(failures, deltas),
     )
 
 
@@ -179,7 +179,7 @@ def _ingredients(
     return parents, components, failures
 
 
-def _are_mended(failures: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> bool:
+def _are_resolved(failures: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> bool:
     """Say whether what failed for the program that used an image holds now: its signer is on our trust list."""
     trusted = {
         success.get("url")

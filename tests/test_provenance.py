@@ -36,13 +36,13 @@ SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 MOST_S = 1.0  # of processor time, for any one file; on a slow machine too
 
 
-def picture(size: tuple[int, int] = (64, 48)) -> Image.Image:
+def noise(size: tuple[int, int] = (64, 48)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
 
 def saved(kind: str, **options: object) -> bytes:
     content = io.BytesIO()
-    picture().save(content, kind, **options)
+    noise().save(content, kind, **options)
     return content.getvalue()
 
 
