@@ -241,7 +241,7 @@ def _web_options(command: argparse.ArgumentParser) -> None:
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
     add("--port", type=int, default=8000, metavar="N", help="0: any free one")
-    token_help = "required from every client (default: the variable FAKEREAL_TOKEN, which `ps` doesn't show to others)"
+    token_help = "required from every client (default: the variable FAKEREAL_TOKEN, which ps doesn't show to others)"
     add("--token", metavar="TEXT", help=token_help)
     add("--max-upload-mb", type=cli.parse_count, default=32, metavar="N", help="largest request")
     add("--max-megapixels", type=cli.parse_count, default=50, metavar="N", help="largest image")
