@@ -136,6 +136,14 @@ class NeutralizeConfig:
 
 
 @dataclass(frozen=True)
+class ViewsConfig:
+    """What the network sees of an image, in training and in prediction, see `fakereal.preprocessing`."""
+
+    square: bool = False  # resize the center square, which keeps the aspect ratio; false: stretch the whole image
+    crops: int = 0  # native-resolution crops beside the whole image, 0..5; training draws the whole image or a crop
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """What the report of a run takes time for."""
 
@@ -151,6 +159,7 @@ class Config:
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     neutralize: NeutralizeConfig = field(default_factory=NeutralizeConfig)  # the files' own traits
+    views: ViewsConfig = field(default_factory=ViewsConfig)  # of an image: the whole, crops
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -291,6 +300,7 @@ def check(config: Config) -> None:
     _in_range(config, 0, 2**32 - 1, "seed")
     _in_range(config, *SIZES_PX, "image_size")
     _in_range(config.neutralize, 8, 4096, "side_px")
+    _in_range(config.views, 0, 5, "crops")
     _in_range(config.neutralize, 1, 100, "quality")
     _in_range(config.augmentation.resaving, 0.0, 1.0, *vars(config.augmentation.resaving))
     _in_range(config.augmentation, 0.0, 180.0, "rotation_degrees")

@@ -1,8 +1,7 @@
 """The preprocessing that training and prediction share: from a decoded image to the arrays that a network sees.
 
-`decoding.decode` (guards, upright, RGB) -> `Neutral.encode` (optional) -> the whole image resized to 224x224 and, where
-the model asks for them, native-resolution crops -> the network's own normalization, its first layer (`model.networks`).
-A model file carries the `fingerprint`, from which prediction rebuilds the same preprocessing.
+`decoding.decode` -> `Neutral.encode` (optional) -> the whole image resized to 224x224 and, where the model has them,
+native-resolution crops -> the network's first layer normalizes (`model.networks`). Model files carry the `fingerprint`.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ from PIL import Image, ImageOps
 from fakereal.decoding import ImageInfo, decode
 from fakereal.errors import ConfigError, ModelFileError
 
-IMAGE_SIZE_PX = 224
-"""Width and height that EfficientNetB0 was designed for."""
-
-MAX_CROPS = 5
+IMAGE_SIZE_PX = 224  # width and height that EfficientNetB0 was designed for
 LONGEST_PX = 1024
 """Crops are cut from images of at most this length: longer ones are reduced first, as most websites do."""
 
+# Where crops lie between the left (0) and right (1), top (0) and bottom (1) edge; a model has the first N.
 _CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
-"""Where a crop lies between the left (0) and right (1), top (0) and bottom (1) edge; the first N are taken."""
+MAX_CROPS = len(_CROP_CENTERS)
 
 _VERSION = 1  # raise it whenever a change here moves a single pixel
 _FINGERPRINT = re.compile(
@@ -82,11 +79,7 @@ class Preprocessing:
 
     @classmethod
     def from_fingerprint(cls, fingerprint: str) -> Preprocessing:
-        """Return the preprocessing that a model was trained with.
-
-        Raises:
-            ModelFileError: this version can't reproduce it.
-        """
+        """Return the preprocessing that a model was trained with; ModelFileError where this version has another."""
         match = _FINGERPRINT.fullmatch(fingerprint)
         if not match or int(match[1]) != _VERSION:
             raise ModelFileError(
@@ -99,9 +92,8 @@ class Preprocessing:
     @property
     def decode_px(self) -> int:
         """The `target_px` that `decode` needs, so that no view lacks detail."""
-        if self.neutral:
-            return self.neutral.side_px
-        return max(self.image_size_px, LONGEST_PX // 2) if self.crops else self.image_size_px
+        views_px = max(self.image_size_px, LONGEST_PX // 2) if self.crops else self.image_size_px
+        return self.neutral.side_px if self.neutral else views_px
 
     def read(self, source: Path | bytes) -> np.ndarray:
         """Return the whole image, uint8 (image_size_px, image_size_px, 3), RGB, 0..255; may raise ImageRefused."""
@@ -117,9 +109,17 @@ class Preprocessing:
         return self._whole(self._prepared(image))
 
     def views(self, image: Image.Image) -> list[np.ndarray]:
-        """Return the whole image, as `array` does, then its crops (none where a side is below image_size_px)."""
+        """Return the whole image, then its crops (none where a side is below image_size_px)."""
         image = self._prepared(image)
-        return [self._whole(image), *self._crops(image)]
+        crops = _CROP_CENTERS[: self.crops] if self._has_crops(image) else ()
+        return [self._whole(image), *(self._crop(image, x, y) for x, y in crops)]
+
+    def random_view(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """Return one view, for training: the whole image or, half of the time where it has crops, a random crop."""
+        image = self._prepared(image)
+        if self._has_crops(image) and rng.random() < 0.5:
+            return self._crop(image, *rng.random(2))
+        return self._whole(image)
 
     def _prepared(self, image: Image.Image) -> Image.Image:
         if self.neutral:
@@ -129,18 +129,17 @@ class Preprocessing:
         return image
 
     def _whole(self, image: Image.Image) -> np.ndarray:
-        if self.square:
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
-        return resize(image, self.image_size_px)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return resize(image.crop((left, top, left + side, top + side)) if self.square else image, self.image_size_px)
 
-    def _crops(self, image: Image.Image) -> list[np.ndarray]:
-        side, spare = self.image_size_px, [length - self.image_size_px for length in image.size]
-        if min(spare) < 0 or max(spare) == 0:
-            return []
-        corners = [(round(x * spare[0]), round(y * spare[1])) for x, y in _CROP_CENTERS[: self.crops]]
-        return [np.array(image.crop((left, top, left + side, top + side))) for left, top in corners]
+    def _has_crops(self, image: Image.Image) -> bool:
+        return self.crops > 0 and min(image.size) >= self.image_size_px < max(image.size)
+
+    def _crop(self, image: Image.Image, x: float, y: float) -> np.ndarray:
+        side = self.image_size_px
+        left, top = round(x * (image.width - side)), round(y * (image.height - side))
+        return np.array(image.crop((left, top, left + side, top + side)))
 
 
 def resize(image: Image.Image, size_px: int) -> np.ndarray:

@@ -403,3 +403,22 @@ def test_the_fingerprint_holds_the_views(options):
 def test_an_impossible_number_of_crops_is_refused(crops):
     with pytest.raises(ConfigError, match="crops: expected 0 to 5"):
         Preprocessing(64, crops=crops)
+
+
+def test_a_random_view_is_the_whole_image_or_a_native_crop():
+    preprocessing = Preprocessing(32, square=True, crops=1)
+    image = gradient(100, 80)
+    pixels = np.asarray(image)
+    whole, kinds = preprocessing.array(image), set()
+    for seed in range(40):
+        view = preprocessing.random_view(image, np.random.default_rng(seed))
+        is_whole = difference(view, whole) == 0
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32, 3))[:, :, 0]
+        assert is_whole or (windows == view).all(axis=(2, 3, 4)).any()
+        kinds.add(is_whole)
+    assert kinds == {True, False}
+
+
+def test_without_crops_a_random_view_is_the_whole_image():
+    image = gradient(100, 80)
+    assert difference(SMALL.random_view(image, np.random.default_rng(0)), SMALL.array(image)) == 0

@@ -117,8 +117,9 @@ def resolve_neutral_settings(config: Config, dataset: Dataset) -> Config:
 
 def preprocessing_of(config: Config, image_size_px: int) -> Preprocessing:
     """Return the preprocessing of a resolved configuration, for a network of this image size."""
-    wanted = config.neutralize
-    return Preprocessing(image_size_px, Neutral(wanted.side_px, wanted.quality) if wanted.enabled else None)
+    wanted, views = config.neutralize, config.views
+    neutral = Neutral(wanted.side_px, wanted.quality) if wanted.enabled else None
+    return Preprocessing(image_size_px, neutral, views.square, views.crops)
 
 
 def write_copy(dataset: Dataset, out: Path, settings: Neutral) -> NeutralCopy:

@@ -88,9 +88,9 @@ def training_array(
 
     With augmentation off it is `plain_array`, bit for bit; arguments, result and errors are those of `plain_array`.
     """
-    if options.resaving.share:  # happens at the image's own resolution, which decoded images have lost
+    if options.resaving.share or preprocessing.crops:  # both need the image's own resolution
         image, _ = decode(scanned_bytes(record), preprocessing.decode_px)
-        array = preprocessing.array(resave_randomly(image, rng, options.resaving))
+        array = preprocessing.random_view(resave_randomly(image, rng, options.resaving), rng)
     else:
         rng.random()  # what `resave_randomly` would draw, so that the steps below are the same with and without it
         array = plain_array(record, preprocessing, decoded)
