@@ -1,6 +1,7 @@
-"""One run's configuration: nested frozen dataclasses; defaults < YAML file < flags.
+"""The configuration of a training: nested frozen dataclasses, filled from defaults, then a YAML file, then flags.
 
-Model files carry it: a key may come, but none may go or change its meaning unless the model file's format is raised.
+Model files contain it: keys may be added, but none may be removed or change its meaning without a new file format.
+The comment of each field is its description in docs/formats.md (`make docs`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -22,101 +23,104 @@ from fakereal.errors import ConfigError
 TrainScope = Literal["head", "last20", "all"]
 FineTune = Literal["none", "last20", "all"]
 
+SIZES_PX = (32, 1024)
+"""Smallest and largest width of the images that a network takes."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Which network, and what stands on top of its base."""
+    """The network: its backbone and the head on top of it."""
 
     name: Literal["efficientnetb0", "efficientnetb4", "vgg16", "cnn"] = "efficientnetb0"
     normalization: Literal["auto", "imagenet", "unit"] = "auto"  # unit: to 0..1; auto: unit for cnn, else imagenet
-    pooling: Literal["auto", "avg", "max", "flatten"] = "auto"  # of the base's maps; auto: avg, but flatten for cnn
-    dense: tuple[int, ...] | None = None  # units of layers before the output; None: (256, 128) for vgg16, else none
-    activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of those dense layers, and of cnn's layers
-    dropout: float = 0.2  # share of features dropped before each dense layer, 0..1
-    filters: tuple[int, ...] = (16, 32, 64)  # cnn only: filters of each Conv/MaxPool block
+    pooling: Literal["auto", "avg", "max", "flatten"] = "auto"  # of feature maps; auto: avg, flatten for cnn
+    dense: tuple[int, ...] | None = None  # units of dense layers; null: 256 and 128 for vgg16, else none
+    activation: Literal["relu", "sigmoid", "tanh", "swish"] = "relu"  # of the dense layers, and of the layers of cnn
+    dropout: float = 0.2  # share of the features that are dropped before each dense layer, 0..0.95
+    filters: tuple[int, ...] = (16, 32, 64)  # cnn only: filters of each convolution block; their number is the depth
 
     @property
     def flattens(self) -> bool:
-        """Says whether every place in the base's maps has weights of its own, which then fit one image size only."""
+        """Whether the head has weights for every position in the feature maps, which then fit one image size only."""
         return self.pooling == "flatten" or (self.pooling == "auto" and self.name == "cnn")
 
 
 @dataclass(frozen=True)
 class ResavingConfig:
-    """What happens to a picture on its way through the internet, imitated at its own resolution, both classes alike."""
+    """Re-saving as on the internet, applied to training images at their own resolution, both classes alike."""
 
-    share: float = 0.0  # share of the pictures that are changed at all, 0..1; the rest stays as it is
-    jpeg: float = 0.5  # of those, the share that is saved as JPEG (or WebP) again
-    blur: float = 0.2  # ... blurred
-    rescale: float = 0.3  # ... scaled down and up again, or the other way round
-    crop: float = 0.3  # ... cropped
-    colour: float = 0.2  # ... slightly changed in brightness, contrast and saturation
+    share: float = 0.0  # share of the training images that are re-saved at all, 0..1
+    jpeg: float = 0.5  # of those, the share that is saved as JPEG (or WebP)
+    blur: float = 0.2  # of those, the share that is blurred
+    rescale: float = 0.3  # of those, the share that is scaled down and up, or up and down
+    crop: float = 0.3  # of those, the share that is cropped
+    colour: float = 0.2  # of those, the share whose brightness, contrast and saturation change slightly
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Random changes to training pictures, never to validation or test ones."""
+    """Random changes of training images, never of validation or test images."""
 
-    horizontal_flip: bool = True
-    vertical_flip: bool = False
-    rotation_degrees: float = 15.0  # up to this angle either way, corners filled by reflection
-    shift: float = 0.0  # up to this share of the width and height either way
-    brightness: float = 0.0  # up to this share brighter or darker
+    horizontal_flip: bool = True  # mirror half of the images
+    vertical_flip: bool = False  # turn half of the images upside down
+    rotation_degrees: float = 15.0  # rotate by up to this angle either way; corners are filled by reflection
+    shift: float = 0.0  # shift by up to this share of width and height either way, 0..0.5
+    brightness: float = 0.0  # up to this share brighter or darker, 0..0.5
     resaving: ResavingConfig = field(default_factory=ResavingConfig)
 
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """One stretch of training; a run is a list of them, each starts from the best weights of the one before."""
+    """One phase of a training; each starts from the best weights of the one before."""
 
-    train: TrainScope = "head"  # what learns: the head, also the base's last 20 layers, or everything
-    epochs: int = 25
-    learning_rate: float = 1e-3
-    batch_size: int | None = None  # None: training.batch_size
-    image_size: int | None = None  # pixels; None: the size of the model. Smaller is faster; the last phase decides
-    images_per_epoch: int | None = None  # None: every training picture once; else a draw, see source_balance
-    batch_norm: Literal["auto", "frozen", "learned"] = "auto"  # auto: learned only in a base that starts from nothing
+    train: TrainScope = "head"  # trainable layers: the head, also the last 20 of the backbone, or all
+    epochs: int = 25  # passes over the training images
+    learning_rate: float = 1e-3  # of the optimizer, above 0, up to 10
+    batch_size: int | None = None  # images per step; null: training.batch_size
+    image_size: int | None = None  # pixels; null: the model's image_size; smaller is faster
+    images_per_epoch: int | None = None  # null: every training image once; else a random sample, see source_balance
+    batch_norm: Literal["auto", "frozen", "learned"] = "auto"  # auto: learned only in a backbone with random weights
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network learns."""
+    """Optimizer, schedule, phases and when to stop."""
 
-    epochs: int = 25  # of the first phase: the head, or everything where there is no pre-trained base
-    batch_size: int = 32
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = 1e-3
+    epochs: int = 25  # of the first phase: the head, or all layers without a pre-trained backbone
+    batch_size: int = 32  # images per step
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # sgd: with momentum 0.9
+    learning_rate: float = 1e-3  # of the first phase
     schedule: Literal["constant", "cosine", "plateau"] = "constant"  # of the learning rate, within a phase
-    plateau_patience: int = 3  # plateau: after so many epochs without a lower validation loss (calibrated) ...
-    plateau_factor: float = 0.2  # ... the rate is multiplied by this, 0..1
-    warmup: float = 0.0  # share of a phase's steps over which the learning rate grows from 0
-    weight_decay: float = 0.0  # adamw only
-    label_smoothing: float = 0.0  # 0..0.5
-    average_weights: float = 0.0  # momentum of a moving average of the weights, e.g. 0.99; 0: off
-    class_weights: bool = False  # weigh each class by the inverse of its count
-    source_balance: float = 0.0  # with images_per_epoch; 0: draw pictures alike; 1: sources alike, until they run out
-    fine_tune: FineTune = "none"  # a second phase on a pre-trained base
-    fine_tune_epochs: int = 10
-    fine_tune_learning_rate: float = 1e-4
-    validation_steps: int | None = None  # batches of validation pictures, drawn once, that judge an epoch; None: all
-    patience: int = 0  # stop a phase after so many epochs without a lower validation loss (calibrated); 0: never
-    views: int = 2  # of a picture that a frozen part computes, itself and changed ones; 0: a new one every epoch
-    mixed_precision: bool = False  # bfloat16 arithmetic, on any device; for GPUs that are fast at it
-    tensorboard: bool = False  # keep the history for TensorBoard too, in the run's folder
-    phases: tuple[PhaseConfig, ...] = ()  # a list of your own in place of epochs and fine_tune
+    plateau_patience: int = 3  # plateau: epochs without a lower (calibrated) validation loss before the rate falls
+    plateau_factor: float = 0.2  # plateau: factor of the rate, 0..1
+    warmup: float = 0.0  # share of a phase's steps over which the learning rate rises from 0, 0..1
+    weight_decay: float = 0.0  # adamw only, 0..1
+    label_smoothing: float = 0.0  # moves the labels this far from 0 and 1, 0..0.5
+    average_weights: float = 0.0  # momentum of a moving average of the weights, such as 0.99; 0: off
+    class_weights: bool = False  # weight each class by the inverse of its number of images
+    source_balance: float = 0.0  # with images_per_epoch; 0: sample images alike; 1: sources alike, until they run out
+    fine_tune: FineTune = "none"  # adds a second phase on a pre-trained backbone, with these layers
+    fine_tune_epochs: int = 10  # of the second phase
+    fine_tune_learning_rate: float = 1e-4  # of the second phase
+    validation_steps: int | None = None  # random batches of validation images per epoch; null: all images
+    patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
+    views: int = 2  # cached views per image under a frozen backbone, itself and augmented; 0: new in every epoch
+    mixed_precision: bool = False  # bfloat16 arithmetic; for GPUs that are fast at it
+    tensorboard: bool = False  # also write the history for TensorBoard, in the run's folder
+    phases: tuple[PhaseConfig, ...] = ()  # phases of your own instead of epochs and fine_tune; keys of each:
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, and how they are split."""
+    """The images, their split, and the cache."""
 
-    path: str = "data/clean"
-    split_file: str | None = None  # a manifest of an earlier run; None: 60/20/20 by content
-    shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; those that folders give are not drawn
-    exclude_sources: tuple[str, ...] = ()  # sources left out altogether
-    audit: bool = True  # say before training whether the files give the answer away
-    cache_dir: str = "auto"  # keeps decoded pictures and activations; auto: the user's cache folder | none | a folder
-    cache_gb: float = 10.0  # so much may lie there; what nobody used for longest goes first
+    path: str = "data/clean"  # folder with the labelled images
+    split_file: str | None = None  # split.csv of an earlier run; null: by content, see shares
+    shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; a split that folders give is kept
+    exclude_sources: tuple[str, ...] = ()  # sources that are not used
+    audit: bool = True  # look for shortcuts before training
+    cache_dir: str = "auto"  # for decoded images and features; auto: the user's cache folder, none, or a folder
+    cache_gb: float = 10.0  # maximum size of the cache; the least recently used files are deleted first
 
     @property
     def cache_folder(self) -> Path | None:
@@ -128,11 +132,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NeutralizeConfig:
-    """One crop, size and JPEG encoding for every picture, here and in prediction."""
+    """One crop, size and JPEG encoding for every image, in training and prediction."""
 
-    enabled: bool = False  # what train_model.py --neutralize sets
-    side_px: int | None = None  # of the square; None: chosen from the pictures, and then recorded here
-    quality: int | None = None  # of its JPEG encoding; None: likewise
+    enabled: bool = False  # set by train_model.py --neutralize
+    side_px: int | None = None  # side of the square, 8..4096 pixels; null: chosen from the images, and recorded
+    quality: int | None = None  # of the JPEG encoding, 1..100; null: chosen from the images, and recorded
 
 
 @dataclass(frozen=True)
@@ -145,18 +149,18 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the report of a run takes time for."""
+    """Options of the report that a training ends with."""
 
-    resave_images: int = 500  # test pictures that are saved again in six ways, drawn at random; 0: none
+    resave_images: int = 500  # random test images that are re-saved in six ways; 0: none
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's result, apart from the pictures themselves."""
+    """Everything that a result depends on, except the images themselves."""
 
-    image_size: int = 224  # pixels, both ways
-    weights: str = "auto"  # auto | imagenet | pretrained | none | a file
-    seed: int = 0
+    image_size: int = 224  # width and height in pixels, 32..1024
+    weights: str = "auto"  # of the backbone: auto, imagenet, pretrained, none or a file
+    seed: int = 0  # same seed, same machine: same result
     data: DataConfig = field(default_factory=DataConfig)
     neutralize: NeutralizeConfig = field(default_factory=NeutralizeConfig)  # the files' own traits
     views: ViewsConfig = field(default_factory=ViewsConfig)  # of an image: the whole, crops
@@ -170,14 +174,14 @@ _RETIRED = {"cluster"}  # keys that model files of earlier versions carry and th
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
-    """Returns the defaults, changed by a YAML file, changed by flags.
+    """Return the defaults, changed by a YAML file, changed by flags.
 
     Args:
         path: the YAML file, or None.
-        overrides: dotted keys (`training.epochs`) and their values, of the flags that were given.
+        overrides: dotted keys (`training.epochs`) and values of the flags that were given.
 
     Raises:
-        ConfigError: the file can't be read, or a key or value in it can't be used; the key is named.
+        ConfigError: the file can't be read, or a key or value is invalid; the key is named.
     """
     tree = _read_yaml(path) if path else {}
     for dotted, value in (overrides or {}).items():
@@ -194,18 +198,18 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """Returns the configuration as plain dictionaries and lists, for YAML and JSON."""
+    """Return the configuration as plain dictionaries and lists, for YAML and JSON."""
     return _plain(dataclasses.asdict(config))
 
 
 def from_dict(tree: dict[str, Any], where: str) -> Any:
-    """Returns the configuration that `as_dict` made; `where` names the file in errors."""
+    """Return the configuration from what `as_dict` returned; `where` names the file in errors."""
     kept = {key: value for key, value in tree.items() if key not in _RETIRED}
     return _parse(Config, kept, where)
 
 
 def dumps(config: Config) -> str:
-    """Returns the configuration as YAML."""
+    """Return the configuration as YAML."""
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 
 
@@ -239,7 +243,7 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
-    """Returns `value` as an object of the type `kind`, with every key and value checked."""
+    """Return `value` as an object of the type `kind`, with every key and value checked."""
     if dataclasses.is_dataclass(kind):
         return _parse_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -279,24 +283,15 @@ def _parse_scalar(kind: type, value: Any, where: str) -> Any:
     return expect(isinstance(value, kind), value, where, {int: "a whole number", str: "text"}[kind])
 
 
-# ---- Refuses configurations of the right shape that can't be meant, before anything takes time.
-
-if TYPE_CHECKING:
-    pass
-
-SIZES_PX = (32, 1024)
-"""Smallest and largest width of the pictures that a network takes."""
-
-
 def expect(good: bool, value: Any, where: str, expected: str) -> Any:
-    """Returns the value where it is good, else raises ConfigError with the place and what was expected there."""
+    """Return the value if it is good, else raise ConfigError with the key and what was expected."""
     if not good:
         raise ConfigError(f"{where}: expected {expected}, found {value!r}")
     return value
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError, which names the key, where a value of the right type can't be meant."""
+    """Raise ConfigError, which names the key, where a value has the right type but an invalid range or combination."""
     _in_range(config, 0, 2**32 - 1, "seed")
     _in_range(config, *SIZES_PX, "image_size")
     _in_range(config.neutralize, 8, 4096, "side_px")
@@ -327,7 +322,7 @@ def _check_network(network: NetworkConfig, image_size: int) -> None:
 
 
 def _check_depth(network: NetworkConfig, image_size: int) -> None:
-    """Each block of the plain CNN halves the maps: something must be left of them."""
+    """Check the depth of the plain CNN: each block halves the feature maps, and one pixel must remain."""
     if network.name == "cnn":
         deepest = image_size.bit_length() - 1
         blocks = f"at most {deepest} blocks for {image_size} pixels"
@@ -343,12 +338,12 @@ def _check_training(training: TrainingConfig) -> None:
     _in_range(training, 0.0, 0.99999, "average_weights")
     decays = training.optimizer == "adamw" or training.weight_decay == 0
     expect(decays, training.optimizer, "training.optimizer", "adamw, as weight_decay is given")
-    settled = training.schedule != "plateau" or training.warmup == 0
-    expect(settled, training.warmup, "training.warmup", "0, as the schedule is plateau")
+    compatible = training.schedule != "plateau" or training.warmup == 0
+    expect(compatible, training.warmup, "training.warmup", "0, as the schedule is plateau")
 
 
 def _check_phases_alone(training: TrainingConfig) -> None:
-    """Refuses keys that have no effect, as phases say the same for themselves."""
+    """Refuse keys that have no effect, since each phase has its own."""
     for key in ("epochs", "learning_rate", "fine_tune", "fine_tune_epochs", "fine_tune_learning_rate"):
         value = getattr(training, key)
         without = not training.phases or value == getattr(type(training), key)
