@@ -22,7 +22,7 @@ from fakereal.config import Config, NetworkConfig
 from fakereal.dataset.scan import scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
-from fakereal.errors import DataError
+from fakereal.errors import DataError, ModelFileError
 from fakereal.evaluation import report
 from fakereal.evaluation.evaluate import (
     EvaluateConfig,
@@ -40,6 +40,8 @@ from fakereal.model import model_file, networks
 from fakereal.model.augmentation import REPORT_RESAVES
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.model_file import Detector, Metadata
+from fakereal.predict.inputs import list_images
+from fakereal.predict.pipeline import predict_batches
 from fakereal.preprocessing import Preprocessing
 
 HISTORY = ({"phase": 1, "epoch": 1, "loss": 0.7, "val_loss": 0.6, "seconds": 3.0},
@@ -361,6 +363,50 @@ def test_only_a_sample_is_resaved_where_a_limit_is_given(detector, data):
     images = predict_records(detector, Preprocessing(32), data, records, "Keras", resave_images=7, seed=3)
     assert len(images.resaved_of) == len(images.resaved["png"]) == 7
     assert np.allclose(images.resaved["png"], images.p_real[images.resaved_of], atol=1e-6)
+
+
+class Brightness:
+    """A network in one line, without Keras: p_real is the mean brightness."""
+
+    def p_real(self, images):
+        return images.mean(axis=(1, 2, 3)) / 255
+
+
+def test_outputs_and_resaves_are_those_of_the_prediction_pipeline(data):
+    records = scan(data, Preprocessing()).records
+    images = predict_records(Brightness(), Preprocessing(32), data, records, "test", batch_size=8, resave_images=5)
+    items = list_images(data, recursive=True).items
+    predicted = {
+        prediction.item.name: prediction
+        for prediction in predict_batches(items, Brightness(), Preprocessing(32), 16, REPORT_RESAVES)
+    }
+    names = [record.path.relative_to(data).as_posix() for record in records]
+    assert images.p_real.tolist() == [predicted[name].p_real for name in names]
+    for column, outputs in enumerate(images.resaved.values()):
+        expected = [predicted[names[number]].variants_p_real[column] for number in images.resaved_of]
+        assert outputs.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [(Path.unlink, "does not exist"), (lambda path: Image.new("RGB", (9, 9)).save(path), "has changed since it was scanned")],
+)
+def test_an_image_that_vanished_or_changed_since_the_scan_is_one_clear_line(data, tmp_path, change, expected):
+    shutil.copytree(data, tmp_path / "copy")
+    records = scan(tmp_path / "copy", Preprocessing()).records
+    change(records[3].path)
+    with pytest.raises(DataError, match=f"{records[3].path}: .*{expected}.*: restore it"):
+        predict_records(Brightness(), Preprocessing(32), tmp_path / "copy", records, "test", resave_images=0)
+
+
+def test_a_network_without_a_finite_output_is_refused_by_name(data):
+    class Broken:
+        def p_real(self, images):
+            return np.full(len(images), np.nan)
+
+    records = scan(data, Preprocessing()).records
+    with pytest.raises(ModelFileError, match=r"alpha/fake/0\.png: .*NaN"):
+        predict_records(Broken(), Preprocessing(32), data, records, "test", resave_images=0)
 
 
 def test_the_calibration_error_is_the_gap_between_promise_and_truth():
