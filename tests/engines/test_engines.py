@@ -68,7 +68,7 @@ def test_a_fast_engine_gives_the_outputs_of_keras(model, wanted):
     assert np.ptp(expected) > 1e-3
 
 
-def test_an_output_depends_on_no_other_picture_nor_on_their_number(model):
+def test_an_output_depends_on_no_other_image_nor_on_their_number(model):
     network = open_network(model).network
     images = np.concatenate([noise_images(), np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)])
     together = network.p_real(images)
@@ -93,7 +93,7 @@ def test_without_the_package_keras_is_taken_and_the_reason_told(model, without_l
         open_network(model, "litert")
 
 
-def test_a_converted_network_that_answers_otherwise_is_refused_once_and_for_all(model, own_cache, monkeypatch):
+def test_a_converted_network_that_gives_other_outputs_is_refused_once_and_for_all(model, own_cache, monkeypatch):
     from fakereal.engines import conversion
 
     other, real, calls = built(6), conversion.convert, []
@@ -175,7 +175,7 @@ def test_the_second_run_converts_nothing_and_imports_no_tensorflow(model, own_ca
 
 
 @pytest.mark.parametrize("damage", ["content", "record", "missing"])
-def test_a_damaged_entry_is_noticed_and_made_anew(model, own_cache, capsys, damage):
+def test_a_damaged_entry_is_noticed_and_rebuilt(model, own_cache, capsys, damage):
     expected = open_network(model).network.p_real(noise_images())
     (entry,) = own_cache.iterdir()
     file = entry / ("record.json" if damage == "record" else "network.tflite")
@@ -196,7 +196,7 @@ def identity_of(entry: Path) -> tuple[str, str, str]:
     return sha256, engine, version
 
 
-def test_where_nothing_can_be_kept_the_run_goes_on_all_the_same(model, tmp_path, monkeypatch, capsys):
+def test_where_nothing_can_be_kept_the_run_continues(model, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert open_network(model).engine.startswith("litert")
@@ -246,7 +246,7 @@ def test_an_entry_that_another_run_removes_meanwhile_is_no_failure(own_cache, mo
 # the gates
 
 
-def test_calibration_pictures_are_the_same_each_time_and_all_different():
+def test_calibration_images_are_the_same_each_time_and_all_different():
     once, again = parity.parity_images(40), parity.parity_images(40)
     assert (once.dtype, once.shape) == (np.uint8, (16, 40, 40, 3))
     assert np.array_equal(once, again)

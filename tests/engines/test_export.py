@@ -65,7 +65,7 @@ def labelled(folder: Path, each: int) -> Path:
 
 
 def sure(sign: int = 1):
-    """A network that calls bright pictures real (dark ones with sign -1), so sure that rounding flips no label."""
+    """A network that calls bright images real (dark ones with sign -1), so sure that rounding flips no label."""
     network = built(5)
     output = network.get_layer("p_real")
     kernel, bias = (each * 0 for each in output.get_weights())
@@ -125,7 +125,7 @@ def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path):
         (["--format", "litert", "--data", "."], "--int8 and --data DIR go together"),
     ],
 )
-def test_what_does_not_fit_together_is_told_at_once(model, options, told, capsys):
+def test_what_does_not_fit_together_is_reported_at_once(model, options, told, capsys):
     assert export(model, *options) == 2
     assert told in capsys.readouterr().err
 
@@ -136,7 +136,7 @@ def test_a_package_that_is_missing_is_named(model, monkeypatch, tmp_path, capsys
     assert "package no-such-package is not installed: pip install -r requirements-export.txt" in capsys.readouterr().err
 
 
-def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):
+def test_what_gives_other_outputs_is_refused_and_not_written(model, monkeypatch, tmp_path, capsys):
     from fakereal.engines import conversion
 
     other, real = built(8), conversion.convert
@@ -146,7 +146,7 @@ def test_what_answers_otherwise_is_refused_and_not_written(model, monkeypatch, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_needs_enough_pictures_to_judge_it(model, tmp_path, capsys):
+def test_int8_needs_enough_images_to_judge_it(model, tmp_path, capsys):
     data = labelled(tmp_path / "data", 10)
     assert export(model, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
     assert "expected at least 200 images there, got" in capsys.readouterr().err
@@ -156,7 +156,7 @@ def record(number: int, content: str) -> Record:
     return Record(Path(f"{number}.png"), number % 2, "", "", content, None)
 
 
-def test_the_halves_share_no_picture_and_do_not_depend_on_the_order():
+def test_the_halves_share_no_image_and_do_not_depend_on_the_order():
     records = [record(number, str(number // 2)) for number in range(1000)]
     first, second = split_in_halves(records)
     assert {each.content for each in first} & {each.content for each in second} == set()

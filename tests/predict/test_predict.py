@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_keeps_its_place_with_the_reason(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_folders_pipes_and_dead_links_named_like_pictures_keep_their_places(tmp_path):
+def test_folders_pipes_and_dead_links_named_like_images_keep_their_places(tmp_path):
     paint(tmp_path / "in/1.png")
     (tmp_path / "in/2.png").mkdir()
     os.mkfifo(tmp_path / "in/3.png")
@@ -149,7 +149,7 @@ def test_a_ring_of_links_between_folders_is_not_followed(tmp_path):
     assert listing.skipped_folders == ("ring/",)
 
 
-def test_one_picture_can_be_predicted_by_itself(tmp_path):
+def test_one_image_can_be_predicted_by_itself(tmp_path):
     assert entries_of(paint(tmp_path / "7.png")) == [{"index": 7, "prediction": "real"}]
 
 
@@ -167,7 +167,7 @@ def test_breaking_adding_and_removing_images_changes_no_other_row(tmp_path, dete
     untouched = before.keys() - {"2.png", "5.png"}
     assert {name: before[name] for name in untouched} == {name: after[name] for name in untouched}
     assert after["2.png"]["prediction"] is None
-    assert len({row["p_real"] for row in before.values()}) == 11  # pictures that all look alike would prove nothing
+    assert len({row["p_real"] for row in before.values()}) == 11  # images that all look alike would prove nothing
 
 
 def test_the_networks_output_is_the_same_to_the_bit_at_every_place_of_a_batch(detector):
@@ -189,7 +189,7 @@ def test_every_batch_has_the_same_shape(tmp_path):
     assert network.shapes == [(4, SIZE_PX, SIZE_PX, 3)] * 2
 
 
-def test_a_folder_without_any_sound_picture_never_asks_the_network(tmp_path):
+def test_a_folder_without_any_sound_image_never_asks_the_network(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.png").write_bytes(b"")
     network = Brightness()
@@ -197,7 +197,7 @@ def test_a_folder_without_any_sound_picture_never_asks_the_network(tmp_path):
     assert network.shapes == []
 
 
-def test_decoding_goes_on_while_the_network_computes(tmp_path):
+def test_decoding_continues_while_the_network_computes(tmp_path):
     for number in range(12):
         paint(tmp_path / f"in/{number}.png")
     decoded, decoded_meanwhile = [], []
@@ -414,7 +414,7 @@ def _mistakes(folder: Path):
 
 
 @pytest.mark.parametrize("number", range(18))
-def test_a_mistake_is_told_in_one_line_before_any_work(number, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_reported_in_one_line_before_any_work(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paint(tmp_path / "in/1.png")
     (tmp_path / "empty/sub").mkdir(parents=True)
@@ -431,7 +431,7 @@ def test_a_mistake_is_told_in_one_line_before_any_work(number, tmp_path, monkeyp
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_closed_files_and_folders_are_told(tmp_path):
+def test_closed_files_and_folders_are_reported(tmp_path):
     paint(tmp_path / "in/1.png")
     paint(tmp_path / "in/2.png").chmod(0)
     (tmp_path / "in/closed").mkdir(mode=0)

@@ -33,7 +33,7 @@ class Fingerprint:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Saves pictures of many formats, modes and sizes; smooth in one half, noise in the other."""
+    """Saves images of many formats, modes and sizes; smooth in one half, noise in the other."""
     folder.mkdir()
     chance, paths = np.random.default_rng(1), []
     modes = {"jpg": "RGB L CMYK", "png": "RGB RGBA LA L P 1 I;16", "gif": "P", "bmp": "RGB L", "webp": "RGB RGBA"}
@@ -82,7 +82,7 @@ def test_two_thousand_damaged_copies_keep_their_places(tmp_path):
     assert_each_is_in_its_place(tmp_path / "in", 2000)
 
 
-def test_sound_pictures_among_damaged_ones_are_predicted_as_if_alone(tmp_path):
+def test_sound_images_among_damaged_ones_are_predicted_as_if_alone(tmp_path):
     sound = pictures(tmp_path / "sound")
     alone = {row["image"]: row for row in rows_of(tmp_path / "sound", batch_size=8)}
     damaged_copies.make(sound, tmp_path / "in", count=60, seed=4)

@@ -56,7 +56,7 @@ def test_one_folder_gives_its_own_names_and_several_those_from_the_folder_that_h
     ]
 
 
-def test_pictures_that_a_shell_lists_keep_their_numbers(tmp_path):
+def test_images_that_a_shell_lists_keep_their_numbers(tmp_path):
     paths = [write(tmp_path / f"test/{number}.png", png()) for number in (10, 2, 1)]
     assert [item.key for item in list_images(paths).items] == [1, 2, 10]
 
@@ -117,7 +117,7 @@ def test_a_pattern_follows_no_ring_of_links(tmp_path):
     assert names_in(tmp_path / "in/**/*.png") == ["1.png"]
 
 
-def test_of_several_inputs_those_that_gave_no_picture_are_named(tmp_path, capsys):
+def test_of_several_inputs_those_that_gave_no_image_are_named(tmp_path, capsys):
     write(tmp_path / "a/1.png", png())
     write(tmp_path / "b/notes.txt", b"")
     zipped(tmp_path / "c.zip", {"notes.txt": b""})
@@ -127,7 +127,7 @@ def test_of_several_inputs_those_that_gave_no_picture_are_named(tmp_path, capsys
     assert f"inputs without images (2): {tmp_path / 'b'}, {tmp_path / 'c.zip'}" in said
 
 
-def test_a_link_to_a_picture_keeps_its_own_name_also_behind_two_dots(tmp_path, monkeypatch):
+def test_a_link_to_an_image_keeps_its_own_name_also_behind_two_dots(tmp_path, monkeypatch):
     store = write(tmp_path / "store/abcdefgh.png", png())
     for name in ("photos/1.png", "photos/a/2.png"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -220,7 +220,7 @@ def test_there_may_be_more_archives_than_files_that_a_process_may_open(tmp_path,
     assert done.stdout == "180 []\n", done.stderr
 
 
-def test_threads_read_the_right_pictures_from_more_archives_than_stay_open(tmp_path, monkeypatch):
+def test_threads_read_the_right_images_from_more_archives_than_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "MAX_OPEN_ARCHIVES", 2)
     for number in range(4):
         members = {f"{each}.png": png(30 * number + each) for each in range(10)}
@@ -364,7 +364,7 @@ def hostile_tar(path: Path) -> Path:
     return path
 
 
-def test_a_name_that_two_members_have_is_told_as_refused_only(tmp_path, capsys):
+def test_a_name_that_two_members_have_is_reported_as_refused_only(tmp_path, capsys):
     listing = list_images(hostile_tar(tmp_path / "x.tar"))
     assert [item.problem is None for item in listing.items if item.name == "twice.png"] == [False]
     report_listing(listing)

@@ -35,7 +35,7 @@ BATCH = 4
 
 
 class Stopping:
-    """A network that calls bright pictures real, counts them, and is interrupted before one of its batches."""
+    """A network that calls bright images real, counts them, and is interrupted before one of its batches."""
 
     def __init__(self, batches=None, pause_s=0.0):
         self.batches, self.pause_s, self.seen = batches, pause_s, 0
@@ -97,7 +97,7 @@ def whole(tmp_path, pictures, capsys) -> dict[str, bytes]:
     return files
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, pictures, whole, capsys):
+def test_an_interrupted_run_resumes_and_gives_the_same_bytes(tmp_path, pictures, whole, capsys):
     path = stop(pictures, tmp_path / "out", 3)
     assert sorted(written(tmp_path / "out")) == [path.name]
     said = capsys.readouterr()
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, pictures,
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_journal_cut_at_any_byte_goes_on_and_gives_the_same_bytes(tmp_path, pictures, whole, seed):
+def test_a_journal_cut_at_any_byte_resumes_and_gives_the_same_bytes(tmp_path, pictures, whole, seed):
     path = stop(pictures, tmp_path / "out", 4)
     content = path.read_bytes()
     path.write_bytes(content[: random.Random(seed).randrange(len(content))])
@@ -165,7 +165,7 @@ def test_a_journal_of_another_folder_is_refused(tmp_path, pictures):
         run(tmp_path / "other", tmp_path / "out", resume=True)
 
 
-def test_explanations_go_on_only_into_their_folder_and_with_their_threshold(tmp_path, pictures):
+def test_explanations_continue_only_into_their_folder_and_with_their_threshold(tmp_path, pictures):
     why = tmp_path / "why"
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "out", Stopping(2), explain=why)
@@ -179,7 +179,7 @@ def test_explanations_go_on_only_into_their_folder_and_with_their_threshold(tmp_
     assert run(pictures, tmp_path / "out", resume=True, explain=why) == 1
 
 
-def test_without_explanations_another_threshold_may_go_on(tmp_path, pictures):
+def test_without_explanations_another_threshold_may_continue(tmp_path, pictures):
     stop(pictures, tmp_path / "out", 2)
     assert run(pictures, tmp_path / "out", resume=True, decision=DecisionRule(0.7)) == 1
 
@@ -205,7 +205,7 @@ def test_a_file_that_is_no_journal_is_neither_emptied_nor_removed(tmp_path, pict
 
 @pytest.mark.parametrize("content", [b'{"format": "fakereal-prediction/1", "model": "m"}\n{"number": 0}\n', b'{"for'])
 @pytest.mark.parametrize("resume", [True, False])
-def test_an_unfinished_run_of_an_older_version_is_told_in_one_line(tmp_path, pictures, content, resume):
+def test_an_unfinished_run_of_an_older_version_is_reported_in_one_line(tmp_path, pictures, content, resume):
     path = write(tmp_path / "out/p.json.journal", content)
     with pytest.raises(DataError, match="an older version of fakereal: finish the run"):
         run(pictures, tmp_path / "out", resume=resume)
@@ -214,7 +214,7 @@ def test_an_unfinished_run_of_an_older_version_is_told_in_one_line(tmp_path, pic
     assert path.read_bytes() == content
 
 
-def test_without_resume_a_damaged_journal_is_told_and_kept(tmp_path, pictures):
+def test_without_resume_a_damaged_journal_is_reported_and_kept(tmp_path, pictures):
     path = stop(pictures, tmp_path / "out", 2)
     content = path.read_bytes()[:5000]
     path.write_bytes(content)
@@ -236,7 +236,7 @@ def test_files_that_changed_came_or_went_meanwhile_are_seen(tmp_path, pictures):
     assert written(tmp_path / "out") == written(tmp_path / "whole")
 
 
-def test_a_compressed_archive_goes_on_too(tmp_path, capsys):
+def test_a_compressed_archive_resumes_too(tmp_path, capsys):
     members = {f"{number}.png": png(9 * number) for number in (5, 3, 9, 1, 12, 7, 2, 8, 6, 4, 11, 10)}
     archive = tarred(tmp_path / "x.tar.gz", members)
     stop(archive, tmp_path / "out", 2)
@@ -246,7 +246,7 @@ def test_a_compressed_archive_goes_on_too(tmp_path, capsys):
     assert [entry["index"] for entry in json.loads((tmp_path / "out/p.json").read_text())] == list(range(1, 13))
 
 
-def test_a_finished_run_leaves_no_journal_and_resume_without_one_starts_anew(tmp_path, pictures, whole, capsys):
+def test_a_finished_run_leaves_no_journal_and_resume_without_one_starts_over(tmp_path, pictures, whole, capsys):
     for _ in range(2):
         run(pictures, tmp_path / "out", resume=True)
         assert written(tmp_path / "out") == whole
@@ -282,7 +282,7 @@ def test_a_run_that_fails_before_its_first_batch_leaves_nothing(tmp_path, pictur
     assert written(tmp_path / "out") == {}
 
 
-def test_results_of_an_unfinished_run_are_not_lost_by_starting_anew(tmp_path, pictures, capsys):
+def test_results_of_an_unfinished_run_are_not_lost_by_starting_over(tmp_path, pictures, capsys):
     path = stop(pictures, tmp_path / "out", 3)
     before = path.read_bytes()
     write(tmp_path / "model.h5", b"never opened")
@@ -337,7 +337,7 @@ sys.exit(run_cli(lambda _: run(Path(sys.argv[1]), Path(sys.argv[2])), []))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
-def test_a_full_disk_is_told_with_the_right_count_and_the_run_goes_on(tmp_path, pictures, whole, capsys):
+def test_a_full_disk_is_reported_with_the_right_count_and_the_run_continues(tmp_path, pictures, whole, capsys):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(pictures), str(tmp_path / "out")],
         capture_output=True,
@@ -369,7 +369,7 @@ def test_what_was_added_is_synced_every_few_seconds(tmp_path, pictures, monkeypa
     kept.close()
 
 
-def test_many_unreadable_files_are_noted_on_the_way(tmp_path):
+def test_many_unreadable_files_are_reported_on_the_way(tmp_path):
     for number in range(100):
         write(tmp_path / f"in/{number}.png", b"broken")
     write(tmp_path / "in/100.png", png())

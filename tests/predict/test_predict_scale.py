@@ -1,4 +1,4 @@
-"""Prediction where one machine is too small: pictures in object stores, workers on a Ray cluster, results in parts."""
+"""Prediction where one machine is too small: images in object stores, workers on a Ray cluster, results in parts."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def predicted(source, output, **options):
 
 @pytest.fixture
 def pictures(make_image, tmp_path):
-    """Twelve numbered pictures, two named ones, one of them deeper, a broken one, an empty one and a text file."""
+    """Twelve numbered images, two named ones, one of them deeper, a broken one, an empty one and a text file."""
     folder = tmp_path / "pictures"
     for number in range(1, 13):
         make_image(folder / f"{number}.png", number)
@@ -53,7 +53,7 @@ def pictures(make_image, tmp_path):
 
 @pytest.fixture
 def memory(pictures):
-    """The same pictures in a store of fsspec's that lies in memory; a new one for each test."""
+    """The same images in a store of fsspec's that lies in memory; a new one for each test."""
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (requirements-scale.txt)")
     store = f"memory://{uuid.uuid4().hex}/set"
     system, root = fsspec.core.url_to_fs(store)
@@ -61,7 +61,7 @@ def memory(pictures):
     return store
 
 
-def test_what_a_worker_says_of_other_pictures_is_refused(pictures):
+def test_what_a_worker_says_of_other_images_is_refused(pictures):
     items = list(list_images((pictures,)).items)[:3]
     outcomes = list(PREDICTOR.predict(items, PredictConfig()))
     lines = [to_json(outcome) for outcome in outcomes]
@@ -78,7 +78,7 @@ def test_a_store_gives_the_bytes_that_a_folder_gives(pictures, memory, tmp_path,
     assert len(json.loads(local[0])) == 15 + recursive
 
 
-def test_what_a_store_holds_beside_pictures_is_listed(memory):
+def test_what_a_store_holds_beside_images_is_listed(memory):
     listing = list_images((memory,))
     assert (listing.other_files, listing.skipped_folders) == (("notes.txt",), ("more/",))
     assert list_images((memory,), recursive=True).skipped_folders == ()
@@ -98,7 +98,7 @@ def test_a_store_and_a_folder_can_be_predicted_together(pictures, memory):
     assert len(set(names)) == 30
 
 
-def test_an_object_that_goes_while_pictures_are_read_keeps_its_place_with_the_reason(memory):
+def test_an_object_that_goes_while_images_are_read_keeps_its_place_with_the_reason(memory):
     listing = list_images((memory,))
     system, root = containers.connect_store(memory)
     system.rm(f"{root}/3.png")
@@ -106,7 +106,7 @@ def test_an_object_that_goes_while_pictures_are_read_keeps_its_place_with_the_re
         next(item for item in listing.items if item.key == 3).open()
 
 
-def test_an_object_larger_than_a_picture_may_be_is_refused_before_it_fills_the_memory(memory, monkeypatch):
+def test_an_object_larger_than_an_image_may_be_is_refused_before_it_fills_the_memory(memory, monkeypatch):
     monkeypatch.setattr(containers, "MAX_FILE_BYTES", 100)
     assert MAX_FILE_BYTES > 100
     with pytest.raises(ImageRefused, match="got more"):
@@ -123,7 +123,7 @@ def test_a_store_can_be_sent_to_another_process(memory, pictures):
 @pytest.mark.parametrize(
     ("address", "told"), [("memory://nothing/here", "nothing there"), ("what://bucket/set", "fsspec knows|package")]
 )
-def test_an_address_without_pictures_or_meaning_is_refused_in_one_line(address, told):
+def test_an_address_without_images_or_meaning_is_refused_in_one_line(address, told):
     pytest.importorskip("fsspec", reason="fsspec is not installed (requirements-scale.txt)")
     with pytest.raises((ConfigError, DataError), match=told) as refused:
         list_images((address,))

@@ -19,7 +19,7 @@ PREPROCESSING = Preprocessing(32)
 
 
 class Sharpness:
-    """A network that calls sharp pictures real; remembers the shapes it saw."""
+    """A network that calls sharp images real; remembers the shapes it saw."""
 
     def __init__(self):
         self.shapes = []
