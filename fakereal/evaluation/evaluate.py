@@ -1,7 +1,8 @@
 """Evaluate a model on labelled images: predict them as prediction does, also re-saved, and measure the results.
 
 `evaluation.selection` picks the images, `predict.pipeline` gives p_real for each, `model.metrics` the figures. The
-result is one tree of plain values, `metrics.json`, from which `evaluation.report` makes everything people read.
+result is one tree of plain values, `metrics.json`, from which `evaluation.report` makes everything people read. The
+network alone is measured: what a file claims about its origin never counts.
 """
 
 from __future__ import annotations
