@@ -3,7 +3,7 @@
     python tools/screenshots.py [--model FILE] [--output FILE] [--width PX]
 
 Needs chromium and playwright (requirements-dev.txt). The two images come from scikit-learn's sample photographs
-(china.jpg by danielbuechele and flower.jpg by vultilion, both CC BY 2.0): one is redrawn in patches of colour, as a
+(china.jpg by danielbuechele and flower.jpg by vultilion, both CC BY 2.0): one is redrawn in patches of color, as a
 stand-in for a generated image; the other is the photograph itself.
 """
 
@@ -96,15 +96,18 @@ def take_screenshot(url: str, images: list[Path], width_px: int, dark: bool) -> 
 
 
 def compress(png: bytes) -> bytes:
-    """Return a PNG of at most MAX_BYTES: in all its colours where that fits, otherwise in 256.
+    """Return a PNG of at most MAX_BYTES, with as many bits per color as fit.
 
     Raises:
-        SystemExit: both are larger.
+        SystemExit: even 4 bits do not fit.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    for version in (image, image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)):
+    for bits in (8, 7, 6, 5, 4):
         content = io.BytesIO()
-        version.save(content, "PNG", optimize=True)
+        # The upper bits also fill the lower ones, so that white stays white.
+        image.point([value >> (8 - bits) << (8 - bits) | value >> bits for value in range(256)] * 3).save(
+            content, "PNG", optimize=True
+        )
         if len(content.getvalue()) <= MAX_BYTES:
             return content.getvalue()
     raise SystemExit(f"expected at most {MAX_BYTES / 1000:.0f} kB, got {len(content.getvalue()) / 1000:.0f} kB")

@@ -206,7 +206,7 @@ def test_a_screen_reader_finds_names_for_everything(open_page, images):
         'heading "Results" [level=2]',
         'img "The image 10.png"',
         'status: "Done: 0 fake, 1 real, 0 uncertain"',
-        'slider "How strongly the heatmap covers 10.png, in percent"',
+        'slider "Opacity of the heatmap over 10.png, in percent"',
         "Choose images",
     ):
         assert part in tree, tree
