@@ -1,4 +1,4 @@
-"""The command `fakereal` (also `python -m fakereal`): everything that the three scripts don't do.
+"""The command `fakereal` (also `python -m fakereal`): the three scripts and everything beside them.
 
 The docstring of each `run_*` function is the help text of its command, and what it needs is imported inside it.
 """
@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fakereal.dataset.near_duplicates import Cluster
     from fakereal.dataset.scan import Dataset
 
+SCRIPTS = {"separate": "image_separate", "train": "train_model", "predict": "predict_and_save_json"}
+"""Commands that are the same as a script, which parses its own options."""
+
 _FOREIGN_MODEL_HELP = "accept a plain Keras file that another program saved"
 _ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
 
@@ -34,16 +38,25 @@ def console() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options, run the command, return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in SCRIPTS:
+        sys.argv[0] = f"{_program()} {argv[0]}"  # the name in the script's help
+        return import_module(SCRIPTS[argv[0]]).main(argv[1:])
     arguments = build_parser().parse_args(argv)
     return arguments.run(arguments)
 
 
+def _program() -> str:
+    return "python -m fakereal" if Path(sys.argv[0]).stem == "__main__" else "fakereal"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the arguments that it returns hold the command's function as `run`."""
-    program = "python -m fakereal" if Path(sys.argv[0]).stem == "__main__" else "fakereal"
-    parser = argparse.ArgumentParser(prog=program, description="Tell fake images from real ones.")
+    parser = argparse.ArgumentParser(prog=_program(), description="Tell fake images from real ones.")
     parser.add_argument("--version", action="version", version=f"fakereal {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, script in SCRIPTS.items():
+        commands.add_parser(name, help=f"The same as {script}.py.")
     for name, (add_options, run) in COMMANDS.items():
         description = cleandoc(run.__doc__)
         command = commands.add_parser(

@@ -65,6 +65,17 @@ def test_the_console_command_is_the_module_s_own():
     assert callable(program.console)
 
 
+@pytest.mark.parametrize("name", program.SCRIPTS)
+def test_a_command_that_is_a_script_takes_the_script_s_options(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/fakereal"])
+    with pytest.raises(SystemExit) as ended:
+        program.main([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: fakereal {name} ")
+    assert f"python {program.SCRIPTS[name]}.py" in text
+
+
 def test_the_help_lists_every_command_by_the_first_line_of_its_text():
     text = program.build_parser().format_help()
     for name, (_, run) in program.COMMANDS.items():
