@@ -219,6 +219,11 @@ def test_every_requirement_is_used():
     assert unused == set()
 
 
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_no_test_file_imports_another(path):
+    assert {module for module in imports_of(tree_of(path)) if module.split(".")[-1] in TEST_NAMES} == set()
+
+
 def test_no_two_test_files_have_one_name():
     assert len(TEST_NAMES) == sum(path.name.startswith("test_") for path in TESTS)
 
