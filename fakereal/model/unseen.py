@@ -34,7 +34,7 @@ _MIN_VERDICTS = 20  # of each kind: fewer prove nothing
 _Z = 1.96  # of a 95 % interval
 
 
-def fit_decision_rule(labels: np.ndarray, p_real: np.ndarray) -> DecisionRule:
+def fit_rule_for_unseen_sources(labels: np.ndarray, p_real: np.ndarray) -> DecisionRule:
     """Return temperature, threshold and band from the outputs for images of left-out sources.
 
     Args:

@@ -20,7 +20,7 @@ def outputs(separation, count=2000, seed=0):
 @pytest.mark.parametrize("separation", [0.5, 1.0, 2.0])
 def test_verdicts_keep_both_limits_on_the_images_they_were_fitted_on(separation):
     labels, p_real = outputs(separation)
-    decision = unseen.fit_decision_rule(labels, p_real)
+    decision = unseen.fit_rule_for_unseen_sources(labels, p_real)
     given = np.array(verdicts(p_real, decision))
     assert np.mean(given[labels == REAL] == "fake") <= unseen.MAX_FALSE_ALARMS
     for label, name in ((FAKE, "fake"), (REAL, "real")):
@@ -34,20 +34,22 @@ def test_a_better_detector_leaves_less_uncertain():
     shares = []
     for separation in (0.5, 1.0, 2.0):
         labels, p_real = outputs(separation)
-        shares.append(verdicts(p_real, unseen.fit_decision_rule(labels, p_real)).count("uncertain") / len(labels))
+        shares.append(
+            verdicts(p_real, unseen.fit_rule_for_unseen_sources(labels, p_real)).count("uncertain") / len(labels)
+        )
     assert shares[0] > shares[1] > shares[2]
 
 
 def test_a_detector_that_knows_nothing_gives_no_verdict():
     rng = np.random.default_rng(1)
     labels, p_real = np.repeat([FAKE, REAL], 500), rng.uniform(0.01, 0.99, 1000)
-    given = verdicts(p_real, unseen.fit_decision_rule(labels, p_real))
+    given = verdicts(p_real, unseen.fit_rule_for_unseen_sources(labels, p_real))
     assert given.count("uncertain") >= 950
 
 
 def test_the_record_counts_what_was_said():
     labels, p_real = outputs(1.0, 300)
-    decision = unseen.fit_decision_rule(labels, p_real)
+    decision = unseen.fit_rule_for_unseen_sources(labels, p_real)
     sources = ["a", "b"] * 150 + ["c"] * 300
     found = unseen.record(labels, p_real, sources, decision)
     given = np.array(verdicts(p_real, decision))
