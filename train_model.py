@@ -1,4 +1,4 @@
-"""Trains a fake-image detector on a folder of labelled pictures."""
+"""Train a fake-image detector on a folder of labelled images."""
 
 from __future__ import annotations
 
@@ -11,57 +11,60 @@ from fakereal import cli, runtime
 
 _EXAMPLES = """examples:
   python train_model.py --data data/clean
-  python train_model.py --data data/clean --fine-tune last20 --output models/finer.h5
+  python train_model.py --data data/clean --fine-tune last20 --output models/fine_tuned.h5
   python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
-inside one folder a source. Beside the model, NAME_run/ gets the split, the configuration, the history and the
-figures."""
+inside one folder per source. Beside the model, NAME_run/ gets report, split, configuration and history."""
 
-_NOT_CONFIGURATION = ("config", "output", "resume")
-"""Options that are no key of the configuration; every other one's `dest` is its dotted key."""
+_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin")
+"""Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the options; what is not given comes from --config, or else is the default."""
+    """Return the options; one that is not given comes from --config, or else is the default."""
     count = cli.parse_count
     p = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labelled pictures (default: data/clean)")
+    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labelled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
-    p.add_argument("--config", metavar="FILE", type=Path, help="a YAML recipe, such as those in configs/")
+    p.add_argument("--config", metavar="FILE", type=Path, help="a YAML file, such as those in configs/")
     p.add_argument("--split", dest="data.split_file", metavar="FILE",
                    help="the split.csv of an earlier run (default: 60/20/20 by content)")  # fmt: skip
     p.add_argument("--neutralize", dest="neutralize.enabled", action="store_const", const=True,
-                   help="crop, reduce and encode all pictures alike, here and in prediction")  # fmt: skip
+                   help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
-                   help="don't look whether the files give the answer away")  # fmt: skip
-    p.add_argument("--network", dest="network.name", metavar="NAME", help="efficientnetb0, efficientnetb4, vgg16, cnn")
-    p.add_argument("--weights", metavar="CHOICE", help="auto (default: ImageNet's, offline models/pretrained.h5's) |\n"
-                   "imagenet | pretrained | none | a file")  # fmt: skip
+                   help="skip the check whether file features alone tell fake from real")  # fmt: skip
+    p.add_argument("--network", dest="network.name", metavar="NAME",
+                   help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
+    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: ImageNet, offline\n"
+                   "models/pretrained.h5) | imagenet | pretrained | none | a file")  # fmt: skip
     p.add_argument("--fine-tune", dest="training.fine_tune", choices=("none", "last20", "all"),
-                   help="which layers of the base learn too, after the head (default: none)")  # fmt: skip
+                   help="layers of the base to train after the head (default: none)")  # fmt: skip
     p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
-    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="a step (default: 32)")
+    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
     p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
-                   help="keeps pictures and features for later (default: your cache folder; none: off)")  # fmt: skip
+                   help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", action="store_const", const=True,
-                   help="keep the history for TensorBoard too, in NAME_run/tensorboard")  # fmt: skip
-    p.add_argument("--resume", action="store_true", help="go on from the last epoch of a killed run")
+                   help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
+    p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
+    p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the options, trains, prints the figures; returns the exit code."""
+    """Parse the options, train, print the metrics; return the exit code."""
     options = parser().parse_args(argv)
     from fakereal import config
 
     given = vars(options).items()
     flags = {key: value for key, value in given if value is not None and key not in _NOT_CONFIGURATION}
     effective = config.load(options.config, flags)
+    if options.end_with_stdin:
+        runtime.end_with_stdin()
     runtime.start_keras()
     from fakereal.evaluation.report import training_lines
     from fakereal.training import run

@@ -203,16 +203,16 @@ def run_compare(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     """Train what is missing, write the comparison and print its table."""
     from fakereal.files import locked
-    from fakereal.training import compare
+    from fakereal.training import compare, comparison
 
     flags = {"data.path": arguments.path, "data.split_file": arguments.split}
     overrides = {key: value for key, value in flags.items() if value is not None} | dict(arguments.settings)
     with locked(arguments.output / ".lock"):
         runs = compare.plan(arguments.configs, arguments.output, overrides)
         failed = compare.train_all(runs)
-    table = compare.comparison_rows([run for run in runs if run.name not in failed])
-    compare.write_comparison(arguments.output, table, failed, _command_line())
-    print("\n".join(compare.comparison_markdown(table, failed)))
+    table = comparison.comparison_rows([run for run in runs if run.name not in failed])
+    comparison.write_comparison(arguments.output, table, failed, _command_line())
+    print("\n".join(comparison.comparison_markdown(table, failed)))
     log(f"\ncomparison: {arguments.output / 'comparison.html'}")
     partial = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
     return EXIT_PARTIAL if partial else EXIT_OK

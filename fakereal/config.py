@@ -2,6 +2,9 @@
 
 Model files contain it: keys may be added, but none may be removed or change its meaning without a new file format.
 The comment of each field is its description in docs/formats.md (`make docs`).
+
+Checked here and not by msgspec, whose errors name neither the value found nor the nearest key nor both limits of a
+range, and which accepts NaN as a number and, where it accepts the text `1e-3` of YAML, also "5" for an integer.
 """
 
 from __future__ import annotations
@@ -152,6 +155,7 @@ class ReportConfig:
     """Options of the report that a training ends with."""
 
     resave_images: int = 500  # random test images that are re-saved in six ways; 0: none
+    speed: bool = False  # also measure how many images per second the network predicts on Keras
 
 
 @dataclass(frozen=True)

@@ -243,3 +243,29 @@ def _on_interrupt(number: int, _frame: object) -> None:
     note, stderr = _deferrals[-1]
     with suppress(OSError):  # Ctrl-C may have ended the reader of stderr too
         os.write(stderr, f"{note}\n".encode())  # not `print`, which may be what was interrupted
+
+
+def end_with_stdin(grace_s: int = 10) -> None:
+    """End this process when stdin closes, as it does when the process at its other end is gone, however that ended.
+
+    Ctrl-C is left to that process. On the way out, also after SIGTERM, temporary files are removed, within `grace_s`
+    seconds: TensorFlow can hold up the end of Python.
+    """
+
+    def limit() -> None:
+        if hasattr(signal, "alarm"):  # Windows has none, but ends a process at once where SIGTERM is sent
+            signal.alarm(grace_s)
+
+    def leave(*_: object) -> None:
+        limit()
+        sys.exit(130)
+
+    def wait_for_stdin() -> None:
+        while os.read(0, 1):
+            pass
+        limit()  # where the main thread never comes to answer
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=wait_for_stdin, daemon=True).start()

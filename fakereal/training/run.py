@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from fakereal.training.input_pipeline import named_images
 
 MAX_TRAIN_MEASURED = 5_000
 """The figures on the training split of a larger set come from this many images, drawn at random."""
+
+_TIMED_BATCHES, _TIMED_BATCH = 5, 32
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,11 @@ def train_and_report(config: Config, output: Path, resume: bool = False) -> Trai
         # Not before: whatever ends a training early must not replace the records of the model that is there.
         _write_records(folder, detector, dataset, split)
         report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
-    skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
-    return TrainResult(
-        detector, output, folder, skipped, trained.interrupted, trained.diverged, _advice(config, trained.origin)
-    )
+        skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
+        advice = _advice(config, trained.origin)
+        result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
+        _write_cost(result)
+    return result
 
 
 def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -181,6 +186,35 @@ def _write_records(folder: Path, detector: Detector, dataset: Dataset, split: Sp
     write_atomic(folder / "skipped.tsv", rows.encode(errors="surrogateescape"))
     if rows:
         log(f"all skipped files: {folder / 'skipped.tsv'}")
+
+
+def _write_cost(result: TrainResult) -> None:
+    """Write what the run took, as its last file; a comparison reads it. An interrupted run has none."""
+    path, history = result.folder / "cost.json", result.detector.metadata.history
+    if result.interrupted:
+        path.unlink(missing_ok=True)
+        return
+    cost = {
+        "minutes": sum(row["seconds"] for row in history) / 60,
+        "epochs": len(history),
+        "skipped": result.skipped,
+        "diverged": result.diverged,
+    }
+    if result.detector.metadata.config.report.speed:
+        cost["images_per_s"] = _images_per_s(result.detector)
+    write_atomic(path, json.dumps(cost, indent=1).encode())
+
+
+def _images_per_s(detector: Detector) -> float:
+    """Return how many decoded images per second the network predicts, the median of a few batches."""
+    size = detector.metadata.preprocessing.image_size_px
+    images = np.zeros((_TIMED_BATCH, size, size, 3), np.uint8)
+    seconds = []
+    for _ in range(1 + _TIMED_BATCHES):  # the first one compiles
+        started = time.perf_counter()
+        detector.p_real(images)
+        seconds.append(time.perf_counter() - started)
+    return round(_TIMED_BATCH / float(np.median(seconds[1:])), 1)
 
 
 def _advice(config: Config, origin: BaseWeights) -> str:

@@ -389,7 +389,10 @@ def test_outputs_and_resaves_are_those_of_the_prediction_pipeline(data):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [(Path.unlink, "does not exist"), (lambda path: Image.new("RGB", (9, 9)).save(path), "has changed since it was scanned")],
+    [
+        (Path.unlink, "does not exist"),
+        (lambda path: Image.new("RGB", (9, 9)).save(path), "has changed since it was scanned"),
+    ],
 )
 def test_an_image_that_vanished_or_changed_since_the_scan_is_one_clear_line(data, tmp_path, change, expected):
     shutil.copytree(data, tmp_path / "copy")

@@ -16,8 +16,8 @@ from fakereal import config
 from fakereal.cli import parse_setting
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.evaluation import plots
-from fakereal.training import compare
-from fakereal.training.compare import mcnemar
+from fakereal.training import compare, comparison
+from fakereal.training.comparison import mcnemar
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,9 +52,19 @@ def test_the_five_experiments_are_written_and_load(tmp_path, capsys):
     assert loaded["val"].training.validation_steps == 10
 
 
-@pytest.mark.parametrize("name", compare.CHANGES)
-def test_the_experiments_in_configs_are_those_that_would_be_written(name):
-    assert yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) == compare.experiment(name)
+@pytest.mark.parametrize("name", compare.EXPERIMENTS)
+def test_the_experiments_are_those_in_configs_and_change_one_thing_each(name, tmp_path):
+    compare.write_experiments(tmp_path)
+    first, *lines = (tmp_path / f"{name}.yaml").read_text().splitlines()
+    assert lines == (ROOT / "configs" / f"{name}.yaml").read_text().splitlines()[1:]
+    assert first == f"# python train_model.py --config {tmp_path}/{name}.yaml --data data/clean"
+    base, changed = (yaml.safe_load((tmp_path / f"{each}.yaml").read_text()) for each in ("base", name))
+    differing = [
+        key for section in ("network", "augmentation", "training") for key in base[section]
+        if base[section][key] != changed[section][key]
+    ]  # fmt: skip
+    assert len(differing) == (name != "base")
+    assert base.keys() == changed.keys()
 
 
 def test_a_config_of_ones_own_is_never_overwritten(tmp_path):
@@ -128,8 +138,8 @@ def test_a_run_whose_loss_ran_away_is_said():
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
             "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4, "diverged": True}}  # fmt: skip
-    assert compare.comparison_markdown([compare.Row("wild", tree, None)], {})[-1].startswith(
-        "\nwild: its loss ran away"
+    assert comparison.comparison_markdown([comparison.Row("wild", tree, None)], {})[-1].startswith(
+        "\nwild: its loss diverged"
     )
 
 
@@ -141,15 +151,17 @@ def test_damaged_answers_are_one_clear_line(tmp_path, text):
     (run.records / "metrics.json").write_text('{"metrics": {"f1_macro": 0.9}}')
     if text:
         (run.records / "predictions.csv").write_text(text)
-    with pytest.raises(FakeRealError, match=r"predictions\.csv: expected the answers of a training, found a damaged"):
-        compare.comparison_rows([run])
+    with pytest.raises(
+        FakeRealError, match=r"predictions\.csv: expected the predictions of a training, found a damaged"
+    ):
+        comparison.comparison_rows([run])
 
 
 def test_runs_on_other_pictures_than_the_best_are_said():
     trees = {name: {"cost": {}, "training": {"data": {"fingerprint": data}}} for name, data in [("best", "a"),
              ("same", "a"), ("old", "b")]}  # fmt: skip
-    (told,) = compare.comparison_warnings([compare.Row(name, tree, None) for name, tree in trees.items()], {})
-    assert told.startswith("old: the pictures or labels changed between its training and that of best")
+    (told,) = comparison.comparison_warnings([comparison.Row(name, tree, None) for name, tree in trees.items()], {})
+    assert told.startswith("old: the images or labels changed between its training and that of best")
 
 
 def test_a_run_whose_base_was_renewed_is_trained_anew(tmp_path):
@@ -209,12 +221,12 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
     assert (tmp_path / "out" / "long.h5").stat().st_mtime_ns == before["long"]
     assert (tmp_path / "out" / "fast.h5").stat().st_mtime_ns != before["fast"]
 
-    assert "all judged on the same" in (tmp_path / "out" / "comparison.html").read_text()
+    assert "all tested on the same" in (tmp_path / "out" / "comparison.html").read_text()
     (data / "fake" / "7.png").unlink()
     (tmp_path / "out" / "fast_run" / "cost.json").unlink()
     assert door.main(arguments) == 1
-    assert "the pictures or labels changed between its training and that of" in capsys.readouterr().out
-    assert "all judged on the same" not in (tmp_path / "out" / "comparison.html").read_text()
+    assert "the images or labels changed between its training and that of" in capsys.readouterr().out
+    assert "all tested on the same" not in (tmp_path / "out" / "comparison.html").read_text()
 
 
 @pytest.mark.slow
@@ -234,16 +246,17 @@ def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
 def test_a_training_that_hangs_on_its_way_out_is_ended_all_the_same():
     code = """
 import atexit, signal, threading
-from fakereal.training import compare
-compare._GRACE_S = 1
-signal.signal(signal.SIGTERM, compare._leave)
+from fakereal import runtime
+runtime.end_with_stdin(1)
 lock = threading.Lock()
 lock.acquire()
 atexit.register(lock.acquire)
 print("ready", flush=True)
 signal.pause()
 """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
         assert process.wait(20) == -signal.SIGALRM
@@ -270,8 +283,8 @@ def test_the_table_in_markdown_is_aligned():
     tree = {"metrics": metrics, "model": {"network": "cnn", "parameters": 1234},
             "training": {"data": {}},
             "cost": {"epochs": 2, "minutes": 1.234, "images_per_s": 123.4}}  # fmt: skip
-    lines = compare.comparison_markdown(
-        [compare.Row("best", tree, None), compare.Row("other", tree, 0.03), compare.Row("third", tree, 1e-9)],
+    lines = comparison.comparison_markdown(
+        [comparison.Row("best", tree, None), comparison.Row("other", tree, 0.03), comparison.Row("third", tree, 1e-9)],
         {},
     )
     assert len({len(line) for line in lines}) == 1
