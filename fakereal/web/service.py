@@ -449,7 +449,7 @@ class Admission:
         return image.output
 
     def skip(self, count: int) -> None:
-        """Say that so many of the admitted images will not come, so that no batch waits for them."""
+        """Tell the worker that this many admitted images will not be submitted, so that no batch waits for them."""
         self._left -= count
         self._worker._release(0, count)
 

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from web_apps import SIZE_PX, Brightness, client, png, predictor
 
 from fakereal.model.augmentation import STABILITY_RESAVES
-from fakereal.model.calibration import combine_views
+from fakereal.model.calibration import DecisionRule, combine_views
 from fakereal.preprocessing import Preprocessing
 from fakereal.web.http import Limits, Upload
 
@@ -48,7 +49,7 @@ def test_several_files_keep_their_order_and_broken_ones_their_place(app):
     rows = post(app, *files).json["predictions"]
     assert [row["image"] for row in rows] == ["b.png", "a.jpg", "c.gif", "b.png"]
     assert [row["prediction"] for row in rows] == ["real", None, "fake", None]
-    assert "found no image" in rows[1]["error"]
+    assert "not an image" in rows[1]["error"]
     assert "empty file" in rows[3]["error"]
 
 
@@ -97,7 +98,7 @@ def test_a_verdict_that_a_resave_turns_is_called_unstable():
 @pytest.mark.parametrize(
     ("send", "status", "words"),
     [
-        ({"data": b"x" * 10, "content_type": "image/png"}, 422, "found no image"),
+        ({"data": b"x" * 10, "content_type": "image/png"}, 422, "not an image"),
         ({"data": b"", "content_type": "image/png"}, 400, "at least one"),
         ({"data": png(), "content_type": "text/plain"}, 415, "multipart/form-data"),
         ({"data": {"photo": (io.BytesIO(png()), "1.png")}}, 400, "form field 'image'"),
@@ -269,6 +270,39 @@ def test_cards_carry_the_entry_of_predictions_json(app):
     ):
         text = post(app, (name, png(250)), url="/cards").text
         assert json.loads(html.unescape(re.search(r'data-entry="([^"]*)"', text)[1])) == expected
+
+
+@pytest.mark.parametrize(
+    ("grey", "badge"),
+    [
+        (0, '<span class="badge fake strong">Very likely fake</span>'),
+        (20, '<span class="badge fake strong">Likely fake</span>'),
+        (60, '<span class="badge fake weak">Probably fake</span>'),
+        (100, '<span class="badge fake weak">Leans fake</span>'),
+        (120, '<span class="badge uncertain strong">Uncertain</span>'),
+        (156, '<span class="badge real weak">Leans real</span>'),
+        (254, '<span class="badge real strong">Very likely real</span>'),
+    ],
+)
+def test_the_badge_says_how_strong_the_verdict_is(app, grey, badge):
+    assert badge in post(app, ("1.png", png(grey)), url="/cards").text
+
+
+def test_an_uncertain_verdict_says_why(app):
+    text = html.unescape(post(app, ("1.png", png(120)), url="/cards").text)
+    assert "wrong too often where the probability of fake is between 40 % and 60 %" in text
+
+
+def test_a_label_below_even_chance_names_the_threshold():
+    with client() as app:
+        found = app.application.extensions["fakereal"]
+        decision = DecisionRule(threshold=0.3, band=(0.3, 0.3))
+        found.model["decision"] = {"threshold": 0.3, "temperature": 1.0, "band": [0.3, 0.3]}
+        changed = replace(found, analyzer=replace(found.analyzer, decision=decision))
+        app.application.extensions["fakereal"] = changed
+        text = post(app, ("1.png", png(160)), url="/cards").text
+    assert "Leans fake" in text
+    assert "Called fake although less likely: this model calls fake from 30 % on." in text
 
 
 def test_words_fit_the_verdict(app):

@@ -138,7 +138,7 @@ def test_the_download_is_what_the_script_would_write(open_page, images, tmp_path
     ]
     assert found[0] == {"index": 1, "prediction": "fake"}
     assert found[-1]["prediction"] is None
-    assert "found no image" in found[-1]["error"]
+    assert "not an image" in found[-1]["error"]
 
 
 def test_too_large_a_file_is_refused_before_it_is_sent(open_page, tmp_path):
