@@ -50,7 +50,7 @@ def test_several_files_keep_their_order_and_broken_ones_their_place(app):
     assert [row["image"] for row in rows] == ["b.png", "a.jpg", "c.gif", "b.png"]
     assert [row["prediction"] for row in rows] == ["real", None, "fake", None]
     assert "not an image" in rows[1]["error"]
-    assert "empty file" in rows[3]["error"]
+    assert "is empty" in rows[3]["error"]
 
 
 @pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "application/octet-stream"])
