@@ -12,6 +12,7 @@ from conftest import ROOT
 
 import train_model
 from fakereal import config
+from fakereal.__main__ import COMMANDS
 from tools import update_docs
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in update_docs.pages()}
@@ -66,6 +67,12 @@ def test_every_benchmark_and_tool_that_a_page_shows_exists_with_its_flags(page, 
     for script, used in calls(PAGES[page]):
         if script.startswith(("benchmarks.", "tools.")):
             assert used - known_flags(script) == set(), script
+
+
+def test_every_flag_of_every_command_is_in_the_documentation(known_flags):
+    everything = "\n".join(PAGES.values())
+    for command in (*SCRIPTS, *(f"fakereal {name}" for name in COMMANDS)):
+        assert {flag for flag in known_flags(command) - {"--help"} if flag not in everything} == set(), command
 
 
 @pytest.mark.parametrize("page", PAGES)
