@@ -1,4 +1,4 @@
-"""The command `fakereal` (also `python -m fakereal`): the three scripts and everything beside them.
+"""The command `fakereal` (also `python -m fakereal`): the three scripts, and all other commands.
 
 The docstring of each `run_*` function is the help text of its command, and what it needs is imported inside it.
 """

@@ -104,7 +104,7 @@ def _trust_list() -> Path | None:
 
 @functools.cache
 def _context(trust_list: Path | None) -> Any | None:
-    """Return the library's settings, kept for all files; None, said once, where the trust list can't be used."""
+    """Return the library's settings, kept for all files; None, logged once, where the trust list can't be used."""
     settings: dict[str, Any] = {
         "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
         "core": {"allowed_network_hosts": [], "max_decompressed_manifest_size_in_mb": MAX_C2PA_BYTES // 2**20},
@@ -191,7 +191,7 @@ def _are_resolved(failures: list[dict[str, Any]], deltas: list[dict[str, Any]]) 
 
 
 def _actions(manifests: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield each action with the manifest that it stands in."""
+    """Yield each action with the manifest that contains it."""
     for manifest in manifests:
         for assertion in manifest.get("assertions") or ():
             if str(assertion.get("label", "")).startswith("c2pa.actions"):

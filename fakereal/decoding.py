@@ -1,4 +1,4 @@
-"""Decode image files to upright RGB images, with limits on memory and time; the only decoder of the house.
+"""Decode image files to upright RGB images, with limits on memory and time; the project's only decoder.
 
 What is damaged, too large or no image at all raises `ImageRefused` with the reason.
 """

@@ -283,7 +283,7 @@ def _user_comment(value: bytes) -> str:
     code, text = value[:8], value[8:]
     if not code.startswith(b"UNICODE"):
         return _decoded(text if code.rstrip(b"\0 ") in (b"ASCII", b"JIS", b"") else value)
-    # In either byte order, whatever that of the EXIF block is: the zero bytes of Latin text tell.
+    # Its byte order may differ from that of the EXIF block; the zero bytes of Latin text reveal it.
     big = text[0:512:2].count(0) >= text[1:512:2].count(0)
     return text.decode("utf-16-be" if big else "utf-16-le", "replace")
 

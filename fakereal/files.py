@@ -17,7 +17,7 @@ _LONGEST_STEM = 100  # characters of a name that its temporary file repeats: fil
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and a kill, find the old content or the new one, never a part.
+    """Write a file atomically: readers find the old content or the new one, never a part, even after a kill.
 
     Raises:
         DataError: the folder or the file can't be written.
@@ -97,7 +97,7 @@ def locked(path: Path) -> Iterator[None]:
 def locked_folders(*folders: Path) -> Iterator[None]:
     """Hold folders against other runs without writing to them: a folder of images may be read-only.
 
-    Folders that are missing or can't be opened are passed over. So are all of them on Windows, which opens no folder.
+    Folders that are missing or can't be opened are skipped; on Windows, which can't open folders, that is all of them.
 
     Raises:
         DataError: another run holds one of them.

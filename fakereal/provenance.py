@@ -1,6 +1,6 @@
 """Read what an image file itself says of its origin: content credentials, generator parameters, camera EXIF.
 
-A claim is evidence of its own, beside the network's: it never changes p_fake. Unsigned text proves nothing, since
+A claim is evidence separate from the network's: it never changes p_fake. Unsigned text proves nothing, since
 anyone can write or remove it; valid content credentials from a trusted signer prove who said it.
 """
 
@@ -142,7 +142,7 @@ class Origin:
 
 
 NO_ORIGIN = Origin()
-"""Of the many files that say nothing."""
+"""The origin of a file that says nothing, as most do."""
 
 
 def read_origin(content: bytes) -> Origin:
@@ -317,7 +317,7 @@ _CLAIM_TEXTS = {
 
 
 def _summary(found: Origin, credentials: ContentCredentials | None) -> str:
-    """Return the sentence that stands above a verdict."""
+    """Return the sentence that is shown above a verdict."""
     says = f"say {_CLAIM_TEXTS[found.claim]}"
     if found.evidence == SIGNED:
         return f"Signed content credentials from {found.signer or 'a trusted signer'} {says}."

@@ -1,4 +1,4 @@
-"""What every command does beside its task: messages, progress, threads, Keras start-up, captured output, Ctrl-C.
+"""What every command does besides its task: messages, progress, threads, Keras start-up, captured output, Ctrl-C.
 
 Nothing heavy is imported at the top: `--help` loads this module too.
 """

@@ -138,7 +138,7 @@ class Finding:
     command: str = ""  # for a shell
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it stands in audit.json."""
+        """Return its entry in audit.json."""
         level = "finding" if self.serious else "note"
         rest = {key: value for key, value in vars(self).items() if key not in ("kind", "serious")}
         return {"kind": self.kind, "level": level, **rest}

@@ -299,7 +299,7 @@ def indicative_values(feature: Feature, labels: np.ndarray, most: int = 2) -> li
     """
     counted = _value_differences(feature, labels) if feature.values is not None else []
     limits = [_best_limit(name, column, labels) for name, column in feature.columns.items() if column.dtype != object]
-    named = sorted(counted, key=lambda found: (-abs(found[0]), found[0]))  # of two that say the same, the fakes'
+    named = sorted(counted, key=lambda found: (-abs(found[0]), found[0]))  # ties: the fakes' first
     best = max(limits, key=lambda found: abs(found[0]), default=(0.0, ""))
     if not named or abs(best[0]) > 1.2 * abs(named[0][0]):  # a limit is harder to grasp than a value
         named = [best]

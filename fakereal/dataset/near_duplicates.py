@@ -37,7 +37,7 @@ MIN_DETAIL = 2.0
 and bare horizons have less: they all look alike and are no copies of each other."""
 
 MIN_DETAIL_SHARE = 0.2
-"""Of a thumbnail's whole standard deviation: where it is less, the horizon drowns what stands before it."""
+"""Of a thumbnail's whole standard deviation: below it, the horizon outweighs whatever is in front of it."""
 
 _COARSE = 8  # lowest frequencies compared in each direction; re-saving hardly changes these
 _ROUNDING = 1e-4  # of the matrix product: one candidate more costs nothing, one less would be a copy missed
@@ -152,7 +152,7 @@ def similar_groups(
 
 
 def _has_detail(thumbnails: np.ndarray) -> np.ndarray:
-    """Return which images have detail by which to tell them from others: bool (n,)."""
+    """Return which images have enough detail to be told apart from others: bool (n,)."""
     found = np.empty(len(thumbnails), bool)
     for start in range(0, len(thumbnails), _CHUNK):
         pixels = thumbnails[start : start + _CHUNK].astype(np.float32)

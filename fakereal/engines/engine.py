@@ -40,7 +40,7 @@ MIN_IMAGES_TO_CONVERT = 1_000
 """For fewer images, conversion takes longer than it saves."""
 
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")  # exists when a driver is loaded; only TensorFlow knows whether it can use it
-_CACHE_FORMAT = 3  # of an entry; another number rebuilds all entries
+_CACHE_FORMAT = 3  # of an entry; changing it rebuilds all entries
 _RECORD = "record.json"
 _NETWORK = "network"  # files are called network.tflite and so on
 _MAX_ENTRIES = 20  # each as large as its network; the least recently used ones are removed
@@ -72,7 +72,7 @@ class OpenedNetwork:
 
     network: ConvertedNetwork | Detector
     metadata: Metadata
-    engine: str  # name and version: equal ones give equal outputs on one machine
+    engine: str  # name and version; on one machine, equal ones compute equal outputs
     description: str  # of the engine, one line for people
     file: ModelFile
 
@@ -117,12 +117,12 @@ def open_network(
         wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that is available and passes the comparison
             with Keras, else Keras.
         foreign: also accept a plain Keras file of another program.
-        threads: of a converted network, see `ConvertedNetwork`; Keras has its own.
-        detector: the network in the file, where it is loaded already.
+        threads: for a converted network, see `ConvertedNetwork`; Keras chooses its own number.
+        detector: the network in the file, if it is already loaded.
         cache: folder of converted networks; None: the user's.
 
     Raises:
-        ModelFileError: as `metadata.read_own` and `model_file.load`.
+        ModelFileError: as `metadata.read_own` and `model_file.load_network`.
         EngineRefused: the engine that was named can't be used.
     """
     file = ModelFile(model, read_own(model, foreign), sha256_of(model), detector)
@@ -245,7 +245,7 @@ def has_gpu() -> bool:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        return True  # whoever chose another backend did so for their accelerator
+        return True  # another backend is chosen for the sake of a GPU
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
@@ -255,9 +255,9 @@ def has_gpu() -> bool:
 class CacheEntry:
     """A converted network in the cache, or the reason why it was refused.
 
-    An entry is a folder that appears whole, by renaming, and never changes: a kill leaves no half entry, and when two
-    runs convert the same model, the later one drops its own. Checksums detect damage. The user may delete the cache at
-    any time.
+    On disk, an entry is a folder that is written under another name, then renamed, and never changed: a kill leaves no
+    half-written entry, and when two runs convert the same model, the later one drops its own. Checksums detect damage.
+    The user may delete the cache at any time.
     """
 
     files: dict[str, bytes]  # suffix -> content; empty where the network was refused
@@ -267,7 +267,7 @@ class CacheEntry:
 
 
 def cache_entry(files: dict[str, bytes], image_size_px: int, result: ParityResult) -> CacheEntry:
-    """Return the entry for a conversion; a refusal is cached too, so that it is found out only once."""
+    """Return the entry for a conversion; a refusal is cached too, so that the conversion is not tried again."""
     return CacheEntry(files if result.passed else {}, image_size_px, result.description, result.figures)
 
 

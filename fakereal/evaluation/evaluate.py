@@ -59,7 +59,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Subject:
-    """Which model was evaluated on which images, in words."""
+    """Which model was evaluated on which images, as text for the report."""
 
     model: str  # file name
     model_sha256: str

@@ -138,7 +138,7 @@ def training_lines(detector: Detector) -> list[str]:
 
 
 def decision_line(threshold: float, band: Sequence[float], uncertain_share: float) -> str:
-    """Return the decision rule in words.
+    """Return the decision rule as plain sentences.
 
     Args:
         threshold: calibrated p_fake, 0..1, from which on an image is called fake.

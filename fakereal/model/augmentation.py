@@ -127,7 +127,7 @@ def transform_geometry(image: np.ndarray, rng: np.random.Generator, options: Aug
     Returns:
         uint8 (S, S, 3).
     """
-    # All numbers are drawn whatever the options, so that switching one change off leaves the others as they were
+    # All random numbers are drawn, whatever the options: switching one change off leaves the others the same
     flip_x, flip_y = rng.random(2) < 0.5
     angle, shift_x, shift_y, brightness = rng.uniform(-1.0, 1.0, 4)
     if options.horizontal_flip and flip_x:

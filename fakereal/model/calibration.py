@@ -45,7 +45,7 @@ def logits(p: np.ndarray) -> np.ndarray:
 
 
 def combine_views(p_real: Sequence[float]) -> float:
-    """Return p_real of an image from that of its views: the sigmoid of their mean logit; an invalid one as it is."""
+    """Return p_real of an image from that of its views: the sigmoid of their mean logit, or the first invalid one."""
     invalid = next((p for p in p_real if not 0.0 <= p <= 1.0), None)  # NaN too
     if invalid is not None or len(p_real) == 1:
         return float(p_real[0] if invalid is None else invalid)

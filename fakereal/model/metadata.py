@@ -45,12 +45,12 @@ FOREIGN_NOTE = "foreign model: its output is taken as the probability of REAL, f
 
 @dataclass(frozen=True)
 class Metadata:
-    """Everything a model file holds beside the weights."""
+    """Everything a model file holds besides the weights."""
 
     config: Config  # the effective configuration of the training run
     preprocessing: Preprocessing  # from a file to the array that the network was trained on
     decision: DecisionRule = field(default_factory=DecisionRule)  # fitted on validation images
-    base_weights: str = "unknown"  # the base's initial weights, in words
+    base_weights: str = "unknown"  # description of the base's initial weights
     data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the images
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
     history: tuple[dict[str, Any], ...] = ()  # one row per epoch

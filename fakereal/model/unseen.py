@@ -1,4 +1,4 @@
-"""What a detector is worth on sources that its training left out: the decision rule for them, and the record of it.
+"""How well a detector does on sources left out of its training: the decision rule for them, and the record of it.
 
 Images that resemble the training images flatter a detector. Where whole sources (generators, cameras, websites) were
 left out of training, temperature, threshold and band are fitted on those, and the model file keeps what its verdicts

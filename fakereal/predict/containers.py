@@ -87,7 +87,7 @@ class Archive(Protocol):
         """Yield the files, without folders; call it once, before anything is read."""
 
     def position(self, name: str) -> int:
-        """Return the position of a member, for those who read in order."""
+        """Return the position of a member, for callers that read in order."""
 
     def read(self, name: str) -> bytes:
         """Return a member's content; may raise ImageRefused."""

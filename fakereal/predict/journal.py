@@ -27,7 +27,7 @@ from fakereal.runtime import log
 FORMAT = "fakereal-prediction/2"
 _FORMAT_1 = b'{"format": "fakereal-prediction/'  # JSON lines, of versions before SQLite
 _SQLITE = b"SQLite format 3\0"
-_APPLICATION_ID = b"fkrl"  # tells our databases from others; the last field of SQLite's header that we read
+_APPLICATION_ID = b"fkrl"  # marks a database as ours; the last field of SQLite's header that we read
 _ID_OFFSET = 68
 _HEADER_BYTES = _ID_OFFSET + len(_APPLICATION_ID)
 _SYNC_S = 5.0  # what a power cut may cost
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS predictions (image BLOB PRIMARY KEY, prediction TEXT 
 # BLOB because SQLite's text has no file names that are not UTF-8.
 
 Header = dict[str, Any]
-"""What outputs depend on besides the images. A refusal names what differs, so the keys are words for people."""
+"""What outputs depend on besides the images. A refusal names the keys that differ, so they are plain English."""
 
 
 def path_for(output: Path) -> Path:

@@ -1,6 +1,6 @@
 """Votes: what the experiments say about each image, the label that follows, and how far the experiments agree.
 
-An experiment is one prediction JSON for one folder. People's decisions come as a prediction JSON, too, and outrank
+An experiment is one prediction JSON for one folder. People's decisions come in a prediction JSON, too, and outrank
 every vote.
 """
 
@@ -83,7 +83,7 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa (1960): the agreement beyond chance, at most 1; None where both use one and the same label."""
+        """Cohen's kappa (1960): the agreement beyond chance, at most 1; None where both use the same single label."""
         firsts = [sum(row) for row in self.counts]
         seconds = [sum(column) for column in zip(*self.counts, strict=True)]
         by_chance = sum(first * second for first, second in zip(firsts, seconds, strict=True)) / self.images
@@ -95,7 +95,7 @@ class Agreement:
 def index_images(folder: Path, images: Iterable[Path]) -> Index:
     """Return the images by each key that an entry may name them by: the number, and the path relative to the folder.
 
-    An image outside the folder has its absolute path.
+    An image outside the folder is named by its absolute path.
     """
     index: dict[Key, list[Path]] = {}
     for image in images:
@@ -106,7 +106,7 @@ def index_images(folder: Path, images: Iterable[Path]) -> Index:
 
 
 def _normalized(key: Key) -> Key:
-    """Compose accents: macOS writes them as characters of their own, and its entries must find their files here."""
+    """Compose accents: macOS stores é as two characters, and an entry written there must match its file anywhere."""
     return unicodedata.normalize("NFC", key) if isinstance(key, str) else key
 
 
@@ -144,7 +144,7 @@ def cast_votes(
 
 
 def _cast(ballot: Ballot, labels: set[int | None], vote: Vote, error: str) -> None:
-    """Add the vote with the one label that there is, or why there is none."""
+    """Add the vote, where the entries agree on one label; otherwise the reason why there is none."""
     label = next(iter(labels))
     if len(labels) > 1:
         ballot.abstentions.append(("conflict", f"{_name(vote)} has several entries that differ"))
@@ -217,7 +217,7 @@ def experiments_of(folders: Sequence[Folder], weights: Sequence[str]) -> dict[Pa
     Args:
         folders: with their prediction JSONs.
         weights: `NAME=N`: NAME is a JSON's file name, with or without `.json`, or a path, or the folder it is in; N
-            above 0 is the weight of its votes. The last one that matches a JSON counts.
+            above 0 is the weight of its votes. Where several match a JSON, the last one applies.
 
     Raises:
         ConfigError: another form, or a name that matches no JSON.
@@ -286,7 +286,7 @@ def _check_used(
 
 
 def count_vote_pairs(ballots: Iterable[Ballot], experiments: Sequence[Experiment]) -> Counter[VotePair]:
-    """Count how often every two experiments give the same image which labels."""
+    """Count, for every two experiments, the images by the pair of labels that they give."""
     names = {experiment.path: experiment.name for experiment in experiments}
     pairs: Counter[VotePair] = Counter()
     for ballot in ballots:
@@ -323,7 +323,7 @@ def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
 
 
 def agreement_as_json(each: Agreement) -> dict[str, Any]:
-    """Return an agreement as it stands in `separation_report.json`."""
+    """Return an agreement in the form of `separation_report.json`."""
     counts = {
         f"{NAMES[row]} {NAMES[column]}": each.counts[row][column] for row in (FAKE, REAL) for column in (FAKE, REAL)
     }

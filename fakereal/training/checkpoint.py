@@ -17,7 +17,7 @@ from fakereal.files import write_atomic
 from fakereal.runtime import log
 
 START_OVER = "leave out --resume to start over"
-"""What every refused checkpoint leaves to do; a comparison does it by itself."""
+"""The advice for a refused checkpoint; a comparison follows it by itself."""
 
 _ARRAYS = ("best", "current", "optimizer")
 _SCALARS = ("loss", "accuracy", "val_loss", "val_calibrated_loss", "val_accuracy", "seconds")  # for TensorBoard

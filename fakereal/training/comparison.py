@@ -37,7 +37,7 @@ class Row:
 
     @property
     def diverged(self) -> bool:
-        """True where the loss was not finite any more, so that the best epoch before counts."""
+        """True where the loss was no longer finite; the results are those of the best epoch before."""
         return self.tree["cost"].get("diverged", False)
 
     @property
@@ -65,7 +65,7 @@ class Row:
 
 
 def _p_text(p: float) -> str:
-    """Return a p value for people: how far below one in ten thousand it lies says nothing more."""
+    """Return a p value as text; how far below 0.0001 it is makes no difference."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 

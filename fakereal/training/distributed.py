@@ -56,7 +56,7 @@ class FilledRows:
 
     rows: np.ndarray  # int64 (n,), numbers in the list of images
     weights: np.ndarray  # float32 (n,), in the loss: their weighted mean over a batch is the mean over its images
-    repeated: np.ndarray  # bool (n,), True where an image stands for the second time
+    repeated: np.ndarray  # bool (n,), True where an image is repeated to fill the batch
     batch_size: int  # rows of every batch but the last
 
 

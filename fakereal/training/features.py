@@ -44,7 +44,7 @@ class BatchSource(ABC):
     """Batches that a model is trained and measured on."""
 
     model: keras.Model  # what these batches go through; it shares the layers of the whole network
-    views: int  # augmented versions of each image that epochs take turns among; 0: a new one in every epoch
+    views: int  # augmented versions of each image, used in turn by the epochs; 0: a new one in every epoch
 
     @abstractmethod
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
@@ -103,7 +103,7 @@ class ImageBatches(BatchSource):
 class CachedFeatureBatches(BatchSource):
     """Features of the frozen part, for the trained part alone.
 
-    The first version of an image is the image itself, the others are randomly augmented; epochs take turns among them.
+    The first version of an image is the image itself, the others are randomly augmented; the epochs use them in turn.
     """
 
     def __init__(
@@ -177,11 +177,11 @@ def choose_batch_source(
 
     Args:
         model: as `networks.build` returns it, after `networks.set_trainable`.
-        config: its seed, augmentation and views count here.
+        config: only its seed, augmentation and views are used.
         preprocessing: of the size that the model takes.
         cache: where decoded images and features are kept.
         count: number of images, in all splits.
-        learn_batch_norm: True where the model calls its base in training mode, whose randomness can't be cached.
+        learn_batch_norm: True where the model calls its base in training mode: features then vary and can't be cached.
     """
     images = ImageBatches(model, preprocessing, config.augmentation, cache.images(preprocessing))
     parts = split_network(model) if config.training.views and not learn_batch_norm else None
@@ -219,10 +219,10 @@ class NetworkParts:
     def fingerprint(self) -> str:
         """Return a hash of what the frozen part computes: its weights, and its features of one image of noise.
 
-        The second tells apart what weights alone don't: the layers, the backend, the device, 16 and 32 bits.
+        The features depend also on what the weights don't show: layers, backend, device, 16 or 32 bits.
         """
         noise = np.random.default_rng(0).integers(0, 256, (1, *self.frozen.input_shape[1:])).astype(np.float32)
-        # Called as it is: to compile it for one image would take longer.
+        # Called directly: compiling it for a single image would take longer.
         features = keras.ops.convert_to_numpy(self.frozen(noise, training=False))
         digest = hashlib.sha256(features.astype(np.float32).tobytes())
         for weights in self.frozen.get_weights():
@@ -239,7 +239,7 @@ def split_network(model: keras.Model) -> NetworkParts | None:
     base = model.get_layer(networks.BASE)
     number = _last_frozen(base.layers)
     if not any(layer.weights and not layer.trainable for layer in base.layers[: number + 1]):
-        return None  # at most the scaling of pixels is below, which costs nothing to compute again
+        return None  # nothing to cache: at most the pixels are scaled there, which is cheap
     if number == len(base.layers) - 1:
         lower, upper = base, None
     else:
@@ -260,7 +260,7 @@ def _chain(layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTe
 
 
 def _last_frozen(layers: Sequence[keras.Layer]) -> int:
-    """Return the number of the last layer below all trained ones whose output is all that the layers above need."""
+    """Return the index of the layer to split after: the last one below all trained ones that alone feeds those above."""
     number_of = {id(layer.output): number for number, layer in enumerate(layers)}
     needs = [[number_of[id(x)] for x in keras.tree.flatten(layer.input)] if n else [] for n, layer in enumerate(layers)]
     trained = [number for number, layer in enumerate(layers) if layer.trainable_variables]
@@ -276,14 +276,14 @@ def _last_frozen(layers: Sequence[keras.Layer]) -> int:
 class FrozenPart(Protocol):
     """Computes features."""
 
-    engine: str  # equal ones give equal features of one network on one machine
+    engine: str  # equal ones compute equal features of one network on one machine
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return float32 (n, ...) for at most `FROZEN_BATCH` images 0..255 of shape (n, S, S, 3)."""
 
 
 class KerasFrozenPart:
-    """The frozen part itself."""
+    """The frozen part, computed by Keras."""
 
     engine = "Keras"
 
@@ -308,12 +308,12 @@ class ConvertedFrozenPart:
 
 
 def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cache: Path) -> FrozenPart:
-    """Return the frozen part on the fastest engine whose features are those of Keras; log why where that is Keras.
+    """Return the frozen part on the fastest engine whose features are those of Keras; log why another was refused.
 
     Args:
         frozen: from pixels to features.
-        fingerprint: names what it computes.
-        images: number of images to compute features for, at most.
+        fingerprint: identifies what it computes, see `NetworkParts`.
+        images: number of images to compute features for, each view counted; few are not worth a conversion.
         cache: the folder where conversions are kept.
     """
     own, runtime = KerasFrozenPart(frozen), RUNTIMES[_ENGINE]
@@ -331,7 +331,7 @@ def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cach
 
 
 def _convert(frozen: keras.Model) -> CacheEntry:
-    """Convert and check; a refusal is kept too, so that it is found out only once."""
+    """Convert and compare with Keras; a refusal is cached too, so that the conversion is not tried again."""
     runtime, size = RUNTIMES[_ENGINE], frozen.input_shape[1]
     log(f"converting the frozen part of the network for {runtime.title}, once")
     files = convert(frozen, _ENGINE)

@@ -71,7 +71,7 @@ def build_optimizer(training: TrainingConfig, learning_rate: float, steps: int) 
     """Return the optimizer of a phase.
 
     Args:
-        training: its optimizer, schedule and moving average count here.
+        training: only its optimizer, schedule and moving average are used.
         learning_rate: the highest one, unless the schedule is `plateau`, see `plateau_rate`.
         steps: number of batches in all epochs of the phase.
     """
@@ -104,7 +104,7 @@ def plateau_rate(losses: Sequence[float], peak: float, training: TrainingConfig)
     Args:
         losses: validation losses of the phase's epochs so far.
         peak: the phase's learning rate.
-        training: its schedule, patience and factor count here.
+        training: only its schedule, patience and factor are used.
     """
     if training.schedule != "plateau":
         return peak

@@ -49,7 +49,7 @@ class TrainResult:
     folder: Path  # config.yaml, split.csv, history.csv, report.json, report.html, metrics.json, ..., checkpoint.npz
     skipped: int  # images that took no part; other files are only listed
     interrupted: bool  # True where Ctrl-C ended the training early
-    diverged: bool  # True where a loss that is not finite did, so that the best epoch before counts
+    diverged: bool  # True where a loss that is not finite ended it; the best epoch before is kept
     advice: str  # what would probably make a better detector, in one line; often empty
 
     @property
@@ -80,7 +80,7 @@ def train_and_report(config: Config, output: Path, resume: bool = False) -> Trai
         audited = _audit(config, dataset, split)
         detector, trained = _train(config, split, folder, resume, audited)
         model_file.save(output, detector)
-        # Not before: whatever ends a training early must not replace the records of the model that is there.
+        # Only now: a training that ended early must not replace the records of the existing model.
         _write_records(folder, detector, dataset, split)
         report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
         skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)

@@ -144,7 +144,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -
     server = _Server(app, listening, limits, draining)
     signals = _Signals()
     try:
-        # Threads inherit being a daemon: none of cheroot's can keep a process alive that was told twice to end.
+        # Its threads are daemons too: after a second signal, none of cheroot's keeps the process alive.
         Thread(target=server.start, name="server", daemon=True).start()
         gc.freeze()  # what exists by now stays: later collections skip it
         trimmed_s = time.monotonic()
@@ -404,7 +404,7 @@ class _Server(wsgi.Server):
         self.limits, self.connections = limits, set[_Connection]()
         self.max_request_header_size = _HEADER_BYTES
         self.max_request_body_size = limits.request_bytes
-        self.keep_alive_conn_limit = limits.connections // 2  # the other half is for those who bring something
+        self.keep_alive_conn_limit = limits.connections // 2  # the other half is for those that send something
         self.listening, self._draining = listening, draining
 
     def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:

@@ -165,7 +165,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything found out about one uploaded image."""
+    """All results for one uploaded image."""
 
     result: PredictionResult  # result.raw.origin is what the file itself claims
     file_bytes: int
