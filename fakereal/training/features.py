@@ -260,7 +260,7 @@ def _chain(layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTe
 
 
 def _last_frozen(layers: Sequence[keras.Layer]) -> int:
-    """Return the index of the layer to split after: the last one below all trained ones that alone feeds those above."""
+    """Return the index of the layer to split after: the last below all trained ones that alone feeds those above it."""
     number_of = {id(layer.output): number for number, layer in enumerate(layers)}
     needs = [[number_of[id(x)] for x in keras.tree.flatten(layer.input)] if n else [] for n, layer in enumerate(layers)]
     trained = [number for number, layer in enumerate(layers) if layer.trainable_variables]
