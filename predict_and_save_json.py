@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="also predict N re-saved variants of each image (1 to 5, default 5) and report labels that change",
     )
-    add("--explain", type=Path, metavar="DIR", help="folder for heatmaps that show what speaks for each label")
+    add("--explain", type=Path, metavar="DIR", help="folder for heatmaps of the evidence for each label")
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
     add("--engine", choices=ENGINES, default="auto", help="inference engine; auto: the fastest that matches Keras")
     add("--foreign-model", action="store_true", help="accept a plain Keras file of another program as the model")

@@ -71,7 +71,7 @@ def _imagenet(base: keras.Model, network: NetworkConfig) -> BaseWeights:
             source = networks.APPLICATIONS[network.name](include_top=False, weights="imagenet", pooling="avg")
     except Exception as error:  # a failed download raises many kinds of errors
         raise ConfigError(
-            "weights: ImageNet weights are neither in the Keras cache nor can be downloaded"
+            "weights: ImageNet weights are not in the Keras cache and can't be downloaded"
             f" ({one_line(error)[:120]}): {_offline(network)}"
         ) from error
     _copy_by_name(source, base)

@@ -56,7 +56,7 @@ class PredictConfig:
     recursive: bool = False  # sub-folders too
     resume: bool = False  # continue an unfinished run with the same output
     stability: int = 0  # number of STABILITY_RESAVES that are predicted too
-    explain: Path | None = None  # folder for overlays that show what speaks for each label
+    explain: Path | None = None  # folder for overlays that show the evidence for each label
     foreign_model: bool = False  # the model may be a plain Keras file of another program
     engine: str = "auto"  # one of cli.ENGINES
     ray: str | None = None  # address of a Ray cluster, see `ray.connect_ray`; None: predict in this process

@@ -164,7 +164,7 @@ def named_images(remedy: str = "put it back") -> Iterator[None]:
         found = re.search(f"{_MARK}(.*?){_MARK}", str(error), re.DOTALL)
         if not found:
             raise
-        raise DataError(f"{found[1]}; it was sound when the run began: {remedy}") from error
+        raise DataError(f"{found[1]}; it was readable when the run began: {remedy}") from error
 
 
 def _numbered(records: Sequence[Record]) -> tf.data.Dataset:
