@@ -19,10 +19,11 @@ from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.dataset.split import SPLITS, Split, fingerprint, scan_and_split, write_manifest
+from fakereal.evaluation.evaluate import predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
-from fakereal.model import model_file, networks
+from fakereal.model import model_file, networks, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, weights_sha256
 from fakereal.model.metrics import measure
@@ -36,6 +37,9 @@ from fakereal.training.input_pipeline import named_images
 
 MAX_TRAIN_MEASURED = 5_000
 """The figures on the training split of a larger set come from this many images, drawn at random."""
+
+MIN_LEFT_OUT_SOURCES = 3
+"""Of each class, before figures on left-out sources say anything about sources that nobody has seen."""
 
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
 
@@ -129,9 +133,10 @@ def _measure(trained: trainer.TrainedNetwork, config: Config, split: Split, audi
     """Fit the decision rule on the validation images, and measure all three splits with it."""
     measured = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
     labels = {name: labels_of(records) for name, records in measured.items()}
-    p_real = {name: trained.source.predict(records, config.training.batch_size) for name, records in measured.items()}
-    rule = fit_decision_rule(labels["val"], p_real["val"])
+    p_real = {name: _outputs(trained, config, records) for name, records in measured.items()}
+    rule, unseen_sources = fit_rule(split, p_real["val"])
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
+    metrics |= {"unseen_sources": unseen_sources} if unseen_sources else {}
     metrics["test_at_0.5"] = measure(labels["test"], p_real["test"], DecisionRule(temperature=rule.temperature))
     metrics["test_by_source"] = _by_source(split, p_real["test"], rule)
     metadata = Metadata(
@@ -145,6 +150,42 @@ def _measure(trained: trainer.TrainedNetwork, config: Config, split: Split, audi
         versions=model_file.versions(),
     )
     return Detector(trained.model, metadata)
+
+
+def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Record, ...]) -> np.ndarray:
+    """Return p_real as prediction computes it: from all views where the model has crops."""
+    preprocessing, batch_size = preprocessing_of(config, config.image_size), config.training.batch_size
+    if not preprocessing.crops:
+        return trained.source.predict(records, batch_size)
+    network = Detector(trained.model, Metadata(config, preprocessing))
+    return predict_records(network, preprocessing, Path(), records, "keras", batch_size, resave_images=0).p_real
+
+
+def fit_rule(split: Split, p_real: np.ndarray) -> tuple[DecisionRule, dict[str, Any]]:
+    """Return the decision rule and, where validation holds left-out sources, what its verdicts are worth on those.
+
+    With sources that training never saw, the rule comes from one half of the validation images and the record from
+    the other half; the content of an image decides its half.
+
+    Args:
+        split: its validation images are used.
+        p_real: their outputs, float (n,).
+    """
+    labels = labels_of(split.val)
+    fitted = np.array([int(record.sha256[:8], 16) % 2 == 0 for record in split.val], bool)
+    halves = [set(labels[chosen]) for chosen in (fitted, ~fitted)]
+    if not _has_left_out_sources(split) or halves != [{FAKE, REAL}] * 2:
+        return fit_decision_rule(labels, p_real), {}
+    rule = unseen.fit_rule_for_unseen_sources(labels[fitted], p_real[fitted])
+    sources = [record.source for record, chosen in zip(split.val, ~fitted, strict=True) if chosen]
+    return rule, unseen.record(labels[~fitted], p_real[~fitted], sources, rule)
+
+
+def _has_left_out_sources(split: Split) -> bool:
+    """Return whether no validation source took part in training, and each class has enough of them."""
+    trained = {record.source for record in split.train} | {""}
+    by_label = [{record.source for record in split.val if record.label == label} for label in (FAKE, REAL)]
+    return min(map(len, by_label)) >= MIN_LEFT_OUT_SOURCES and not set.union(*by_label) & trained
 
 
 def _sample(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
