@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 ASSEMBLED ?= pretraining_set
+CLONES ?= pretraining_clones
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -44,15 +45,10 @@ docs: $(READY)  ## write the option tables of the docs from --help and fakereal/
 # 1 means done, but some images were left out: CIFAKE has test images that are copies of training ones.
 LEFT_OUT = test $$? -eq 1
 
-pretrained: models/pretrained_start.h5  ## train the shipped detector again: SETS=DIR holds the unpacked image sets (hours)
+pretrained: models/cifake.h5  ## train the shipped detector again: SETS=DIR holds the unpacked image sets (hours, network)
+	$(BIN)/python -m tools.assemble_pretraining_set --sets $(SETS) --clones $(CLONES) --output $(ASSEMBLED)
 	$(BIN)/python train_model.py --config configs/pretrained.yaml --data $(ASSEMBLED) \
 	    --weights $< --output models/pretrained.h5 || $(LEFT_OUT)
-
-models/pretrained_start.h5: models/cifake.h5
-	$(BIN)/python -m tools.assemble_pretraining_set --sets $(SETS) --output $(ASSEMBLED) \
-	    --cifake-split models/cifake_run/split.csv
-	$(BIN)/python train_model.py --config configs/pretrained_start.yaml --data $(ASSEMBLED) --weights $< --output $@ \
-	    || $(LEFT_OUT)
 
 models/cifake.h5: models/lite0.weights.h5
 	$(BIN)/python train_model.py --config configs/cifake.yaml --data $(SETS)/cifake --weights $< --output $@ || $(LEFT_OUT)

@@ -1,100 +1,161 @@
-"""Measure every figure of models/MODEL_CARD.md.
+"""Measure every figure of models/MODEL_CARD.md: unseen sources, CIFAKE's official test, engines, transfer.
 
-    python -m benchmarks.pretrained --cifake CIFAKE --sets SET --start models/cifake.h5 --hackathon CLEAN --work DIR
+    python -m benchmarks.pretrained --set pretraining_set --cifake CIFAKE --hackathon CLEAN --work DIR
 
-CIFAKE is the official folder (train/, test/); test images that are pixel-identical to a training image are left out.
-SET is what tools/assemble_pretraining_set.py made; its test/ part was not trained on. --start is the model of
-configs/cifake.yaml, where the trainings without one source start; CLEAN is a labelled set of your own to transfer to.
-What was trained in DIR is not trained again. Two hours on 2 cores in all; --parts selects.
+`--set` is what tools/assemble_pretraining_set.py made: its val/ part holds the sources that training left out. One half
+of their images fitted the decision rule (`training.run.fit_rule`); the figures are of the other half. CIFAKE is the
+official folder (train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a
+labelled set of your own to transfer to. Each part runs where its folder is given; --parts selects.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import pretrained_runs
-from benchmarks._shared import FULL_PX, Table, new_parser, with_interval
+from benchmarks._shared import Table, new_parser, with_interval
 from fakereal import cli, runtime
-from fakereal.dataset.scan import Record, scan
+from fakereal.dataset.scan import Record, labels_of, scan
 from fakereal.dataset.split import split_dataset
-from fakereal.decoding import decode
 from fakereal.engines.engine import FAST, OpenedNetwork, open_network
-from fakereal.preprocessing import Preprocessing, resize
+from fakereal.labels import FAKE, REAL
+from fakereal.model import unseen
+from fakereal.model.calibration import labels
+from fakereal.model.metrics import measure, roc_auc
+from fakereal.predict.pipeline import predict_batches
+from fakereal.preprocessing import Preprocessing
 
 PRETRAINED = Path("models/pretrained.h5")
-PARTS = ("figures", "engines", "sources", "transfer", "hackathon")
-VARIANTS = ("png", "jpeg90", "jpeg75", "jpeg50", "scale0.75", "scale0.5", "blur1")
-"""The re-saves of fakereal.model.augmentation; `png` changes nothing."""
+PARTS = ("unseen", "cifake", "engines", "hackathon")
+DELIVERIES = {"clean": (1024, 85), "web": (768, 60), "hard": (512, 40)}
+"""How a website delivers an image: longest side in pixels, JPEG quality."""
 
 _BATCH = 32
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A record as a `pipeline.ImageSource`; None delivers the file as it is."""
+
+    record: Record
+    delivery: str | None = None
+    problem: str | None = None
+    sequential: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.record.path)
+
+    def open(self) -> Path | bytes:
+        """Return the path, or the delivered JPEG."""
+        if self.delivery is None:
+            return self.record.path
+        longest, quality = DELIVERIES[self.delivery]
+        with Image.open(self.record.path) as image:
+            image = image.convert("RGB")
+        if max(image.size) > longest:
+            scale = longest / max(image.size)
+            image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=quality)
+        return content.getvalue()
+
+    def stamp(self) -> None:
+        """Return None: the file stays as it is meanwhile."""
 
 
 def main() -> int:
     """Print the tables; return the exit code."""
     parser = new_parser(__doc__)
-    parser.add_argument("--cifake", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--sets", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", type=Path, default=PRETRAINED, metavar="FILE")
-    parser.add_argument("--start", type=Path, metavar="FILE")
+    parser.add_argument("--set", type=Path, metavar="DIR")
+    parser.add_argument("--cifake", type=Path, metavar="DIR")
     parser.add_argument("--hackathon", type=Path, metavar="DIR")
+    parser.add_argument("--model", type=Path, default=PRETRAINED, metavar="FILE")
     parser.add_argument("--work", type=Path, default=Path("pretrained_benchmark"), metavar="DIR")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--engine", choices=cli.ENGINES, default="auto", help="what runs the network")
     parser.add_argument("--limit", type=int, metavar="N", help="random images of CIFAKE, to save time")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     options = parser.parse_args()
-    for part, needed in (("sources", options.start), ("transfer", options.start), ("hackathon", options.hackathon)):
-        if part in options.parts and not needed:
-            parser.error(f"part {part} needs --{'hackathon' if part == 'hackathon' else 'start'}")
-    if "figures" in options.parts:
-        figures(options)
-    if "engines" in options.parts:
+    if options.set and "unseen" in options.parts:
+        unseen_sources(options)
+    if options.cifake and "cifake" in options.parts:
+        official_cifake(options)
+    if options.cifake and "engines" in options.parts:
         engines(options)
-    if "sources" in options.parts:
-        pretrained_runs.leave_sources_out(options.sets, options.start, options.work)
-    if "transfer" in options.parts:
-        pretrained_runs.transfer_to_dualcue(options.sets, options.start, options.model, options.work)
-    if "hackathon" in options.parts:
+    if options.hackathon and "hackathon" in options.parts:
         pretrained_runs.transfer_to_hackathon(options.hackathon, options.model, options.work)
     return 0
 
 
-def figures(options: argparse.Namespace) -> None:
-    """Print the shipped model's figures: on each re-save of CIFAKE's test, and on the other sources as they are."""
+def unseen_sources(options: argparse.Namespace) -> None:
+    """Print what the verdicts are worth on left-out sources, and the figures of each source."""
     opened = open_network(options.model, options.engine)
-    runtime.log(opened.description)
-    cifake = official_test(options)
-    table = Table("set", "saved as", "images", "accuracy (95 %)", "ROC AUC (95 %)", "flipped")
-    report(table, "CIFAKE test", cifake, opened, options.variants)
-    others = scan(options.sets / "test", Preprocessing(32)).records
-    for source in sorted({record.source for record in others} - {"cifake"}):
-        records = [record for record in others if record.source == source]
-        report(table, source, records, opened, options.variants[:1])
+    records = [record for record in scan(options.set / "val", Preprocessing(32)).records if not fitted_the_rule(record)]
+    truth, sources = labels_of(records), np.array([record.source for record in records])
+    found = {name: outputs(records, opened, name) for name in DELIVERIES}
+    table = Table("delivered", "images", "mean ROC AUC", "balanced accuracy", "verdicts right (95 %)", "uncertain",
+                  "reals called fake")  # fmt: skip
+    for name, p_real in found.items():
+        row = unseen.record(truth, p_real, list(sources), opened.metadata.decision)
+        right = with_interval(row["right"] / max(row["verdicts"], 1), row["right_interval"] or (0, 1), ".0%")
+        table.row(name, f"{row['images']:,}", f"{row['mean_roc_auc']:.3f}", f"{row['balanced_accuracy']:.3f}",
+                  f"{row['right']} of {row['verdicts']}: {right}", f"{1 - row['verdicts'] / row['images']:.0%}",
+                  f"{row['reals_called_fake']:.1%}")  # fmt: skip
+    print()
+    table = Table("source", "class", "images", *(f"{name}: ROC AUC, or reals called real" for name in DELIVERIES))
+    for source in sorted(set(sources)):
+        chosen = sources == source
+        name = "real" if truth[chosen][0] == REAL else "fake"
+        cells = [f"{_of_source(truth, p_real, chosen, opened):.2f}" for p_real in found.values()]
+        table.row(source, name, int(chosen.sum()), *cells)
+
+
+def fitted_the_rule(record: Record) -> bool:
+    """Return whether `training.run.fit_rule` used this validation image."""
+    return int(record.sha256[:8], 16) % 2 == 0
+
+
+def _of_source(truth: np.ndarray, p_real: np.ndarray, chosen: np.ndarray, opened: OpenedNetwork) -> float:
+    if truth[chosen][0] == REAL:
+        return float(np.mean(labels(p_real[chosen], opened.metadata.decision) == REAL))
+    among = chosen | (truth != FAKE)
+    return roc_auc(truth[among], p_real[among])
+
+
+def official_cifake(options: argparse.Namespace) -> None:
+    """Print the shipped model's figures on CIFAKE's official test."""
+    opened = open_network(options.model, options.engine)
+    records = official_test(options)
+    row = measure(labels_of(records), outputs(records, opened), opened.metadata.decision)
+    accuracy = with_interval(row["accuracy"], row["intervals"]["accuracy"], ".2%")
+    table = Table("set", "images", "accuracy (95 %)", "ROC AUC (95 %)")
+    table.row("CIFAKE test", f"{len(records):,}", accuracy,
+              with_interval(row["roc_auc"], row["intervals"]["roc_auc"], ".4f"))  # fmt: skip
 
 
 def engines(options: argparse.Namespace) -> None:
     """Print how far each engine agrees with Keras on CIFAKE's official test."""
-    from fakereal.model.calibration import labels
-    from fakereal.model.metrics import measure
-
-    cifake = official_test(options)
-    truth = np.array([record.label for record in cifake])
+    records = official_test(options)
+    truth = labels_of(records)
     table = Table("engine", "images", "accuracy (95 %)", "labels as Keras", "p_real differs by at most")
     expected = None
     for name in ("keras", *FAST):
         opened = open_network(options.model, name)
-        decision, p_real = opened.metadata.decision, outputs(cifake, opened, "png")
+        decision, p_real = opened.metadata.decision, outputs(records, opened)
         expected = p_real if expected is None else expected
         row, agreed = measure(truth, p_real, decision), labels(p_real, decision) == labels(expected, decision)
         accuracy = with_interval(row["accuracy"], row["intervals"]["accuracy"], ".2%")
         same, difference = f"{np.mean(agreed):.3%} ({np.sum(~agreed)} differ)", np.abs(p_real - expected).max()
-        table.row(opened.engine, f"{len(cifake):,}", accuracy, same, f"{difference:.1e}")
+        table.row(opened.engine, f"{len(records):,}", accuracy, same, f"{difference:.1e}")
 
 
 def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
@@ -106,42 +167,15 @@ def official_test(options: argparse.Namespace) -> tuple[Record, ...]:
     return tuple(cifake[number] for number in chosen)
 
 
-def report(table: Table, title: str, records: Sequence[Record], opened: OpenedNetwork, variants: Sequence[str]) -> None:
-    """Print a row for each re-save: accuracy and ROC AUC with 95 % intervals, and the labels that flipped."""
-    from fakereal.model.calibration import labels
-    from fakereal.model.metrics import measure
-
-    decision = opened.metadata.decision
-    truth = np.array([record.label for record in records])
-    untouched = outputs(records, opened, "png")
-    plain = labels(untouched, decision)
-    for variant in variants:
-        p_real = untouched if variant == "png" else outputs(records, opened, variant)
-        row, predicted = measure(truth, p_real, decision), labels(p_real, decision)
-        accuracy = with_interval(row["accuracy"], row["intervals"]["accuracy"], ".2%")
-        roc_auc = with_interval(row["roc_auc"], row["intervals"]["roc_auc"], ".4f")
-        table.row(title, variant, f"{len(records):,}", accuracy, roc_auc, f"{np.mean(predicted != plain):.2%}")
-
-
-def outputs(records: Sequence[Record], opened: OpenedNetwork, variant: str) -> np.ndarray:
-    """Return p_real of every record after a re-save: float64 (n,)."""
-    from fakereal.model.augmentation import RESAVES
-
-    preprocessing = opened.metadata.preprocessing
-    size = preprocessing.image_size_px
-
-    def array(record: Record) -> np.ndarray:
-        if variant == "png":  # as prediction reads it
-            return preprocessing.read(record.path)
-        return resize(RESAVES[variant].apply(decode(record.path, FULL_PX)[0]), size)
-
-    found = []
-    arrays = runtime.parallel_map(array, records, variant)
-    while batch := list(islice(arrays, _BATCH)):
-        padded = np.zeros((_BATCH, size, size, 3), np.uint8)
-        padded[: len(batch)] = batch
-        found.append(opened.network.p_real(padded)[: len(batch)])
-    return np.concatenate(found)
+def outputs(records: Sequence[Record], opened: OpenedNetwork, delivery: str | None = None) -> np.ndarray:
+    """Return p_real of every record, as prediction computes it: float64 (n,)."""
+    items = [Delivered(record, delivery) for record in records]
+    with runtime.progress_bar(delivery or "predict", len(items)) as advance:
+        found = []
+        for prediction in predict_batches(items, opened.network, opened.metadata.preprocessing, _BATCH):
+            found.append(prediction.p_real)
+            advance(1)
+    return np.array(found, np.float64)
 
 
 if __name__ == "__main__":
