@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal.cli import ENGINES, HelpFormatter, parse_count, parse_share, run_cli
+from fakereal.cli import ENGINES, STABILITY_RESAVES, HelpFormatter, parse_count, parse_share, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="P",
         help="call an image fake from this fake probability on, 0 to 1 (default: the model's own)",
     )
+    most = len(STABILITY_RESAVES)
+    stability_help = f"also predict N re-saved variants of each image (1 to {most}, default {most})"
     add(
         "--stability",
         type=parse_count,
         nargs="?",
-        const=5,
+        const=most,
         metavar="N",
-        help="also predict N re-saved variants of each image (1 to 5, default 5) and report labels that change",
+        help=f"{stability_help} and report labels that change",
     )
     add("--explain", type=Path, metavar="DIR", help="folder for heatmaps of the evidence for each label")
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")

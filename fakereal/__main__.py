@@ -176,7 +176,7 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
     settings_help = "a key for all of them, such as training.epochs=5; repeatable"
     add("--set", type=cli.parse_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help=settings_help)  # fmt: skip
-    add("--write-configs", type=Path, metavar="DIR", help="write five classic experiments there")
+    add("--write-configs", type=Path, metavar="DIR", help="write the classic experiments there")
 
 
 def run_compare(arguments: argparse.Namespace) -> int:

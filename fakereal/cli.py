@@ -16,6 +16,9 @@ EXIT_OK, EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 ENGINES = ("auto", "keras", "litert", "openvino")
 """Values of `--engine`, see `fakereal.engines.engine`."""
 
+STABILITY_RESAVES = ("jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
+"""What `--stability N` takes the first N of, see `fakereal.model.resaves`."""
+
 EXPORT_FORMATS = ("litert", "onnx", "openvino")
 """Values of `export --format`, see `fakereal.engines.formats`."""
 

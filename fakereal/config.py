@@ -154,7 +154,7 @@ class ViewsConfig:
 class ReportConfig:
     """Options of the report that a training ends with."""
 
-    resave_images: int = 500  # random test images that are re-saved in six ways; 0: none
+    resave_images: int = 500  # random test images for the report's table of re-saves; 0: none
     speed: bool = False  # also measure how many images per second the network predicts on Keras
 
 

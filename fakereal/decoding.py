@@ -30,11 +30,25 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_JPEG_SCANS = 100
 """A progressive JPEG has about 10 scans; thousands of them in a small file are an attack on the decoder's time."""
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""File names that count as images, lower case; the content decides what a file really is."""
+SUFFIXES_BY_FORMAT = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+"""The formats that are read, by Pillow's name, with the suffixes of their files in lower case."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+FORMATS = tuple(SUFFIXES_BY_FORMAT)
 """Pillow's decoders that may run; others (EPS, PDF, FLI, ...) are slow, rare or start other programs."""
+
+SUFFIXES = tuple(suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
+"""File names that count as images; the content decides what a file really is."""
+
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
+"""The formats as a browser names them."""
 
 _DRAFT_FACTOR = 2  # JPEGs are decoded at the smallest 1/2, 1/4, 1/8 scale that is still twice the target
 

@@ -21,7 +21,7 @@ from fakereal.audit.shortcuts import ProbeResult
 from fakereal.dataset.image_metadata import FileFacts, measure_all_pixels, read_all_file_facts
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, labels_of
-from fakereal.decoding import decode
+from fakereal.decoding import SUFFIXES_BY_FORMAT, decode
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import relative_name
 from fakereal.labels import FAKE, NAMES, REAL
@@ -90,11 +90,6 @@ _DUPLICATES = (  # kind, across what, whether it is serious, what it is, what to
     ),
 )
 _SERIOUS_PROBLEMS = ("unreadable", "truncated", "unused")
-_EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "TIFF": (".tif", ".tiff"),
-    **{name: (f".{name.lower()}",) for name in ("PNG", "WEBP", "BMP", "GIF", "AVIF")},
-}
 _MIN_MEASURED_PER_CLASS = 30  # however large they are
 _SIZES_LISTED = 3  # of each class
 _DECODE_PX = 32  # enough to learn why a file is refused
@@ -303,7 +298,7 @@ def _problems_of(fact: FileFacts | None) -> dict[str, str]:
         return {"unreadable": "was readable a moment ago, and is not any more"}
     size = f"{fact.width_px}x{fact.height_px}"
     found = {}
-    if fact.extension not in _EXTENSIONS[fact.format]:
+    if fact.extension not in SUFFIXES_BY_FORMAT[fact.format]:
         found["wrong_extension"] = f"the content is {fact.format}"
     if fact.frames > 1:
         found["animated"] = f"{fact.frames} frames; only the first is used"

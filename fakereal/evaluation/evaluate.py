@@ -28,11 +28,11 @@ from fakereal.evaluation.selection import select
 from fakereal.files import relative_name, sha256_of
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import metrics
-from fakereal.model.augmentation import REPORT_RESAVES
 from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
 from fakereal.model.calibration import labels as labels_from
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
+from fakereal.model.resaves import REPORT_RESAVES
 from fakereal.predict.pipeline import RawPrediction, predict_batches
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, progress_bar

@@ -32,10 +32,10 @@ from fakereal.evaluation.evaluate import (
 )
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
-from fakereal.model.augmentation import REPORT_RESAVES, RESAVES
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
+from fakereal.model.resaves import REPORT_RESAVES, RESAVES
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log
 

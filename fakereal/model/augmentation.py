@@ -1,27 +1,20 @@
-"""Random changes for training images, and the fixed re-saves that evaluation and `--stability` compare against.
+"""Random changes of training images; the fixed re-saves of evaluation and prediction are in `resaves`.
 
-Training: `resave_randomly` imitates, at the image's own resolution, what the internet does to images: JPEG, blur,
-scaling, crops and color in random order and number, for both classes alike, after Wang et al. 2020 (CNNDetection, arXiv
-1912.11035) and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `transform_geometry` then flips, turns and
-shifts the array that the network is about to see.
-
-Evaluation: `RESAVES` names the fixed re-saves; `resaved_views` applies some of them to a file.
+`resave_randomly` imitates, at the image's own resolution, what the internet does to images: JPEG, blur, scaling, crops
+and color in random order and number, for both classes alike, after Wang et al. 2020 (CNNDetection, arXiv 1912.11035)
+and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `transform_geometry` then flips, turns and shifts the
+array that the network is about to see.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from fakereal.config import AugmentationConfig, ResavingConfig
-from fakereal.decoding import decode
-from fakereal.preprocessing import Preprocessing
+from fakereal.model.resaves import encode_again
 
 QUALITIES = (30, 100)
 """JPEG and WebP quality, both ends included: from a messenger's lowest to a camera's highest."""
@@ -74,17 +67,9 @@ def _relative_size(image: Image.Image) -> float:
 def _compress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     quality = int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
     if rng.random() < 0.1:
-        return _encoded(image, "WEBP", quality=quality)
+        return encode_again(image, "WEBP", quality=quality)
     subsampling, progressive = int(rng.integers(3)), bool(rng.random() < 0.3)
-    return _encoded(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
-
-
-def _encoded(image: Image.Image, file_format: str, **options: object) -> Image.Image:
-    """Save an image in memory and load it again."""
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    with Image.open(buffer, formats=(file_format,)) as saved:
-        return saved.convert("RGB")
+    return encode_again(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
 
 
 def _blur_randomly(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -161,65 +146,3 @@ def _shift(image: np.ndarray, x_share: float, y_share: float) -> np.ndarray:
     margin = max(abs(x), abs(y))
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
     return padded[margin - y : margin - y + size, margin - x : margin - x + size]
-
-
-@dataclass(frozen=True)
-class Resave:
-    """One fixed way to save an image again."""
-
-    title: str  # for people
-    apply: Callable[[Image.Image], Image.Image]  # RGB image of any size -> a new RGB image of the same size
-
-
-def _jpeg(image: Image.Image, quality: int) -> Image.Image:
-    return _encoded(image, "JPEG", quality=quality)
-
-
-def _scale_there_and_back(image: Image.Image, scale: float) -> Image.Image:
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
-
-
-def _blur(image: Image.Image, sigma_px: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(sigma_px))
-
-
-RESAVES = {
-    "png": Resave("PNG", Image.Image.copy),
-    "jpeg90": Resave("JPEG, quality 90", partial(_jpeg, quality=90)),
-    "jpeg75": Resave("JPEG, quality 75", partial(_jpeg, quality=75)),
-    "jpeg70": Resave("JPEG, quality 70", partial(_jpeg, quality=70)),
-    "jpeg50": Resave("JPEG, quality 50", partial(_jpeg, quality=50)),
-    "scale0.75": Resave("3/4 size and back", partial(_scale_there_and_back, scale=0.75)),
-    "scale0.5": Resave("half size and back", partial(_scale_there_and_back, scale=0.5)),
-    "blur1": Resave("blurred by 1 pixel", partial(_blur, sigma_px=1.0)),
-}
-"""The fixed re-saves by name: JPEG with Pillow's tables and 4:2:0, bicubic scaling, Gaussian blur at full resolution.
-
-They need images of full resolution; `decode` reduces large JPEGs unless its target is large too."""
-
-REPORT_RESAVES = ("png", "jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
-"""The rows of the re-save table in a report; PNG is lossless, the reference for the others."""
-
-STABILITY_RESAVES = REPORT_RESAVES[1:]
-"""What `--stability N` takes the first N of, and the web page shows: re-saves that may change a verdict."""
-
-_FULL_PX = 2048  # JPEGs are decoded at a reduced scale of at least twice that many pixels each way
-
-
-def resaved_views(
-    source: bytes, preprocessing: Preprocessing, names: Sequence[str] = STABILITY_RESAVES
-) -> Iterator[list[np.ndarray]]:
-    """Yield what the network sees of an image after each re-save: its views, uint8 (S, S, 3).
-
-    Args:
-        source: the file's content.
-        preprocessing: the model's own.
-        names: keys of `RESAVES`.
-
-    Raises:
-        ImageRefused: the file can't be decoded.
-    """
-    image, _ = decode(source, max(_FULL_PX, preprocessing.decode_px))
-    for name in names:
-        yield preprocessing.views(RESAVES[name].apply(image))

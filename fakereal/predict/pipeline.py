@@ -28,9 +28,9 @@ from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 from fakereal.model import calibration
-from fakereal.model.augmentation import resaved_views
 from fakereal.model.calibration import DECIMALS, DecisionRule, combine_views
 from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
+from fakereal.model.resaves import resaved_views
 from fakereal.predict.inputs import Stamp
 from fakereal.preprocessing import Preprocessing
 from fakereal.provenance import NO_ORIGIN, Origin, read_origin
@@ -131,7 +131,7 @@ def predict_batches(
         network: gives p_real.
         preprocessing: the model's.
         batch_size: images per batch.
-        variants: names of `augmentation.RESAVES`, each of which costs as much as the image itself.
+        variants: names of `resaves.RESAVES`, each of which costs as much as the image itself.
 
     Where the preprocessing cuts crops, an image's p_real comes from the mean logit of its views.
     """

@@ -23,8 +23,8 @@ from fakereal.errors import ConfigError, DataError, ModelFileError
 from fakereal.files import remove_partial_files
 from fakereal.labels import FAKE, REAL
 from fakereal.model import unseen
-from fakereal.model.augmentation import STABILITY_RESAVES
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict import journal as journals
 from fakereal.predict import pipeline, results
 from fakereal.predict.containers import is_archive_name

@@ -25,7 +25,7 @@ from fakereal.runtime import log, one_line
 from fakereal.training.checkpoint import START_OVER
 
 EXPERIMENTS = ("base", "epoch", "sgd", "sigmoid", "val")
-"""Five classic experiments in configs/: a plain network, and four changes of one thing each."""
+"""Classic experiments in configs/: a plain network, and four changes of one thing each."""
 
 _TOP = Path(__file__).resolve().parents[2]  # where train_model.py and configs/ lie
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from flask import Flask, Response, g, make_response, request
 
-from fakereal.model.augmentation import RESAVES
+from fakereal.model.resaves import RESAVES
 from fakereal.web import http, routes
 from fakereal.web.http import MemoryRequest
 from fakereal.web.service import Predictor

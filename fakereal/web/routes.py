@@ -20,10 +20,11 @@ from markupsafe import Markup
 from PIL import Image
 from werkzeug.exceptions import BadRequest
 
-from fakereal.decoding import FORMATS
+from fakereal.decoding import FORMATS, MEDIA_TYPES
 from fakereal.labels import FAKE, NAMES
 from fakereal.model.calibration import DECIMALS, UNCERTAIN
 from fakereal.model.heatmap import heatmap, paint
+from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict.results import details_of
 from fakereal.predictions_json import dumps
 from fakereal.provenance import (
@@ -121,8 +122,10 @@ def metrics() -> Response:
 
 @cache
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document; openapi.yaml is its source."""
-    return yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
+    """Return the OpenAPI document; openapi.yaml is its source, with `{formats}` and `{versions}` to fill in."""
+    text = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
+    formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return yaml.safe_load(text.replace("{formats}", formats).replace("{versions}", str(1 + len(STABILITY_RESAVES))))
 
 
 @page_routes.get("/")
@@ -160,6 +163,7 @@ def page(analyses: list[Analysis], problem: str | None = None) -> str:
         model=predictor().model,
         limits=predictor().limits,
         formats=FORMATS,
+        media_types=MEDIA_TYPES,
         document=results_document(analyses) if analyses else None,
     )
 

@@ -27,10 +27,10 @@ from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.model import calibration, unseen
-from fakereal.model.augmentation import STABILITY_RESAVES, resaved_views
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.heatmap import seen_part
 from fakereal.model.metadata import Metadata
+from fakereal.model.resaves import STABILITY_RESAVES, resaved_views
 from fakereal.predict.inputs import Item
 from fakereal.predict.pipeline import DecodedImage, RawPrediction, with_output
 from fakereal.predict.results import PredictionResult, decide
@@ -158,7 +158,7 @@ def _model_card(path: Path) -> str | None:
 class Variant:
     """The output for a re-saved copy of an image."""
 
-    name: str  # one of augmentation.STABILITY_RESAVES
+    name: str  # one of resaves.STABILITY_RESAVES
     p_fake: float  # calibrated
     label: int
 

@@ -37,9 +37,9 @@ from fakereal.files import cache_folder
 from fakereal.labels import FAKE, REAL
 from fakereal.model import metrics as model_metrics
 from fakereal.model import model_file, networks
-from fakereal.model.augmentation import REPORT_RESAVES
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.model_file import Detector, Metadata
+from fakereal.model.resaves import REPORT_RESAVES
 from fakereal.predict.inputs import list_images
 from fakereal.predict.pipeline import predict_batches
 from fakereal.preprocessing import Preprocessing

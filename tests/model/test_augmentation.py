@@ -11,7 +11,8 @@ from PIL import Image
 
 from fakereal.config import ResavingConfig
 from fakereal.model import augmentation
-from fakereal.model.augmentation import RESAVES, resave_randomly
+from fakereal.model.augmentation import resave_randomly
+from fakereal.model.resaves import RESAVES
 
 ALWAYS = ResavingConfig(share=1.0, jpeg=1.0, blur=1.0, rescale=1.0, crop=1.0, colour=1.0)
 NOTHING = ResavingConfig(share=1.0, jpeg=0.0, blur=0.0, rescale=0.0, crop=0.0, colour=0.0)

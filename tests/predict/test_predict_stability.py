@@ -8,8 +8,8 @@ from PIL import Image
 
 import predict_and_save_json as door
 from fakereal.cli import run_cli
-from fakereal.model.augmentation import STABILITY_RESAVES, resaved_views
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.resaves import STABILITY_RESAVES, resaved_views
 from fakereal.predict import pipeline
 from fakereal.predict.inputs import list_images
 from fakereal.predict.run import PredictConfig, Predictor, complete

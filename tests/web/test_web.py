@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from web_apps import SIZE_PX, Brightness, client, png, predictor
 
-from fakereal.model.augmentation import STABILITY_RESAVES
 from fakereal.model.calibration import DecisionRule, combine_views
+from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.preprocessing import Preprocessing
 from fakereal.web.http import Limits, Upload
 

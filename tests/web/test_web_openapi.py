@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from web_apps import client, light_server, png
 
+from fakereal.decoding import FORMATS, MEDIA_TYPES
 from fakereal.web import routes
 
 
@@ -28,6 +30,15 @@ def test_the_document_names_every_address_for_programs_and_no_other(app):
 def test_the_document_says_as_many_files_as_are_taken(app):
     body = routes.document()["paths"]["/api/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
     assert body["schema"]["properties"]["image"]["maxItems"] == app.get("/api/model").json["limits"]["files"]
+
+
+def test_the_document_and_the_page_name_every_format(app):
+    operation = routes.document()["paths"]["/api/predict"]["post"]
+    assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, recognized by content" in operation["description"]
+    assert "{" not in str([operation["description"], [each["description"] for each in operation["parameters"]]])
+    Image.init()
+    assert [Image.MIME[name] for name in FORMATS] == list(MEDIA_TYPES)
+    assert f'accept="{",".join(MEDIA_TYPES)}"' in app.get("/").text
 
 
 def test_answers_have_exactly_the_members_that_the_document_names(app):
