@@ -30,6 +30,15 @@ SIZES_PX = (32, 1024)
 """Smallest and largest width of the images that a network takes."""
 
 
+NORMALIZATIONS = {
+    "efficientnetb0": ("imagenet",),
+    "efficientnetb4": ("imagenet",),
+    "vgg16": ("imagenet", "unit"),
+    "cnn": ("unit", "imagenet"),
+}
+"""The normalizations that each network takes; `auto` is the first. EfficientNet divides by 255 itself."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network: its backbone and the head on top of it."""
@@ -321,8 +330,9 @@ def _check_network(network: NetworkConfig, image_size: int) -> None:
     for units in (*(network.dense or ()), *network.filters):
         expect(units >= 1, units, "network.dense and filters", "whole numbers of at least 1")
     _check_depth(network, image_size)
-    folded = network.name.startswith("efficientnet") and network.normalization == "unit"
-    expect(not folded, "unit", "network.normalization", f"auto or imagenet for {network.name}")
+    known = ("auto", *NORMALIZATIONS[network.name])
+    expected = f"{' or '.join(known)} for {network.name}"
+    expect(network.normalization in known, network.normalization, "network.normalization", expected)
 
 
 def _check_depth(network: NetworkConfig, image_size: int) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import keras
 from keras import layers
 
-from fakereal.config import NetworkConfig
+from fakereal.config import NORMALIZATIONS, NetworkConfig
+from fakereal.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -14,22 +18,41 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 BASE, OUTPUT, FEATURES = "base", "p_real", "features"
 """Names of layers that other modules look up: the nested base, the output, the pooled features."""
 
-EFFICIENTNETS = {
-    "efficientnetb0": keras.applications.EfficientNetB0,
-    "efficientnetb4": keras.applications.EfficientNetB4,
-}
-APPLICATIONS = {**EFFICIENTNETS, "vgg16": keras.applications.VGG16}
-"""The bases with ImageNet weights."""
-
 VGG_MEAN = (123.68, 116.779, 103.939)
 """Of RGB pixels in 0..255: VGG was trained on mean-free, unscaled pixels."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What the networks differ in: the base, the normalization in front of it, the head on top."""
+
+    imagenet_scale: Sequence[float]  # of each channel; pixels * scale + offset are ImageNet's normalization
+    imagenet_offset: Sequence[float]
+    application: Callable[..., keras.Model] | None = None  # of Keras, with ImageNet weights; None: `_cnn`
+    dense: tuple[int, ...] = ()  # units of the dense layers
+
+
+_SCALE = [1.0 / deviation for deviation in IMAGENET_STD]
+_OFFSET = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+
+NETWORKS = {
+    # Keras' EfficientNet divides by 255 itself
+    "efficientnetb0": Backbone(_SCALE, _OFFSET, keras.applications.EfficientNetB0),
+    "efficientnetb4": Backbone(_SCALE, _OFFSET, keras.applications.EfficientNetB4),
+    # In place of its original top, two layers of 4,096
+    "vgg16": Backbone([1.0] * 3, [-mean for mean in VGG_MEAN], keras.applications.VGG16, dense=(256, 128)),
+    "cnn": Backbone([each / 255.0 for each in _SCALE], [each / 255.0 for each in _OFFSET]),
+}
+"""The networks by name; `config.NORMALIZATIONS` has the same names."""
+
+APPLICATIONS = {name: each.application for name, each in NETWORKS.items() if each.application}
+"""The bases with ImageNet weights."""
 
 _POOLING = {
     "avg": lambda maps: layers.GlobalAveragePooling2D(name="avg_pool")(maps),
     "max": lambda maps: layers.GlobalMaxPooling2D(name="max_pool")(maps),
     "flatten": lambda maps: layers.Flatten(name="flatten")(maps),
 }
-_DENSE = {"vgg16": (256, 128)}  # in place of its original top, two layers of 4,096
 
 
 def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = False) -> keras.Model:
@@ -44,13 +67,18 @@ def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = Fa
 
     Returns:
         A model from (n, image_size_px, image_size_px, 3), 0..255, to (n, 1), p_real in 0..1.
+
+    Raises:
+        ConfigError: the name stands in no table.
     """
+    if config.name not in NETWORKS:
+        raise ConfigError(f"network.name: expected one of {', '.join(NETWORKS)}, found {config.name!r}")
     pixels = keras.Input((image_size_px, image_size_px, 3), name="pixels")
     x = _normalized(config, pixels)
     base = _base(config, image_size_px)
     x = base(x) if learn_batch_norm else base(x, training=False)
     x = layers.Activation("linear", name=FEATURES)(x)
-    dense = _DENSE.get(config.name, ()) if config.dense is None else config.dense
+    dense = NETWORKS[config.name].dense if config.dense is None else config.dense
     for number, units in enumerate(dense, start=1):
         x = layers.Dropout(config.dropout, name=f"dropout_{number}")(x)
         x = layers.Dense(units, activation=config.activation, name=f"dense_{number}")(x)
@@ -68,29 +96,20 @@ def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.Keras
     """
     if normalization_of(config) == "unit":
         return layers.Rescaling(1.0 / 255.0, name="normalization")(pixels)
-    if config.name == "vgg16":
-        return layers.Rescaling([1.0] * 3, [-mean for mean in VGG_MEAN], name="normalization")(pixels)
-    scale = [1.0 / deviation for deviation in IMAGENET_STD]
-    offset = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    if config.name == "cnn":  # which has no division by 255 of its own
-        scale, offset = [each / 255.0 for each in scale], [each / 255.0 for each in offset]
-    return layers.Rescaling(scale, offset, name="normalization")(pixels)
+    backbone = NETWORKS[config.name]
+    return layers.Rescaling(backbone.imagenet_scale, backbone.imagenet_offset, name="normalization")(pixels)
 
 
 def normalization_of(config: NetworkConfig) -> str:
     """Return the normalization in use, `unit` or `imagenet`, with `auto` resolved."""
-    if config.normalization != "auto":
-        return config.normalization
-    return "unit" if config.name == "cnn" else "imagenet"
+    return NORMALIZATIONS[config.name][0] if config.normalization == "auto" else config.normalization
 
 
 def _base(config: NetworkConfig, image_size_px: int) -> keras.Model:
     shape = (image_size_px, image_size_px, 3)
     pooling = ("flatten" if config.flattens else "avg") if config.pooling == "auto" else config.pooling
-    if config.name == "cnn":
-        maps = _cnn(config, shape)
-    else:
-        maps = APPLICATIONS[config.name](include_top=False, weights=None, input_shape=shape)
+    application = NETWORKS[config.name].application
+    maps = application(include_top=False, weights=None, input_shape=shape) if application else _cnn(config, shape)
     return keras.Model(maps.input, _POOLING[pooling](maps.output), name=BASE)
 
 

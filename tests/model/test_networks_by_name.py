@@ -1,3 +1,4 @@
+import typing
 from dataclasses import replace
 
 import keras
@@ -175,3 +176,13 @@ def test_model_files_of_before_there_was_a_choice_of_layers_stay_readable():
         del tree["network"][key]
     tree["network"]["dense"] = []
     assert config.from_dict(tree, "old").network == NetworkConfig(dense=())
+
+
+def test_every_network_has_a_rule_for_all_that_depends_on_its_name():
+    names = typing.get_args(typing.get_type_hints(NetworkConfig)["name"])
+    assert set(names) == set(config.NORMALIZATIONS) == set(networks.NETWORKS)
+
+
+def test_a_network_without_a_rule_is_refused():
+    with pytest.raises(ConfigError, match="expected one of efficientnetb0"):
+        networks.build(NetworkConfig("resnet"), 32)
