@@ -6,27 +6,21 @@ prediction imports no TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fakereal.cli import ENGINES
 from fakereal.engines import parity
+from fakereal.engines.conversion_cache import Conversion, find_conversion, store_conversion
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import EngineRefused
-from fakereal.files import cache_folder, sha256_of
-from fakereal.model.heatmap import Explains, Explanation
+from fakereal.files import sha256_of
+from fakereal.model.heatmap import Explainer, Explanation
 from fakereal.model.metadata import FOREIGN_NOTE, Metadata, of_foreign, read_own
 from fakereal.runtime import capture_output, log, one_line, start_keras
 
@@ -34,17 +28,14 @@ if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
 
 AUTO, KERAS, *FAST = ENGINES
-"""`auto` tries FAST in this order: LiteRT is as fast as OpenVINO, starts sooner and is a third of the size."""
+"""Values of `--engine`: AUTO chooses, KERAS runs the model file as it is, and FAST are the engines that need a
+conversion, in the order in which AUTO tries them: LiteRT is as fast as OpenVINO, starts sooner and is a third of the
+size."""
 
 MIN_IMAGES_TO_CONVERT = 1_000
 """For fewer images, conversion takes longer than it saves."""
 
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")  # exists when a driver is loaded; only TensorFlow knows whether it can use it
-_CACHE_FORMAT = 3  # of an entry; changing it rebuilds all entries
-_RECORD = "record.json"
-_NETWORK = "network"  # files are called network.tflite and so on
-_MAX_ENTRIES = 20  # each as large as its network; the least recently used ones are removed
-_DAY_S = 86_400
 
 
 @dataclass
@@ -91,7 +82,7 @@ class ConvertedExplainer:
     """Outputs of a converted network with evidence from Keras: explaining an image does not change its output."""
 
     network: ConvertedNetwork
-    explainer: Explains
+    explainer: Explainer
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Return the outputs alone."""
@@ -151,7 +142,7 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
     """Open a file with a converted network; raise EngineRefused as `open_converted`."""
     runtime, results = RUNTIMES[name], []
 
-    def convert_and_compare() -> CacheEntry:
+    def convert_and_compare() -> Conversion:
         log(f"converting {file.path.name} to {runtime.title} (once per model)")
         detector = file.load()
         from fakereal.engines.conversion import check_backend, convert
@@ -160,7 +151,7 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
         files = convert(detector.model, name)
         result = check_parity(runtime, files, detector)
         results.append(f": {result.description}")
-        return cache_entry(files, detector.metadata.preprocessing.image_size_px, result)
+        return Conversion.of(files, detector.metadata.preprocessing.image_size_px, result)
 
     network, size_px = open_converted(name, file.sha256, convert_and_compare, cache, threads)
     description = f"engine: {runtime.title} {runtime.version}, {network.threads} threads{''.join(results)}"
@@ -169,7 +160,7 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
 
 
 def open_converted(
-    name: str, key: str, convert: Callable[[], CacheEntry], cache: Path | None = None, threads: int | None = None
+    name: str, key: str, convert: Callable[[], Conversion], cache: Path | None = None, threads: int | None = None
 ) -> tuple[ConvertedNetwork, int]:
     """Return a converted network, from the cache where possible, and its image size in pixels.
 
@@ -177,7 +168,7 @@ def open_converted(
         name: of the engine, one of `RUNTIMES`.
         key: hash of what the network computes.
         convert: converts it and compares it with Keras, where no earlier run did.
-        cache: as `find_cached`.
+        cache: as `find_conversion`.
         threads: as `ConvertedNetwork`.
 
     Raises:
@@ -186,16 +177,16 @@ def open_converted(
     runtime = RUNTIMES[name]
     if runtime.version is None:
         raise EngineRefused(f"package {runtime.package} is not installed: pip install -r {runtime.requirements}")
-    entry = find_cached(key, name, runtime.version, cache)
-    if entry is None:
-        entry = convert()
-        store_converted(key, name, runtime.version, entry, cache)
-    if not entry.files:
-        raise EngineRefused(entry.description)
-    return start_network(runtime, entry.files, entry.image_size_px, threads), entry.image_size_px
+    conversion = find_conversion(key, name, runtime.version, cache)
+    if conversion is None:
+        conversion = convert()
+        store_conversion(key, name, runtime.version, conversion, cache)
+    if not conversion.files:
+        raise EngineRefused(conversion.description)
+    return start_network(runtime, conversion.files, conversion.image_size_px, threads), conversion.image_size_px
 
 
-def open_explainer(opened: OpenedNetwork) -> Explains:
+def open_explainer(opened: OpenedNetwork) -> Explainer:
     """Return an explainer whose outputs come from the engine that the model was opened with.
 
     Raises:
@@ -203,9 +194,9 @@ def open_explainer(opened: OpenedNetwork) -> Explains:
         ModelFileError: the network can't be explained.
     """
     detector = opened.load_detector()
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
-    explainer = Explainer(detector.model)
+    explainer = GradCamExplainer(detector.model)
     if isinstance(opened.network, ConvertedNetwork):
         return ConvertedExplainer(opened.network, explainer)
     return explainer
@@ -249,97 +240,3 @@ def has_gpu() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """A converted network in the cache, or the reason why it was refused.
-
-    On disk, an entry is a folder that is written under another name, then renamed, and never changed: a kill leaves no
-    half-written entry, and when two runs convert the same model, the later one drops its own. Checksums detect damage.
-    The user may delete the cache at any time.
-    """
-
-    files: dict[str, bytes]  # suffix -> content; empty where the network was refused
-    image_size_px: int  # which a model file of another program doesn't say by itself
-    description: str  # result of the comparison with Keras
-    figures: dict[str, Any]  # of the comparison
-
-
-def cache_entry(files: dict[str, bytes], image_size_px: int, result: ParityResult) -> CacheEntry:
-    """Return the entry for a conversion; a refusal is cached too, so that the conversion is not tried again."""
-    return CacheEntry(files if result.passed else {}, image_size_px, result.description, result.figures)
-
-
-def find_cached(key: str, engine: str, version: str, cache: Path | None = None) -> CacheEntry | None:
-    """Return the entry that an earlier run stored, None where there is no valid one.
-
-    Args:
-        key: SHA-256 of the model file, or another hash of what the network computes; its first 32 digits count.
-        engine: one of `formats.RUNTIMES`.
-        version: of the engine.
-        cache: the folder of all caches; None: the user's.
-    """
-    folder = _entry_folder(key, engine, version, cache)
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        files = {suffix: (folder / f"{_NETWORK}{suffix}").read_bytes() for suffix in record["files"]}
-        if _checksums(files) != record["files"]:
-            raise ValueError("wrong checksum")
-        entry = CacheEntry(files, **record["entry"])
-    except FileNotFoundError:
-        if not folder.is_dir():
-            return None
-        damage = "a file is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        damage = one_line(error)
-    else:
-        with contextlib.suppress(OSError):
-            os.utime(folder)
-        return entry
-    log(f"cache: discarding {folder.name} ({damage}); it will be rebuilt")
-    shutil.rmtree(folder, ignore_errors=True)
-    return None
-
-
-def store_converted(key: str, engine: str, version: str, entry: CacheEntry, cache: Path | None = None) -> None:
-    """Store a conversion for the next run, see `find_cached`; log a line where the cache is not writable."""
-    folder = _entry_folder(key, engine, version, cache)
-    fields = asdict(entry)
-    del fields["files"]
-    text = json.dumps({"files": _checksums(entry.files), "entry": fields}, indent=1, allow_nan=False)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".part", ignore_cleanup_errors=True) as temporary:
-            part = Path(temporary, "entry")
-            part.mkdir()
-            for suffix, content in entry.files.items():
-                (part / f"{_NETWORK}{suffix}").write_bytes(content)
-            (part / _RECORD).write_text(text, encoding="utf-8")
-            with contextlib.suppress(OSError):  # another run was first
-                part.rename(folder)
-        _remove_old_entries(folder.parent)
-    except OSError as error:
-        reason = error.strerror or error
-        log(f"cache: {folder.parent} is not writable ({reason}), so the next run will convert the model again")
-
-
-def _checksums(files: dict[str, bytes]) -> dict[str, str]:
-    return {suffix: hashlib.sha256(content).hexdigest() for suffix, content in files.items()}
-
-
-def _entry_folder(key: str, engine: str, version: str, cache: Path | None) -> Path:
-    return (cache or cache_folder()) / "engines" / f"{key[:32]}-{engine}-{version}-{_CACHE_FORMAT}"
-
-
-def _remove_old_entries(folder: Path) -> None:
-    """Remove the least recently used entries, and what killed runs left behind more than a day ago."""
-    found = []
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another run has removed it
-            found.append((path.stat().st_mtime, path))
-    found.sort(reverse=True)
-    entries = [path for _, path in found if path.suffix != ".part"]
-    leftovers = [path for changed, path in found if path.suffix == ".part" and time.time() - changed > _DAY_S]
-    for path in (*entries[_MAX_ENTRIES:], *leftovers):
-        shutil.rmtree(path, ignore_errors=True)

@@ -272,10 +272,10 @@ def _evidence(model: keras.Model, images: Sequence[np.ndarray]) -> Sequence[np.n
     """Return the evidence (see `heatmap.Explanation`) for uint8 images (S, S, 3); None where it is not available."""
     if not images:
         return []
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
     try:
-        return list(Explainer(model).explain(np.stack(images)).evidence)
+        return list(GradCamExplainer(model).explain(np.stack(images)).evidence)
     except (ConfigError, ModelFileError) as error:  # another backend than TensorFlow, or no convolutional maps
         log(f"report.html has no heatmaps: {error}")
         return [None] * len(images)

@@ -14,7 +14,7 @@ from fakereal.model.heatmap import Explanation
 from fakereal.model.networks import BASE
 
 
-class Explainer:
+class GradCamExplainer:
     """A network split at its last convolutional maps: one pass through the front, the gradient through the tail only.
 
     Args:

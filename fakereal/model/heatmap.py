@@ -28,7 +28,7 @@ class Explanation:
     evidence: np.ndarray  # float32 (n, h, w), the last maps' size; positive is evidence for real, negative for fake
 
 
-class Explains(Protocol):
+class Explainer(Protocol):
     """A network that explains its outputs."""
 
     def explain(self, images: np.ndarray) -> Explanation:

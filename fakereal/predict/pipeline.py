@@ -29,7 +29,7 @@ from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 from fakereal.model import calibration
 from fakereal.model.calibration import DECIMALS, DecisionRule, combine_views
-from fakereal.model.heatmap import Explains, heatmap, overlay, seen_part
+from fakereal.model.heatmap import Explainer, heatmap, overlay, seen_part
 from fakereal.model.resaves import resaved_views
 from fakereal.predict.inputs import Stamp
 from fakereal.preprocessing import Preprocessing
@@ -294,7 +294,7 @@ class Overlays:
     """Write, for every predicted image, an overlay that shows which regions speak for its label (Grad-CAM)."""
 
     folder: Path
-    explainer: Explains
+    explainer: Explainer
     preprocessing: Preprocessing
     decision: DecisionRule
     names: Mapping[str, str]  # image name -> file name, see `overlay_names`

@@ -24,7 +24,7 @@ from fakereal.dataset.scan import Record
 from fakereal.engines import engine as engine_choice
 from fakereal.engines import parity
 from fakereal.engines.conversion import convert
-from fakereal.engines.engine import CacheEntry, cache_entry
+from fakereal.engines.conversion_cache import Conversion
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, pad_batch
 from fakereal.errors import DataError, EngineRefused
 from fakereal.model import networks
@@ -330,7 +330,7 @@ def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cach
     return ConvertedFrozenPart(network, f"{runtime.title} {version}")
 
 
-def _convert(frozen: keras.Model) -> CacheEntry:
+def _convert(frozen: keras.Model) -> Conversion:
     """Convert and compare with Keras; a refusal is cached too, so that the conversion is not tried again."""
     runtime, size = RUNTIMES[_ENGINE], frozen.input_shape[1]
     log(f"converting the frozen part of the network for {runtime.title}, once")
@@ -338,4 +338,4 @@ def _convert(frozen: keras.Model) -> CacheEntry:
     images = parity.parity_images(size)
     found = ConvertedFrozenPart(engine_choice.start_network(runtime, files, size), "").features(images)
     result = parity.compare_features(KerasFrozenPart(frozen).features(images), found)
-    return cache_entry(files, size, result)
+    return Conversion.of(files, size, result)

@@ -299,7 +299,7 @@ class Worker:
     """Runs the network on queued images, in batches and in the order of arrival.
 
     Args:
-        network: gives the outputs; with a method `explain` (see heatmap.Explains) also the evidence.
+        network: gives the outputs; with a method `explain` (see heatmap.Explainer) also the evidence.
         image_size_px: width and height of the images.
         queue: largest number of admitted images, from admission to answer.
         observe: called with the number of images of each batch.

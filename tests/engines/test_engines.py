@@ -18,7 +18,8 @@ from fakereal.cli import ENGINES
 from fakereal.config import NetworkConfig
 from fakereal.engines import engine as engines_engine
 from fakereal.engines import parity
-from fakereal.engines.engine import CacheEntry, open_network
+from fakereal.engines.conversion_cache import Conversion, find_conversion, store_conversion
+from fakereal.engines.engine import open_network
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import EngineRefused, ModelFileError
 from fakereal.model.calibration import DecisionRule
@@ -26,7 +27,7 @@ from fakereal.model.metadata import FOREIGN_NOTE
 from fakereal.runtime import start_keras
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
-ENTRY = CacheEntry({".tflite": b"network"}, SIZE_PX, "words", {"pictures": 16})
+ENTRY = Conversion({".tflite": b"network"}, SIZE_PX, "words", {"pictures": 16})
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_a_damaged_entry_is_noticed_and_rebuilt(model, own_cache, capsys, damage
     capsys.readouterr()
     assert np.array_equal(open_network(model).network.p_real(noise_images()), expected)
     assert "it will be rebuilt" in capsys.readouterr().err
-    assert engines_engine.find_cached(*identity_of(entry)).files
+    assert find_conversion(*identity_of(entry)).files
 
 
 def identity_of(entry: Path) -> tuple[str, str, str]:
@@ -209,19 +210,19 @@ def test_of_runs_that_keep_the_same_entry_at_once_one_is_kept_whole(own_cache):
 
     def keep(content):
         barrier.wait()
-        engines_engine.store_converted("a" * 64, "litert", "1", dataclasses.replace(ENTRY, files={".tflite": content}))
+        store_conversion("a" * 64, "litert", "1", dataclasses.replace(ENTRY, files={".tflite": content}))
 
     with ThreadPoolExecutor(len(contents)) as pool:
         list(pool.map(keep, contents))
-    assert engines_engine.find_cached("a" * 64, "litert", "1").files[".tflite"] in contents
+    assert find_conversion("a" * 64, "litert", "1").files[".tflite"] in contents
     assert len(list(own_cache.iterdir())) == 1
 
 
 def test_another_model_engine_or_version_has_an_entry_of_its_own(own_cache):
-    engines_engine.store_converted("a" * 64, "litert", "1", ENTRY)
-    assert engines_engine.find_cached("a" * 64, "litert", "1") == ENTRY
+    store_conversion("a" * 64, "litert", "1", ENTRY)
+    assert find_conversion("a" * 64, "litert", "1") == ENTRY
     for other in (("b" * 64, "litert", "1"), ("a" * 64, "openvino", "1"), ("a" * 64, "litert", "2")):
-        assert engines_engine.find_cached(*other) is None
+        assert find_conversion(*other) is None
 
 
 def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
@@ -229,17 +230,17 @@ def test_old_entries_make_room_and_what_kills_left_is_removed(own_cache):
     stale.mkdir(parents=True)
     os.utime(stale, (0, 0))
     for number in range(25):
-        engines_engine.store_converted(f"{number:064}"[::-1], "litert", "1", ENTRY)
+        store_conversion(f"{number:064}"[::-1], "litert", "1", ENTRY)
         os.utime(own_cache / f"{f'{number:064}'[::-1][:32]}-litert-1-3", (number + 1, number + 1))
     assert not stale.exists()
     assert len(list(own_cache.iterdir())) == 20
-    assert engines_engine.find_cached(f"{24:064}"[::-1], "litert", "1") == ENTRY
+    assert find_conversion(f"{24:064}"[::-1], "litert", "1") == ENTRY
 
 
 def test_an_entry_that_another_run_removes_meanwhile_is_no_failure(own_cache, monkeypatch, capsys):
-    engines_engine.store_converted("a" * 64, "litert", "1", ENTRY)
+    store_conversion("a" * 64, "litert", "1", ENTRY)
     (own_cache / "gone").symlink_to(own_cache / "nowhere")  # listed, but its state can't be asked for
-    engines_engine.store_converted("b" * 64, "litert", "1", ENTRY)
+    store_conversion("b" * 64, "litert", "1", ENTRY)
     assert capsys.readouterr().err == ""
 
 

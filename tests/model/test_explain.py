@@ -49,9 +49,9 @@ def trained():
 
 @pytest.fixture(scope="session")
 def explainer(trained):
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
-    return Explainer(trained.model)
+    return GradCamExplainer(trained.model)
 
 
 def share_inside(heat: np.ndarray, corner: np.ndarray) -> float:
@@ -92,10 +92,10 @@ def test_what_speaks_for_the_other_class_is_elsewhere(explainer):
 def copy(trained):
     """The trained network once more, to be spoilt, and what explains it."""
     from fakereal.model import networks
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
     model = networks.build(trained.metadata.config.network, SIZE_PX)
-    return model, Explainer(model)
+    return model, GradCamExplainer(model)
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -187,7 +187,7 @@ def test_a_network_that_nests_a_batch_normalised_base_is_explained(pooled):
     start_keras()
     import keras
 
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
     from fakereal.model.networks import BASE
 
     layers = keras.layers
@@ -200,7 +200,7 @@ def test_a_network_that_nests_a_batch_normalised_base_is_explained(pooled):
     x = layers.Dense(5, activation="relu")(base(layers.Rescaling(1 / 255)(pixels), training=False))
     model = keras.Model(pixels, layers.Dense(1, activation="sigmoid")(layers.Dropout(0.5)(x)))
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    explained = Explainer(model).explain(images)
+    explained = GradCamExplainer(model).explain(images)
     assert explained.evidence.shape == (3, 15, 15)
     assert np.array_equal(explained.p_real, np.asarray(model.predict_on_batch(images.astype("f4")), "f8").ravel())
 
@@ -209,11 +209,13 @@ def test_a_flat_network_of_another_program_is_explained_too():
     start_keras()
     import keras
 
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
     layers = keras.layers
     stack = [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
-    explained = Explainer(keras.Sequential([keras.Input((16, 16, 3)), *stack])).explain(np.ones((2, 16, 16, 3), "u1"))
+    explained = GradCamExplainer(keras.Sequential([keras.Input((16, 16, 3)), *stack])).explain(
+        np.ones((2, 16, 16, 3), "u1")
+    )
     assert explained.evidence.shape == (2, 14, 14)
 
 
@@ -221,7 +223,7 @@ def test_a_network_that_has_nothing_to_explain_is_refused_with_a_reason():
     start_keras()
     import keras
 
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
     layers = keras.layers
     for stack, found in (
@@ -230,7 +232,7 @@ def test_a_network_that_has_nothing_to_explain_is_refused_with_a_reason():
         ([layers.Conv2D(1, 3), layers.Flatten(), layers.Dense(2)], "Dense layer of one unit"),
     ):
         with pytest.raises(ModelFileError, match=found):
-            Explainer(keras.Sequential([keras.Input((16, 16, 3)), *stack]))
+            GradCamExplainer(keras.Sequential([keras.Input((16, 16, 3)), *stack]))
 
 
 # predict_and_save_json.py --explain
@@ -293,12 +295,12 @@ def test_overlays_among_the_images_are_refused_before_anything_is_done(where, mo
 @pytest.mark.slow
 def test_the_shipped_network_is_explained_with_the_outputs_of_prediction():
     from fakereal.model import model_file
-    from fakereal.model.gradcam import Explainer
+    from fakereal.model.gradcam import GradCamExplainer
 
     start_keras()
     detector = model_file.load(ROOT / "models" / "pretrained.h5")
     images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    explained = Explainer(detector.model).explain(images)
+    explained = GradCamExplainer(detector.model).explain(images)
     assert np.array_equal(explained.p_real, detector.p_real(images))
     assert explained.evidence.shape == (4, 7, 7)
     assert np.isfinite(explained.evidence).all()
