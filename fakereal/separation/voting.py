@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -138,24 +138,21 @@ def cast_votes(
             problems.append(f"{display_path(document.path)}: {sentence}")
             for image in images:
                 ballots[image].abstentions.append(("ambiguous", sentence))
+    experiment = Experiment(document.path, document.path.name, name or display_path(document.path.name), weight)
     for image, given in labels.items():
-        _cast(ballots[image], given, Vote(document.path, FAKE, weight, name), errors[image])
+        _cast(ballots[image], given, experiment, errors[image])
     return problems
 
 
-def _cast(ballot: Ballot, labels: set[int | None], vote: Vote, error: str) -> None:
+def _cast(ballot: Ballot, labels: set[int | None], experiment: Experiment, error: str) -> None:
     """Add the vote, where the entries agree on one label; otherwise the reason why there is none."""
     label = next(iter(labels))
     if len(labels) > 1:
-        ballot.abstentions.append(("conflict", f"{_name(vote)} has several entries that differ"))
+        ballot.abstentions.append(("conflict", f"{experiment.name} has several entries that differ"))
     elif label is None:
-        ballot.abstentions.append(("null_prediction", f"{_name(vote)}: {error}"))
+        ballot.abstentions.append(("null_prediction", f"{experiment.name}: {error}"))
     else:
-        ballot.votes.append(replace(vote, label=label))
-
-
-def _name(vote: Vote) -> str:
-    return vote.name or display_path(vote.experiment.name)
+        ballot.votes.append(Vote(experiment.path, label, experiment.weight, experiment.name))
 
 
 def _no_single_image(key: Key, images: Sequence[Path]) -> str:
@@ -182,6 +179,10 @@ def majority_vote(ballot: Ballot, min_agreement: float, experiments: Sequence[Pa
 def _votes_text(votes: Sequence[Vote]) -> str:
     weights = (f" (weight {vote.weight:g})" if vote.weight != 1 else "" for vote in votes)
     return ", ".join(f"{_name(vote)}: {NAMES[vote.label]}{weight}" for vote, weight in zip(votes, weights, strict=True))
+
+
+def _name(vote: Vote) -> str:
+    return vote.name or display_path(vote.experiment.name)
 
 
 def human_decisions(
