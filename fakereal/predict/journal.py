@@ -24,7 +24,7 @@ from fakereal.predict.pipeline import RawPrediction
 from fakereal.provenance import NO_ORIGIN, Origin
 from fakereal.runtime import log
 
-FORMAT = "fakereal-prediction/2"
+FORMAT = "fakereal-prediction/3"
 _FORMAT_1 = b'{"format": "fakereal-prediction/'  # JSON lines, of versions before SQLite
 _SQLITE = b"SQLite format 3\0"
 _APPLICATION_ID = b"fkrl"  # marks a database as ours; the last field of SQLite's header that we read

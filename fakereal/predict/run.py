@@ -142,7 +142,7 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
     header = {
         **predictor.identity,
         "batch size": config.batch_size,
-        "stability": config.stability,
+        "re-saved variants": ", ".join(config.variants) or "none",
         **_overlay_header(config, predictor.decision),
         "folder of images": str(listing.root),
     }
