@@ -196,15 +196,22 @@ def test_a_checkpoint_of_another_run_is_refused(trained, images, refusal):
     assert len(said.strip().splitlines()[-1]) < 400
 
 
-@pytest.mark.parametrize("names", [(), ("fake",), ("fake", "real")])
-def test_too_little_to_learn_from_is_one_clear_line(tmp_path, refusal, names):
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ((), "no files: put images into class folders, or check the path"),
+        (("fake",), "1 fake and 0 real images: add a folder of real images"),
+        (("fake", "real"), "train, val and test need fake and real images each; found train "),
+    ],
+)
+def test_too_little_to_learn_from_is_one_clear_line(tmp_path, refusal, names, sentence):
     for name in names:
         (tmp_path / "set" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), "red" if name == "fake" else "blue").save(tmp_path / "set" / name / "1.png")
     (tmp_path / "set").mkdir(exist_ok=True)
     said = refusal(tmp_path / "set", tmp_path / "model.h5")
     assert said.splitlines()[-1].startswith("error: ")
-    assert "image" in said.splitlines()[-1]
+    assert sentence in said.splitlines()[-1]
     assert "Traceback" not in said
 
 
