@@ -6,9 +6,9 @@ Every recipe trains on every set with each seed, in a process of its own and wit
 another split, the same for all recipes, so their figures are compared seed by seed. Give weights of a base that has not
 seen the sets (models/pretrained.h5 has seen those of its card). What was trained in DIR is not trained again.
 
-Two augmented views of each image, computed once, against new ones in every epoch:
+Two versions of each image, computed once, against new ones in every epoch:
 
-    python -m benchmarks.recipes --set NAME=DIR --recipes head "head, new views" --image-size 64 --seeds 5
+    python -m benchmarks.recipes --set NAME=DIR --recipes head "head, new versions" --image-size 64 --seeds 5
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from fakereal import cli
 
 RECIPES = {
     "head": {},
-    "head, new views": {"training": {"views": 0}},
-    "head, 1 view": {"training": {"views": 1}},
-    "head, 5 views": {"training": {"views": 5}},
+    "head, new versions": {"training": {"augmented_versions": 0}},
+    "head, 1 version": {"training": {"augmented_versions": 1}},
+    "head, 5 versions": {"training": {"augmented_versions": 5}},
     "head, then last 20 layers": {"training": {"fine_tune": "last20"}},
     "head, then all layers": {"training": {"fine_tune": "all", "fine_tune_epochs": 5}},
 }

@@ -9,7 +9,7 @@ the same images for train, val and test. `--limit 100 --epochs 3 --repeats 1` is
 
     plain    benchmarks/plain_training.py: everything in one Sequential, every image decoded and computed in every epoch
     quick    the same without tf.data's autotuning, which TensorFlow 2.21 waits for at the end of every epoch
-    nocache  train_model.py with its caches off: training.views 0, --cache-dir none
+    nocache  train_model.py with its caches off: training.augmented_versions 0, --cache-dir none
     ours     train_model.py as it comes, with an empty cache
     again    the same, with the cache of the run before
 
@@ -142,7 +142,7 @@ def train(way: str, work: Path, options: argparse.Namespace, seed: int) -> Run:
         return replace(run, f1=found["f1_macro"], epoch_s=found["epoch_s"])
     tree = {"report": {"resave_images": 0}, "training": {"fine_tune_epochs": max(1, fine_tune)}}
     if way == "nocache":
-        tree["training"]["views"] = 0
+        tree["training"]["augmented_versions"] = 0
     cache = work / "cache"
     if way == "ours":
         shutil.rmtree(cache, ignore_errors=True)

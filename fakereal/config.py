@@ -1,6 +1,7 @@
 """The configuration of a training: nested frozen dataclasses, filled from defaults, then a YAML file, then flags.
 
-Model files contain it: keys may be added, but none may be removed or change its meaning without a new file format.
+Model files contain it: keys may be added, but none may be removed or change its meaning without a new file format;
+a key with a new name is translated.
 The comment of each field is its description in docs/formats.md (`make docs`).
 
 Checked here and not by msgspec, whose errors name neither the value found nor the nearest key nor both limits of a
@@ -116,7 +117,7 @@ class TrainingConfig:
     fine_tune_learning_rate: float = 1e-4  # of the second phase
     validation_steps: int | None = None  # random batches of validation images per epoch; null: all images
     patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
-    views: int = 2  # cached views per image under a frozen backbone, itself and augmented; 0: new in every epoch
+    augmented_versions: int = 2  # cached of each image under a frozen backbone, with itself; 0: new in every epoch
     mixed_precision: bool = False  # bfloat16 arithmetic; for GPUs that are fast at it
     tensorboard: bool = False  # also write the history for TensorBoard, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # phases of your own instead of epochs and fine_tune; keys of each:
@@ -184,6 +185,7 @@ class Config:
 
 
 _RETIRED = {"cluster"}  # keys that model files of earlier versions carry and that never decided a result
+_RENAMED = {"training.views": "training.augmented_versions"}  # in model files and YAML files of earlier versions
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
@@ -196,9 +198,9 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
         ConfigError: the file can't be read, or a key or value is invalid; the key is named.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = _translated(_read_yaml(path)) if path else {}
     for dotted, value in (overrides or {}).items():
-        _set(tree, dotted.split("."), value)
+        _set(tree, _RENAMED.get(dotted, dotted).split("."), value)
     config = _parse(Config, tree, str(path) if path else "options")
     for key in ("epochs", "learning_rate", "fine_tune", "batch_size"):
         if config.training.phases and f"training.{key}" in (overrides or {}):
@@ -218,7 +220,18 @@ def as_dict(config: Config) -> dict[str, Any]:
 def from_dict(tree: dict[str, Any], where: str) -> Any:
     """Return the configuration from what `as_dict` returned; `where` names the file in errors."""
     kept = {key: value for key, value in tree.items() if key not in _RETIRED}
-    return _parse(Config, kept, where)
+    return _parse(Config, _translated(kept), where)
+
+
+def _translated(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with the present names of renamed keys; where both stand, the old one stays, to be refused."""
+    tree = dict(tree)
+    for before, now in _RENAMED.items():
+        section, old, new = *before.split("."), now.split(".")[1]
+        keys = tree.get(section)
+        if isinstance(keys, dict) and old in keys and new not in keys:
+            tree[section] = {new if key == old else key: value for key, value in keys.items()}
+    return tree
 
 
 def dumps(config: Config) -> str:
@@ -345,7 +358,7 @@ def _check_depth(network: NetworkConfig, image_size: int) -> None:
 
 def _check_training(training: TrainingConfig) -> None:
     _in_range(training, 1, 10**6, "epochs", "batch_size", "fine_tune_epochs", "plateau_patience", "validation_steps")
-    _in_range(training, 0, 10**6, "patience", "views")
+    _in_range(training, 0, 10**6, "patience", "augmented_versions")
     _in_range(training, 1e-9, 10.0, "learning_rate", "fine_tune_learning_rate")
     _in_range(training, 0.0, 1.0, "warmup", "weight_decay", "source_balance", "plateau_factor")
     _in_range(training, 0.0, 0.5, "label_smoothing")

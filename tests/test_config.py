@@ -108,3 +108,23 @@ def test_a_flag_that_a_recipe_with_phases_would_ignore_is_refused(tmp_path, key,
     path = write(tmp_path, "training: {phases: [{epochs: 2}]}\n")
     with pytest.raises(ConfigError, match=rf"{key} \(--{key.replace('_', '-')}\): .* has phases of its own"):
         config.load(path, {f"training.{key}": value})
+
+
+@pytest.mark.parametrize("dotted", ["training.views", "training.augmented_versions"])
+def test_a_key_of_earlier_versions_is_read_under_its_present_name(tmp_path, dotted):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"training: {{{dotted.split('.')[1]}: 3, epochs: 2}}\n")
+    expected = config.TrainingConfig(augmented_versions=3, epochs=2)
+    assert config.load(file).training == expected
+    tree = config.as_dict(config.load(file))
+    tree["training"] = {dotted.split(".")[1] if key == "augmented_versions" else key: value
+                        for key, value in tree["training"].items()}  # fmt: skip
+    assert config.from_dict(tree, "model").training == expected
+    assert config.load(file, {dotted: 4}).training.augmented_versions == 4
+
+
+def test_an_old_key_beside_the_new_one_is_refused(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("training: {views: 3, augmented_versions: 2}\n")
+    with pytest.raises(ConfigError, match="unknown key 'views'"):
+        config.load(file)

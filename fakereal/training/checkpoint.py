@@ -33,7 +33,7 @@ class TrainingState:
 
     phase: int = 0  # number of the phase, from 0
     epoch: int = 0  # finished epochs of that phase
-    views: int = 0  # of each image in that phase, see `features.BatchSource`
+    augmented_versions: int = 0  # of each image in that phase, see `features.BatchSource`
     best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
     origin: dict[str, Any] = field(default_factory=dict)  # of the initial weights, as `weights.BaseWeights`
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
@@ -60,7 +60,7 @@ def load_state(checkpoint: Path, identity: str) -> TrainingState | None:
     return state
 
 
-def check_views(before: int, now: int) -> None:
+def check_versions(before: int, now: int) -> None:
     """Refuse to resume a phase with cached features that began without them, or the other way round.
 
     Raises:

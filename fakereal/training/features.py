@@ -21,8 +21,7 @@ import numpy as np
 
 from fakereal.config import AugmentationConfig, Config
 from fakereal.dataset.scan import Record
-from fakereal.engines import engine as engine_choice
-from fakereal.engines import parity
+from fakereal.engines import engine, parity
 from fakereal.engines.conversion import convert
 from fakereal.engines.conversion_cache import Conversion
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, pad_batch
@@ -44,7 +43,7 @@ class BatchSource(ABC):
     """Batches that a model is trained and measured on."""
 
     model: keras.Model  # what these batches go through; it shares the layers of the whole network
-    views: int  # augmented versions of each image, used in turn by the epochs; 0: a new one in every epoch
+    augmented_versions: int  # of each image, used in turn by the epochs; 0: a new one in every epoch
 
     @abstractmethod
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
@@ -81,7 +80,7 @@ class BatchSource(ABC):
 class ImageBatches(BatchSource):
     """Decoded images, for the whole network."""
 
-    views = 0
+    augmented_versions = 0
 
     def __init__(
         self, model: keras.Model, preprocessing: Preprocessing, options: AugmentationConfig, decoded: Rows | None
@@ -107,17 +106,17 @@ class CachedFeatureBatches(BatchSource):
     """
 
     def __init__(
-        self, model: keras.Model, frozen: FrozenPart, rows: Rows, images: ImageBatches, seed: int, views: int
+        self, model: keras.Model, frozen: FrozenPart, rows: Rows, images: ImageBatches, seed: int, versions: int
     ) -> None:
         self.model, self._frozen, self._rows, self._images = model, frozen, rows, images
-        self._seed, self.views = seed, views
+        self._seed, self.augmented_versions = seed, versions
         augmentation = json.dumps([asdict(images.options), seed], sort_keys=True)
         self._augmentation = hashlib.sha256(augmentation.encode()).hexdigest()[:16]
         self._seconds = 0.0
 
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
         """See `BatchSource`."""
-        return self._batches(records, sampler.epoch % self.views, batch_size)
+        return self._batches(records, sampler.epoch % self.augmented_versions, batch_size)
 
     def plain(self, records: Sequence[Record], batch_size: int) -> Any:
         """See `BatchSource`."""
@@ -125,30 +124,30 @@ class CachedFeatureBatches(BatchSource):
 
     def progress_note(self, epochs_done: int, epochs: int) -> str:
         """Once all versions were computed, return how long that took."""
-        views = min(self.views, epochs)
-        if epochs_done != views:
+        versions = min(self.augmented_versions, epochs)
+        if epochs_done != versions:
             return ""
         effort = "found in the cache"
         if self._seconds:
             effort = f"computed once by {self._frozen.engine}: {_duration(self._seconds)}"
-        return f"features of {views} view{'s' * (views > 1)} of each image {effort}"
+        return f"features of {versions} version{'s' * (versions > 1)} of each image {effort}"
 
-    def _batches(self, records: Sequence[Record], view: int, batch_size: int) -> Any:
-        names = [self._name(record, view) for record in records]
-        self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], view)
+    def _batches(self, records: Sequence[Record], version: int, batch_size: int) -> Any:
+        names = [self._name(record, version) for record in records]
+        self._compute([(r, n) for r, n in zip(records, names, strict=True) if self._rows.get(n) is None], version)
         shape = self.model.input_shape[1:]
         return input_pipeline.row_batches(records, lambda number: self._rows.get(names[number]), shape, batch_size)
 
-    def _name(self, record: Record, view: int) -> str:
-        return f"{record.sha256} {self._augmentation} {view}" if view else record.sha256
+    def _name(self, record: Record, version: int) -> str:
+        return f"{record.sha256} {self._augmentation} {version}" if version else record.sha256
 
-    def _compute(self, missing: Sequence[tuple[Record, str]], view: int) -> None:
+    def _compute(self, missing: Sequence[tuple[Record, str]], version: int) -> None:
         if not missing:
             return
         started = time.monotonic()
         names = iter([name for _, name in missing])
-        with progress_bar(f"features, view {view + 1}/{self.views}", len(missing)) as advance:
-            for images, labels in self._missing_images([record for record, _ in missing], view):
+        with progress_bar(f"features, version {version + 1}/{self.augmented_versions}", len(missing)) as advance:
+            for images, labels in self._missing_images([record for record, _ in missing], version):
                 for row in self._frozen.features(np.asarray(images)):
                     self._rows.put(next(names), row)
                 advance(len(labels))
@@ -159,10 +158,14 @@ class CachedFeatureBatches(BatchSource):
                             " folder with --cache-dir DIR")  # fmt: skip
         self._seconds += time.monotonic() - started
 
-    def _missing_images(self, records: Sequence[Record], view: int) -> Any:
-        if view:
-            return self._images.augmented(records, EpochSampler(self._seed, 0, view), FROZEN_BATCH)
+    def _missing_images(self, records: Sequence[Record], version: int) -> Any:
+        if version:
+            return self._images.augmented(records, self._sampler_of(version), FROZEN_BATCH)
         return self._images.plain(records, FROZEN_BATCH)
+
+    def _sampler_of(self, version: int) -> EpochSampler:
+        """Return what seeds the augmentation of a cached version: its number, whatever the phase and the epoch."""
+        return EpochSampler(self._seed, phase=0, epoch=version)
 
 
 def choose_batch_source(
@@ -177,26 +180,26 @@ def choose_batch_source(
 
     Args:
         model: as `networks.build` returns it, after `networks.set_trainable`.
-        config: only its seed, augmentation and views are used.
+        config: only its seed, augmentation and number of augmented versions are used.
         preprocessing: of the size that the model takes.
         cache: where decoded images and features are kept.
         count: number of images, in all splits.
         learn_batch_norm: True where the model calls its base in training mode: features then vary and can't be cached.
     """
     images = ImageBatches(model, preprocessing, config.augmentation, cache.images(preprocessing))
-    parts = split_network(model) if config.training.views and not learn_batch_norm else None
+    parts = split_network(model) if config.training.augmented_versions and not learn_batch_norm else None
     if parts is None:
         return images
-    views = 1 if _is_off(config.augmentation) else config.training.views
+    versions = 1 if _is_off(config.augmentation) else config.training.augmented_versions
     shape, fingerprint = parts.frozen.output_shape[1:], parts.fingerprint()
-    size = count * views * math.prod(shape) * np.dtype("float32").itemsize
-    frozen = fastest_frozen_part(parts.frozen, fingerprint, count * views, cache.folder)
-    rows = cache.rows(f"activations {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
+    size = count * versions * math.prod(shape) * np.dtype("float32").itemsize
+    frozen = fastest_frozen_part(parts.frozen, fingerprint, count * versions, cache.folder)
+    rows = cache.rows(f"features {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
     if not cache.holds(rows, size):
         log(f"features need {size / 1e9:.1f} GB, more than data.cache_gb or the disk allows: they are computed again in"
             " every epoch")  # fmt: skip
         return images
-    return CachedFeatureBatches(parts.trained, frozen, rows, images, config.seed, views)
+    return CachedFeatureBatches(parts.trained, frozen, rows, images, config.seed, versions)
 
 
 def _is_off(options: AugmentationConfig) -> bool:
@@ -313,21 +316,20 @@ def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cach
     Args:
         frozen: from pixels to features.
         fingerprint: identifies what it computes, see `NetworkParts`.
-        images: number of images to compute features for, each view counted; few are not worth a conversion.
+        images: number of images to compute features for, each version counted; few are not worth a conversion.
         cache: the folder where conversions are kept.
     """
     own, runtime = KerasFrozenPart(frozen), RUNTIMES[_ENGINE]
-    version = runtime.version
-    other_device = keras.backend.backend() != "tensorflow" or engine_choice.has_gpu()
-    few = images < engine_choice.MIN_IMAGES_TO_CONVERT
-    if few or version is None or other_device or frozen.output.dtype != "float32":
+    other_device = keras.backend.backend() != "tensorflow" or engine.has_gpu()
+    few = images < engine.MIN_IMAGES_TO_CONVERT
+    if few or other_device or frozen.output.dtype != "float32":
         return own
     try:
-        network, _ = engine_choice.open_converted(_ENGINE, fingerprint, lambda: _convert(frozen), cache)
+        network, _ = engine.open_converted(_ENGINE, fingerprint, lambda: _convert(frozen), cache)
     except EngineRefused as error:
         log(f"features are computed by Keras, not {runtime.title}: {error}")
         return own
-    return ConvertedFrozenPart(network, f"{runtime.title} {version}")
+    return ConvertedFrozenPart(network, f"{runtime.title} {runtime.version}")
 
 
 def _convert(frozen: keras.Model) -> Conversion:
@@ -336,6 +338,6 @@ def _convert(frozen: keras.Model) -> Conversion:
     log(f"converting the frozen part of the network for {runtime.title}, once")
     files = convert(frozen, _ENGINE)
     images = parity.parity_images(size)
-    found = ConvertedFrozenPart(engine_choice.start_network(runtime, files, size), "").features(images)
+    found = ConvertedFrozenPart(engine.start_network(runtime, files, size), "").features(images)
     result = parity.compare_features(KerasFrozenPart(frozen).features(images), found)
     return Conversion.of(files, size, result)

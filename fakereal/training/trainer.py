@@ -28,7 +28,7 @@ from fakereal.model.weights import BaseWeights
 from fakereal.runtime import log, one_line, progress_bar
 from fakereal.training import loop
 from fakereal.training.cache import RowCache
-from fakereal.training.checkpoint import TrainingState, check_views, save_checkpoint
+from fakereal.training.checkpoint import TrainingState, check_versions, save_checkpoint
 from fakereal.training.distributed import DistributedContext, several_devices
 from fakereal.training.features import BatchSource, choose_batch_source
 from fakereal.training.input_pipeline import EpochSampler
@@ -165,7 +165,7 @@ def _run_phase(run: _Run, plan: Sequence[PhaseConfig], number: int, on_epoch_end
             _begin_phase(run.state, number, same_size=size_px == before_px)
         elif run.state.current:
             _restore(run.state, model, source, is_over=_is_over(run.state, number, phase, patience))
-        run.state.views = source.views
+        run.state.augmented_versions = source.augmented_versions
         while not _is_over(run.state, number, phase, patience):
             _run_epoch(run, model, source, phase, number)
             on_epoch_end()
@@ -230,7 +230,7 @@ def _begin_phase(state: TrainingState, number: int, same_size: bool) -> None:
 
 def _restore(state: TrainingState, model: keras.Model, source: BatchSource, is_over: bool) -> None:
     if not is_over:
-        check_views(state.views, source.views)
+        check_versions(state.augmented_versions, source.augmented_versions)
     _assign(_variables(model), state.current)
     optimizer = source.model.optimizer
     optimizer.build(source.model.trainable_variables)

@@ -82,11 +82,12 @@ def test_other_weights_below_the_boundary_have_another_fingerprint_and_those_abo
     assert features.split_network(model).fingerprint() != first
 
 
-def recipe(data, cache, views, augmentation=STILL, **options):
+def recipe(data, cache, augmented_versions, augmentation=STILL, **options):
     """Head and last layers, with everything switched on that has to stay the same."""
     phases = (PhaseConfig("head", 3, 1e-2), PhaseConfig("last20", 3, 1e-3, images_per_epoch=30))
-    learning = TrainingConfig(batch_size=16, views=views, class_weights=True, label_smoothing=0.05,
-                              schedule="cosine", average_weights=0.5, phases=phases, **options)  # fmt: skip
+    learning = TrainingConfig(batch_size=16, augmented_versions=augmented_versions, class_weights=True,
+                              label_smoothing=0.05, schedule="cosine", average_weights=0.5, phases=phases,
+                              **options)  # fmt: skip
     return config.Config(
         SIZE,
         "pretrained",
@@ -120,7 +121,7 @@ def anew(images, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_base", residual_base)
         patch.setattr(run, "load_base", lambda *_: BaseWeights("made for the test", pretrained=True))
-        return trained(images, tmp_path_factory.mktemp("anew") / "m.h5", "none", views=0)
+        return trained(images, tmp_path_factory.mktemp("anew") / "m.h5", "none", augmented_versions=0)
 
 
 @pytest.mark.parametrize(("worth", "engine"), [pytest.param(1000, "Keras", marks=pytest.mark.slow), (1, "LiteRT")])
@@ -128,11 +129,11 @@ def test_without_augmentation_the_weights_are_those_of_the_plain_way(
     images, tmp_path, anew, capsys, monkeypatch, worth, engine
 ):
     monkeypatch.setattr(engine_module, "MIN_IMAGES_TO_CONVERT", worth)
-    once = trained(images, tmp_path / "m.h5", tmp_path / "cache", views=4)
+    once = trained(images, tmp_path / "m.h5", tmp_path / "cache", augmented_versions=4)
     for ours, theirs in zip(weights_of(once), weights_of(anew), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert losses_of(once) == pytest.approx(losses_of(anew), abs=1e-4)
-    assert capsys.readouterr().err.count(f"features of 1 view of each image computed once by {engine}") == 2
+    assert capsys.readouterr().err.count(f"features of 1 version of each image computed once by {engine}") == 2
 
 
 @pytest.mark.slow
@@ -145,7 +146,7 @@ def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(images, tmp_pat
     )
     assert same(first, again)
     assert same(first, without)
-    assert capsys.readouterr().err.count("features of 2 views of each image found in the cache") == 2
+    assert capsys.readouterr().err.count("features of 2 versions of each image found in the cache") == 2
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_
     from fakereal.training.input_pipeline import EpochSampler
 
     records = scan(images, Preprocessing(SIZE)).records[:5]
-    whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(views=3))
+    whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(augmented_versions=3))
     feed = features.choose_batch_source(built("head"), whole, Preprocessing(SIZE), RowCache(tmp_path, 10**9), 5)
 
     def rows(epoch):
@@ -189,9 +190,9 @@ def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path
 
 @pytest.mark.parametrize(("before", "now", "expected"), [(2, 0, "no more room"), (0, 2, "too small")])
 def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now, expected):
-    checkpoint.check_views(2, 2)
+    checkpoint.check_versions(2, 2)
     with pytest.raises(DataError, match=expected):
-        checkpoint.check_views(before, now)
+        checkpoint.check_versions(before, now)
 
 
 @pytest.mark.slow
@@ -206,8 +207,8 @@ def test_a_cache_that_has_become_too_small_is_told_by_a_run_that_goes_on(images,
 
     monkeypatch.setattr(trainer, "_run_epoch", stop_in_the_second_epoch)
     with pytest.raises(SystemExit):
-        trained(images, tmp_path / "m.h5", tmp_path / "cache", views=2)
-    small = recipe(images, tmp_path / "other", views=2)
+        trained(images, tmp_path / "m.h5", tmp_path / "cache", augmented_versions=2)
+    small = recipe(images, tmp_path / "other", augmented_versions=2)
     small = dataclasses.replace(small, data=dataclasses.replace(small.data, cache_gb=1e-6))
     with pytest.raises(DataError, match="for which the cache has no more room"):
         run.train_and_report(small, tmp_path / "m.h5", resume=True)
@@ -221,7 +222,7 @@ def fastest(cache, images=10_000, model=None):
     return parts, features.fastest_frozen_part(parts.frozen, parts.fingerprint(), images, cache)
 
 
-def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted_once(tmp_path, capsys):
+def test_a_converted_frozen_part_gives_the_features_of_keras_and_is_converted_once(tmp_path, capsys):
     parts, part = fastest(tmp_path)
     assert part.engine.startswith("LiteRT ")
     expected = parts.frozen.predict(noise(40), verbose=0)
@@ -232,7 +233,7 @@ def test_a_converted_frozen_part_gives_the_activations_of_keras_and_is_converted
     assert capsys.readouterr().err.count("converting") == 1
 
 
-def test_a_converted_frozen_part_with_other_activations_is_refused_once_and_for_all(tmp_path, capsys, monkeypatch):
+def test_a_converted_frozen_part_with_other_features_is_refused_once_and_for_all(tmp_path, capsys, monkeypatch):
     real, other, calls = conversion.convert, built("last20"), []
     stem = other.get_layer(networks.BASE).get_layer("stem")
     stem.set_weights([each * 1.01 for each in stem.get_weights()])
@@ -257,6 +258,8 @@ def test_without_the_package_or_in_16_bits_keras_computes_the_features(tmp_path,
     finally:
         keras.config.set_dtype_policy("float32")
     assert fastest(tmp_path, model=model)[1].engine == "Keras"
+    assert capsys.readouterr().err == ""
     monkeypatch.setitem(RUNTIMES, "litert", dataclasses.replace(RUNTIMES["litert"], package="no-such-package"))
     assert fastest(tmp_path)[1].engine == "Keras"
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr().err
+    assert "features are computed by Keras, not LiteRT: package no-such-package is not installed: pip install" in said

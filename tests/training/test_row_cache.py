@@ -94,7 +94,7 @@ def test_the_oldest_files_make_room_and_those_in_use_stay(tmp_path):
         fill(tmp_path, range(start, start + 5))
     for age, path in enumerate(sorted(files(tmp_path), key=lambda path: path.stat().st_mtime_ns, reverse=True)):
         os.utime(path, (time.time() - 100 * age - 100,) * 2)
-    fill(tmp_path, range(20, 25), limit_bytes=3 * size, meaning="activations")
+    fill(tmp_path, range(20, 25), limit_bytes=3 * size, meaning="features")
     assert len(files(tmp_path)) == 3
     assert holds(rows_in(tmp_path), range(15)) == list(range(5, 15))
 
@@ -103,7 +103,7 @@ def test_rows_that_a_run_cannot_do_without_take_the_room_of_its_pictures(tmp_pat
     size = 5 * (ROW_BYTES + 20) + 20
     cache = RowCache(tmp_path, 2 * size)
     pictures = cache.rows("pictures", SHAPE, "uint8", essential=False)
-    features = cache.rows("activations", SHAPE, "uint8")
+    features = cache.rows("features", SHAPE, "uint8")
     for number in range(15):
         pictures.put(str(number), row(number))
         if number % 5 == 4:
@@ -181,8 +181,8 @@ def test_what_a_kill_left_behind_goes_after_a_day(tmp_path):
 def test_none_keeps_nothing_after_the_run():
     with open_cache(DataConfig(cache_dir="none")) as cache:
         folder = cache.folder
-        assert cache.rows("activations", SHAPE, "uint8").get("1") is None
-        cache.rows("activations", SHAPE, "uint8").put("1", row(1))
+        assert cache.rows("features", SHAPE, "uint8").get("1") is None
+        cache.rows("features", SHAPE, "uint8").put("1", row(1))
         cache.flush()
         assert files(folder)
     assert not folder.exists()
