@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from fakereal.embedded_metadata import MAX_C2PA_BYTES, EmbeddedMetadata
-from fakereal.files import cache_folder
+from fakereal.files import cache_folder, config_folder
 from fakereal.runtime import log, one_line
 
 TRUSTED, UNKNOWN_SIGNER, INVALID, UNCHECKED = "trusted", "unknown_signer", "invalid", "unchecked"
@@ -26,6 +26,8 @@ TRUSTED, UNKNOWN_SIGNER, INVALID, UNCHECKED = "trusted", "unknown_signer", "inva
 
 TRUST_LIST_VARIABLE = "FAKEREAL_TRUST_LIST"
 """Environment variable that names the trust list: a PEM file of certificate authorities."""
+
+_TRUST_LIST = "C2PA-TRUST-LIST.pem"
 
 INSTALL_COMMAND = "pip install -r requirements-provenance.txt"
 
@@ -95,11 +97,14 @@ def _unchecked(metadata: EmbeddedMetadata, problem: str) -> ContentCredentials:
 
 
 def _trust_list() -> Path | None:
-    """Return the trust list that applies: the one named by the environment, else the one in the cache folder."""
+    """Return the trust list that applies: the one named by the environment, else the one in the user's settings.
+
+    Earlier versions read it from the cache folder, which may be deleted at any time; one that lies there still counts.
+    """
     if named := os.environ.get(TRUST_LIST_VARIABLE):
         return Path(named)
-    default = cache_folder() / "C2PA-TRUST-LIST.pem"
-    return default if default.is_file() else None
+    paths = (folder / _TRUST_LIST for folder in (config_folder(), cache_folder()))
+    return next((path for path in paths if path.is_file()), None)
 
 
 @functools.cache

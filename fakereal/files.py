@@ -208,6 +208,11 @@ def display_path(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def config_folder() -> Path:
+    """Return the folder for what a user puts there: `$XDG_CONFIG_HOME/fakereal`, by default `~/.config/fakereal`."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fakereal"
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be rebuilt: `$XDG_CACHE_HOME/fakereal`, by default `~/.cache/fakereal`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakereal"

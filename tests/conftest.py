@@ -19,6 +19,7 @@ _ARCHIVES = ROOT.parent / "shared" / "data"
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache and that of the tests apart."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
 def make_labelled_images(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:

@@ -576,3 +576,15 @@ def test_details_have_the_origin_in_every_format(tmp_path):
 def test_the_journal_keeps_the_origin():
     prediction = raw(0.9, SIGNED)
     assert journal.from_json(journal.to_json(prediction), prediction.item) == prediction
+
+
+def test_the_trust_list_is_read_from_the_settings_and_still_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv(content_credentials.TRUST_LIST_VARIABLE, raising=False)
+    for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    assert content_credentials._trust_list() is None
+    for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):  # the later one wins
+        path = tmp_path / variable / "fakereal" / "C2PA-TRUST-LIST.pem"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        assert content_credentials._trust_list() == path
