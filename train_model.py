@@ -1,4 +1,4 @@
-"""Train a fake-image detector on a folder of labelled images."""
+"""Train a fake-image detector on a folder of labeled images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options; one that is not given comes from --config, or else is the default."""
     count = cli.parse_count
     p = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labelled images (default: data/clean)")
+    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
     p.add_argument("--config", metavar="FILE", type=Path, help="a YAML file, such as those in configs/")

@@ -121,7 +121,7 @@ def link_into(files: Iterable[Path], folder: Path) -> None:
             (folder / file.name).hardlink_to(file)
 
 
-def make_labelled_set(folder: Path, count: int) -> None:
+def make_labeled_set(folder: Path, count: int) -> None:
     """Write fake/ and real/ with 32x32 images of smooth noise, the fakes with a checkerboard; no two are alike."""
     rng = np.random.default_rng(0)
     board = (np.indices((32, 32)).sum(axis=0) % 2 * 24)[..., None]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.audit SETS [--only NAME ...] [--limit 2000] [--shuffles 20]
 
-SETS holds one labelled folder per set. One row per set: the AUC of the shortcut audit with its 95 % interval, the
+SETS holds one labeled folder per set. One row per set: the AUC of the shortcut audit with its 95 % interval, the
 features that carry it, the AUC of the pixel statistics, and both again on a neutral copy (in a temporary folder). With
 --shuffles, the labels are shuffled that many times: how often is a set flagged whose labels mean nothing?
 """

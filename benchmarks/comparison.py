@@ -5,7 +5,7 @@
 DIR holds train/REAL, train/FAKE, test/REAL and test/FAKE. Training takes 10,000 random images of train, validation
 1,000 others, the test 2,000 of test; test images that also stand in train are left out by the split itself. Images
 keep CIFAKE's 32 px and the networks get few epochs, so that a laptop finishes. Without ImageNet weights (--weights auto
-offline) the EfficientNetB0 starts from models/pretrained.h5, which has learnt CIFAKE at 64 px, and the larger two from
+offline) the EfficientNetB0 starts from models/pretrained.h5, which has learned CIFAKE at 64 px, and the larger two from
 random weights. The same command again resumes.
 """
 

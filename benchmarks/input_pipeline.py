@@ -47,7 +47,7 @@ class Epoch:
 def main() -> int:
     """Measure and print the table; return the exit code."""
     parser = new_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a labelled folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a labeled folder")
     parser.add_argument("--images", type=int, default=320, help="a multiple of 32")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

@@ -5,7 +5,7 @@
 `--set` is what tools/assemble_pretraining_set.py made: its val/ part holds the sources that training left out. One half
 of their images fitted the decision rule (`training.run.fit_rule`); the figures are of the other half. CIFAKE is the
 official folder (train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a
-labelled set of your own to transfer to. Each part runs where its folder is given; --parts selects.
+labeled set of your own to transfer to. Each part runs where its folder is given; --parts selects.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ RECIPES = {
 def main() -> int:
     """Train what is missing and print the table; return the exit code."""
     parser = new_parser(__doc__)
-    parser.add_argument("--set", action="append", required=True, metavar="NAME=DIR", help="a labelled folder")
+    parser.add_argument("--set", action="append", required=True, metavar="NAME=DIR", help="a labeled folder")
     parser.add_argument("--weights", type=Path, default=Path("pretrained"), help="as train_model.py takes them")
     parser.add_argument("--work", type=Path, default=Path("recipes_benchmark"), metavar="DIR")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")

@@ -28,7 +28,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks._shared import Table, make_labelled_set, new_parser
+from benchmarks._shared import Table, make_labeled_set, new_parser
 from fakereal import runtime
 
 WAYS = ("plain", "ours")
@@ -71,7 +71,7 @@ def press(options: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGINT, raise_it)
     with tempfile.TemporaryDirectory() as folder:
-        make_labelled_set(Path(folder), 80)
+        make_labeled_set(Path(folder), 80)
         records, preprocessing = scanned(Path(folder))
         model = None
         for _ in range(options.times):

@@ -24,7 +24,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks._shared import ROOT, Table, make_labelled_set, new_parser
+from benchmarks._shared import ROOT, Table, make_labeled_set, new_parser
 
 SCRIPT = ROOT / "train_model.py"
 RECIPE = """
@@ -64,7 +64,7 @@ def main() -> int:
     chance, tally = random.Random(options.seed), Tally()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_labelled_set(work / "set", IMAGES)
+        make_labeled_set(work / "set", IMAGES)
         (work / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
         length_s = _run(work, "whole", None)[0]
         expected = contents(work / "whole.h5")

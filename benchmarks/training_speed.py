@@ -36,7 +36,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks._shared import ROOT, Table, make_labelled_set, median_and_all, new_parser, training_report
+from benchmarks._shared import ROOT, Table, make_labeled_set, median_and_all, new_parser, training_report
 
 WAYS = ("plain", "quick", "nocache", "ours", "again")
 SPLITS = ("train", "val", "test")
@@ -57,7 +57,7 @@ def main() -> int:
     """Run the ways in turn and print a table; return the exit code."""
     parser = new_parser(__doc__)
     parser.add_argument("part", choices=("head", "last20", "memory"))
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a labelled folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a labeled folder")
     parser.add_argument("--split", type=Path, metavar="FILE", help="its split.csv, of an earlier run")
     parser.add_argument("--weights", default="pretrained", help="as train_model.py takes it (default: pretrained)")
     parser.add_argument("--epochs", type=int, default=25)
@@ -216,7 +216,7 @@ def memory(work: Path, counts: Sequence[int], epochs: int) -> None:
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for count in counts:
         data, cache = work / f"set{count}", work / "cache"
-        make_labelled_set(data, count)
+        make_labeled_set(data, count)
         shutil.rmtree(cache, ignore_errors=True)
         flags = ["--config", "recipe.yaml", "--data", str(data), "--weights", "pretrained", "--fine-tune", "last20"]
         flags += ["--epochs", str(epochs), "--batch-size", "128", "--cache-dir", str(cache), "--output", "m.h5"]

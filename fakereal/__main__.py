@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _audit_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("data", type=Path, metavar="DATA", help="the folder with the labelled images")
+    add("data", type=Path, metavar="DATA", help="the folder with the labeled images")
     add("--report", type=Path, metavar="DIR", help="write report.html and audit.json there")
     add("--strict", action="store_true", help="exit code 1 when something was found")
     add("--label-errors", action="store_true", help="also look for wrong labels: takes minutes, needs --report")
@@ -80,7 +80,7 @@ def _audit_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_audit(arguments: argparse.Namespace) -> int:
-    """Describe a labelled data set, and find what makes it too easy: shortcuts, duplicates, damaged files.
+    """Describe a labeled data set, and find what makes it too easy: shortcuts, duplicates, damaged files.
 
     Examples:
       python -m fakereal audit data/clean --report audit               audit/report.html and audit/audit.json
@@ -133,7 +133,7 @@ def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("model", type=Path, metavar="MODEL", help="the model file")
-    add("--data", type=Path, required=True, metavar="DIR", help="the labelled images")
+    add("--data", type=Path, required=True, metavar="DIR", help="the labeled images")
     add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
     split_help = "of folders with train/ and test/: the test images, or all"
     add("--split", choices=("test", "all"), default="test", help=split_help)
@@ -146,7 +146,7 @@ def _evaluate_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Measure a detector on labelled images, and write a report of it.
+    """Measure a detector on labeled images, and write a report of it.
 
     Examples:
       python -m fakereal evaluate models/my_trained_model.h5 --data data/clean
@@ -170,7 +170,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 def _compare_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("configs", type=Path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files")
-    add("--data", dest="path", metavar="DIR", help="the labelled images, for all of them")
+    add("--data", dest="path", metavar="DIR", help="the labeled images, for all of them")
     add("--split", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
     add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="for everything")
     settings_help = "a key for all of them, such as training.epochs=5; repeatable"
@@ -225,7 +225,7 @@ def _export_options(command: argparse.ArgumentParser) -> None:
     add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
     add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
     add("--int8", action="store_true", help="8-bit integers: a third of the size, calibrated and tested on --data")
-    data_help = "labelled images for --int8: half of them calibrate it, half test it"
+    data_help = "labeled images for --int8: half of them calibrate it, half test it"
     add("--data", type=Path, metavar="DIR", help=data_help)
     add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
 
@@ -290,7 +290,7 @@ def _demo_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    """Make a small labelled set to try everything on; with --run, try it at once.
+    """Make a small labeled set to try everything on; with --run, try it at once.
 
     Examples:
       python -m fakereal demo demo          make the set in the new folder demo/
@@ -301,9 +301,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
     if arguments.tour:
         return demo.run_tour(arguments.folder, arguments.seed)
     made = demo.make(arguments.folder, arguments.seed)
-    print(f"{made.raw}: {made.labelled} labelled images, {made.swapped} of them in the wrong folder")
-    print(f"{made.test}: {made.unlabelled} unlabelled images; their labels: {made.truth}")
-    print(f"{made.split}: which of the labelled images are for training, validation and test (train_model.py --split)")
+    print(f"{made.raw}: {made.labeled} labeled images, {made.swapped} of them in the wrong folder")
+    print(f"{made.test}: {made.unlabeled} unlabeled images; their labels: {made.truth}")
+    print(f"{made.split}: which of the labeled images are for training, validation and test (train_model.py --split)")
     return EXIT_OK
 
 

@@ -127,7 +127,7 @@ class TrainingConfig:
 class DataConfig:
     """The images, their split, and the cache."""
 
-    path: str = "data/clean"  # folder with the labelled images
+    path: str = "data/clean"  # folder with the labeled images
     split_file: str | None = None  # split.csv of an earlier run; null: by content, see shares
     shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; a split that folders give is kept
     exclude_sources: tuple[str, ...] = ()  # sources that are not used

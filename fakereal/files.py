@@ -153,7 +153,7 @@ def walk(
         on_error: called with the path of a folder that can't be read, and with why.
         recursive: whether to look into sub-folders.
         follow_links: whether to look into folders behind symbolic links, too; then into no folder twice, so that a
-            ring of links ends. The rule for all of the package: a scan of labelled images follows links, since data
+            ring of links ends. The rule for all of the package: a scan of labeled images follows links, since data
             sets are put together by them; what lists files for a user, or moves them, doesn't.
         leave_out: folders not to look into.
         in_order: whether a folder's entries come by name, else as the disk has them: no list of a million is made.

@@ -22,14 +22,14 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
-def make_labelled_images(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+def make_labeled_images(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
     """Write 40x40 noise, mostly bright in folders of reals and mostly dark in folders of fakes; return the folder."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            grey = rng.normal(150 if name.endswith("real") else 105, 30)
-            array = np.clip(rng.normal(grey, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+            gray = rng.normal(150 if name.endswith("real") else 105, 30)
+            array = np.clip(rng.normal(gray, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(array).save(folder / name / f"{number}.png")
     return folder
 

@@ -39,7 +39,7 @@ def refused(source, size=224):
 
 
 def difference(first, second):
-    """The largest difference of two pictures, in grey levels."""
+    """The largest difference of two pictures, in gray levels."""
     return int(np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).max())
 
 
@@ -131,14 +131,14 @@ def test_a_transparent_palette_entry_and_a_transparent_colour_are_white():
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(format):
-    grey = np.linspace(0, 65535, 64 * 4).astype(np.uint16).reshape(4, 64)
-    found = np.asarray(decode(encoded(Image.fromarray(grey), format), 224)[0], dtype=int)
-    assert np.abs(found - (grey / 257)[:, :, None]).max() <= 0.51
+def test_16_bit_gray_is_scaled_not_clipped(format):
+    gray = np.linspace(0, 65535, 64 * 4).astype(np.uint16).reshape(4, 64)
+    found = np.asarray(decode(encoded(Image.fromarray(gray), format), 224)[0], dtype=int)
+    assert np.abs(found - (gray / 257)[:, :, None]).max() <= 0.51
     assert (found[..., 0] == found[..., 2]).all()
 
 
-def test_32_bit_grey_is_unsupported():
+def test_32_bit_gray_is_unsupported():
     for content in (np.zeros((4, 4), np.float32), np.zeros((4, 4), np.int32)):
         error = refused(encoded(Image.fromarray(content), "TIFF"))
         assert error.reason == "unsupported"

@@ -24,7 +24,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path, monkeypatch
     client = nbclient.NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute(env=dict(os.environ))
     last = "".join(output.text for output in notebook.cells[-1].outputs if output.output_type == "stream")
-    assert "unlabelled images right" in last
+    assert "unlabeled images right" in last
     metrics = json.loads((tmp_path / "walk" / "runs" / "base_run" / "metrics.json").read_text())
     assert metrics["data"]["images"] > 100
     assert (tmp_path / "walk" / "runs" / "comparison.html").stat().st_size > 10_000

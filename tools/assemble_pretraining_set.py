@@ -2,7 +2,7 @@
 
     python -m tools.assemble_pretraining_set --output pretraining_set --clones DIR [--sets SETS]
 
-models/SOURCES.csv names every public image: repository, commit, path, label, source, generator, licence, and whether it
+models/SOURCES.csv names every public image: repository, commit, path, label, source, generator, license, and whether it
 trains (`train`) or belongs to a source that is left out of training and chooses epoch, threshold and band (`val`).
 git fetches each repository at that commit. `--sets` adds unpacked image sets, `cifake/train/REAL|FAKE` and
 `<set>/real|fake`, as training images.

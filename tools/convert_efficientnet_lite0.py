@@ -31,7 +31,7 @@ _IN_BLOCK = {
     "project_bn": "_bn2",
 }
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")  # Keras' order: gamma, beta, mean, variance
-_LITE_MEAN, _LITE_STDDEV = 127.0, 128.0  # grey levels: Lite0 sees (x - 127) / 128
+_LITE_MEAN, _LITE_STDDEV = 127.0, 128.0  # gray levels: Lite0 sees (x - 127) / 128
 _SE_KERNEL_SCALE, _SE_BIAS = 0.1, 3.0  # sigmoid(3) = 0.95: the gates start open, and can still learn to close
 
 

@@ -1,1 +1,1 @@
-"""Audit a labelled image set: shortcuts, label errors, findings and their report."""
+"""Audit a labeled image set: shortcuts, label errors, findings and their report."""

@@ -1,4 +1,4 @@
-"""Audit a labelled data set without a network: count it, check its files, find copies and shortcuts.
+"""Audit a labeled data set without a network: count it, check its files, find copies and shortcuts.
 
 `audit_dataset` collects the facts, `find_problems` among them names the files that need a look, and `findings` says
 what to do about all of it, most serious first.

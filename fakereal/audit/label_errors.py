@@ -119,7 +119,7 @@ def find_label_errors(
     """Check every label outside the given test split.
 
     Args:
-        dataset: the labelled images.
+        dataset: the labeled images.
         clusters: near-copies, which are kept in one fold.
         base: the model whose features are used: `pretrained`, or the path of a model file made by train_model.py.
         folds: at most this many; fewer where a class is small.
@@ -434,7 +434,7 @@ def _surest_count(labels: np.ndarray, p_real: np.ndarray) -> float:
 def clean_auc(labels: np.ndarray, p_real: np.ndarray) -> float:
     """Return the estimated ROC AUC of the predictions if every label were correct, 0..1.
 
-    Labels that are wrong at random pull the AUC towards 0.5 by twice their share, which is taken from the images with
+    Labels that are wrong at random pull the AUC toward 0.5 by twice their share, which is taken from the images with
     the surest predictions. A weak classifier stays weak, however many labels are wrong.
     """
     share = min(_surest_count(labels, p_real) / len(labels), _MAX_WRONG_SHARE)

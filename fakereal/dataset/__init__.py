@@ -1,1 +1,1 @@
-"""Labelled image sets: scan, split, near-duplicates, image metadata, demo set."""
+"""Labeled image sets: scan, split, near-duplicates, image metadata, demo set."""

@@ -2,7 +2,7 @@
 
 Real images are crops of the two photographs that scikit-learn ships. Fake images are other crops, rebuilt by an
 up-sampling decoder such as generators end with, which leaves regular traces. Both are sampled, sized and saved alike,
-so that only those traces tell them apart, and train, val, test and the unlabelled images come from separate regions of
+so that only those traces tell them apart, and train, val, test and the unlabeled images come from separate regions of
 the photographs. The result shows that everything works; it is no benchmark.
 """
 
@@ -45,7 +45,7 @@ _TRAINING = f"--image-size {IMAGE_SIZE_PX} --network cnn --weights none --fine-t
 class _Region:
     """Squares of the photographs that images of one purpose are cut from."""
 
-    name: str  # train, val, test: the splits of the labelled images; unlabelled: the images to predict
+    name: str  # train, val, test: the splits of the labeled images; unlabeled: the images to predict
     squares: int  # of each photograph, 24 in total
     images: int  # of each class
 
@@ -54,7 +54,7 @@ _REGIONS = (
     _Region("train", 13, 400),
     _Region("val", 4, 80),
     _Region("test", 4, 80),
-    _Region("unlabelled", 3, 50),
+    _Region("unlabeled", 3, 50),
 )
 
 
@@ -71,13 +71,13 @@ class _Image:
 class DemoSet:
     """A demo set on disk."""
 
-    raw: Path  # the labelled images in two folders, some in the wrong one, and JSON files with the true labels
+    raw: Path  # the labeled images in two folders, some in the wrong one, and JSON files with the true labels
     split: Path  # manifest for --split: which of them are for train, val and test
-    test: Path  # the unlabelled images
+    test: Path  # the unlabeled images
     truth: Path  # their labels, in a file apart
-    labelled: int  # images in `raw`
+    labeled: int  # images in `raw`
     swapped: int  # of these, in the wrong folder
-    unlabelled: int  # images in `test`
+    unlabeled: int  # images in `test`
 
 
 def make(folder: Path, seed: int = 0) -> DemoSet:
@@ -94,23 +94,23 @@ def make(folder: Path, seed: int = 0) -> DemoSet:
     rng = np.random.default_rng(seed)
     images = list(_make_images(rng))
     images = [images[number] for number in rng.permutation(len(images))]
-    labelled = [image for image in images if image.region != "unlabelled"]
-    unlabelled = [image for image in images if image.region == "unlabelled"]
+    labeled = [image for image in images if image.region != "unlabeled"]
+    unlabeled = [image for image in images if image.region == "unlabeled"]
     demo = DemoSet(
         raw=folder / "raw",
         split=folder / "split.csv",
         test=folder / "test",
         truth=folder / "test_truth.json",
-        labelled=len(labelled),
-        swapped=round(len(labelled) * _SWAPPED_SHARE),
-        unlabelled=len(unlabelled),
+        labeled=len(labeled),
+        swapped=round(len(labeled) * _SWAPPED_SHARE),
+        unlabeled=len(unlabeled),
     )
-    _write_labelled(demo, labelled)
-    _write_numbered(demo.test, unlabelled, demo.truth)
+    _write_labeled(demo, labeled)
+    _write_numbered(demo.test, unlabeled, demo.truth)
     return demo
 
 
-def _write_labelled(demo: DemoSet, images: list[_Image]) -> None:
+def _write_labeled(demo: DemoSet, images: list[_Image]) -> None:
     # The order is random already, so the first ones are as good as any for the wrong folder.
     folder_labels = [1 - image.label if number < demo.swapped else image.label for number, image in enumerate(images)]
     rows = []
@@ -221,7 +221,7 @@ def run_tour(folder: Path, seed: int) -> int:
         FakeRealError: the folder is not empty, or a script failed.
     """
     made = make(folder, seed)
-    print(f"{made.labelled} labelled images, {made.swapped} of them in the wrong folder, are in {made.raw}")
+    print(f"{made.labeled} labeled images, {made.swapped} of them in the wrong folder, are in {made.raw}")
     clean, model, predictions = folder / "clean", folder / "model.h5", folder / "predictions.json"
     _script("image_separate.py", made.raw, "--output", clean, "--mode", "copy")
     data = ("--data", clean, "--output", model, "--split", made.split, "--seed", seed)
@@ -253,8 +253,8 @@ def _results(made: DemoSet, clean: Path, score: str, predictions: Path) -> list[
         "Results",
         f"  labels      {_count_moved(clean)} of {made.swapped} images in the wrong folder are now in the right one",
         f"  training    {score}",
-        f"  prediction  {correct} of {total} unlabelled images correct ({correct / total:.0%})",
-        "The test and the unlabelled images come from parts of the photographs that were not used for training. Still,",
+        f"  prediction  {correct} of {total} unlabeled images correct ({correct / total:.0%})",
+        "The test and the unlabeled images come from parts of the photographs that were not used for training. Still,",
         "this is a demo, no benchmark: it uses two photographs and one simple decoder, and says nothing of generators.",
         "",
         "With your own images",

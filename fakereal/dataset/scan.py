@@ -1,4 +1,4 @@
-"""Find the labelled images in a folder; list every file that can't be used, with the reason."""
+"""Find the labeled images in a folder; list every file that can't be used, with the reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMED = 3  # names in an abbreviated list
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image."""
+    """One labeled image."""
 
     path: Path  # as reachable from the current folder (root / relative)
     label: int  # 0 fake, 1 real
@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not a labelled image."""
+    """A file that is not a labeled image."""
 
     path: Path
     reason: str  # one line why

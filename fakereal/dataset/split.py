@@ -125,7 +125,7 @@ def _drop_leaks(
     for record, name in placed:
         first = min(splits[record.content], key=SPLITS.index)
         if len(labels[record.content]) > 1:
-            left_out.append(LeftOut(record, "the same image is labelled fake and real"))
+            left_out.append(LeftOut(record, "the same image is labeled fake and real"))
         elif name != first:
             left_out.append(LeftOut(record, f"in {name}, but the same image is in {first}"))
         else:

@@ -41,7 +41,7 @@ class ExportConfig:
     format: str  # one of RUNTIMES
     output: Path | None = None  # the format's main file; None: beside the model
     int8: bool = False  # a third of the size; needs `data`
-    data: Path | None = None  # labelled images: one half calibrates int8, the other half tests it
+    data: Path | None = None  # labeled images: one half calibrates int8, the other half tests it
     foreign_model: bool = False  # the model may be a plain Keras file of another program
 
 
@@ -72,7 +72,7 @@ def export(config: ExportConfig) -> ExportResult:
     runtime = RUNTIMES[config.format]
     output = _output(config, runtime)
     if config.int8 != (config.data is not None):
-        raise ConfigError("--int8 and --data DIR go together: int8 is calibrated and tested on labelled images")
+        raise ConfigError("--int8 and --data DIR go together: int8 is calibrated and tested on labeled images")
     if runtime.version is None:
         raise EngineRefused(
             f"--format {config.format}: package {runtime.package} is not installed:"
@@ -106,14 +106,14 @@ def _output(config: ExportConfig, runtime: Runtime) -> Path:
 
 def _scan(data: Path, preprocessing: Preprocessing) -> Dataset:
     dataset = scan(data, preprocessing)
-    log("\n".join(skipped_lines(dataset)) or f"{len(dataset.records):,} labelled images")
+    log("\n".join(skipped_lines(dataset)) or f"{len(dataset.records):,} labeled images")
     return dataset
 
 
 def _convert_and_compare(
     name: str, detector: Detector, dataset: Dataset | None
 ) -> tuple[dict[str, bytes], ParityResult]:
-    """Return the converted network by suffix, and how it compares with Keras; int8 if there are labelled images."""
+    """Return the converted network by suffix, and how it compares with Keras; int8 if there are labeled images."""
     from fakereal.engines.conversion import MAX_CALIBRATION_IMAGES, check_backend, convert
 
     check_backend()
@@ -128,7 +128,7 @@ def _convert_and_compare(
 
 
 def split_in_halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Split labelled images into one half for calibration and one for the test, by content: copies stay together.
+    """Split labeled images into one half for calibration and one for the test, by content: copies stay together.
 
     Raises:
         DataError: too few images for the test.
@@ -199,11 +199,11 @@ def _input_meaning(preprocessing: Preprocessing) -> str:
     image = "the whole image"
     if neutral:
         image = (
-            f"the centre square at {neutral.side_px} x {neutral.side_px} pixels, saved as a JPEG of quality"
+            f"the center square at {neutral.side_px} x {neutral.side_px} pixels, saved as a JPEG of quality"
             f" {neutral.quality}, 4:2:0"
         )
     return (
-        f"RGB of 0..255, not scaled; {image}, upright by EXIF, over white where transparent, 16-bit grey scaled to 8,"
+        f"RGB of 0..255, not scaled; {image}, upright by EXIF, over white where transparent, 16-bit gray scaled to 8,"
         " a JPEG decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that has at least"
         f" {2 * preprocessing.decode_px} pixels per side, stretched to the square by Pillow's bicubic filter"
     )

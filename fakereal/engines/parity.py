@@ -121,7 +121,7 @@ def _figures(images: int, difference: float, limit: float) -> dict[str, Any]:
 def compare_labels(
     expected: np.ndarray, actual: np.ndarray, labels: np.ndarray, decision: DecisionRule
 ) -> ParityResult:
-    """Compare an int8 network with Keras on labelled images.
+    """Compare an int8 network with Keras on labeled images.
 
     Args:
         expected: p_real of Keras, (n,).

@@ -1,1 +1,1 @@
-"""Evaluate a detector on labelled images: predictions, metrics, plots, report."""
+"""Evaluate a detector on labeled images: predictions, metrics, plots, report."""

@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled images: predict them as prediction does, also re-saved, and measure the results.
+"""Evaluate a model on labeled images: predict them as prediction does, also re-saved, and measure the results.
 
 `evaluation.selection` picks the images, `predict.pipeline` gives p_real for each, `model.metrics` the figures. The
 result is one tree of plain values, `metrics.json`, from which `evaluation.report` makes everything people read. The
@@ -46,7 +46,7 @@ class EvaluateConfig:
     """The options of `fakereal evaluate`."""
 
     model: Path
-    data: Path  # a labelled folder
+    data: Path  # a labeled folder
     output: Path | None = None  # None: a folder beside the model, named after model and data
     split: str = "test"  # of a folder with train/, val/ and test/: "test" or "all"
     seen: bool = False  # include images that the model was trained or tuned on
@@ -71,7 +71,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvaluatedImages:
-    """Labelled images and the network's outputs for them."""
+    """Labeled images and the network's outputs for them."""
 
     root: Path  # the folder that reported paths are relative to
     records: tuple[Record, ...]
@@ -98,7 +98,7 @@ class EvaluationResult:
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationResult:
-    """Evaluate a model file on a labelled folder; nothing is written yet.
+    """Evaluate a model file on a labeled folder; nothing is written yet.
 
     Raises:
         FakeRealError: in one line, with what to do.
@@ -176,7 +176,7 @@ def passes(images: int, resave_images: int | None, preprocessing: Preprocessing)
 
 
 @dataclass(frozen=True, slots=True)
-class _LabelledImage:
+class _LabeledImage:
     """A record as a `pipeline.ImageSource`, which is refused where its file has changed since the scan."""
 
     record: Record
@@ -204,7 +204,7 @@ def predict_records(
     resave_images: int | None = None,
     seed: int = 0,
 ) -> EvaluatedImages:
-    """Predict labelled images with the pipeline of prediction, and a sample of them also after each re-save.
+    """Predict labeled images with the pipeline of prediction, and a sample of them also after each re-save.
 
     Args:
         network: returns p_real.
@@ -220,7 +220,7 @@ def predict_records(
         DataError: an image vanished or changed since the scan.
         ModelFileError: the network returned something else than a probability.
     """
-    items = [_LabelledImage(record) for record in records]
+    items = [_LabeledImage(record) for record in records]
     chosen = _sample(len(items), resave_images, seed)
     others = np.setdiff1d(np.arange(len(items)), chosen)
     plain = _predict([items[n] for n in others], network, preprocessing, batch_size)
@@ -240,7 +240,7 @@ def _sample(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def _predict(
-    items: Sequence[_LabelledImage],
+    items: Sequence[_LabeledImage],
     network: Network,
     preprocessing: Preprocessing,
     batch_size: int,

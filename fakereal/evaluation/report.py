@@ -60,7 +60,7 @@ _THUMBNAIL_PX = 224
 
 
 def evaluate_and_report(config: EvaluateConfig) -> EvaluationResult:
-    """Evaluate a model file on a labelled folder and write the report.
+    """Evaluate a model file on a labeled folder and write the report.
 
     Raises:
         FakeRealError: in one line, with what to do; nothing is written then.
@@ -195,7 +195,7 @@ def _resave_lines(resaves: dict[str, Any] | None) -> list[str]:
 
 @dataclass(frozen=True)
 class _MistakeImages:
-    """A wrongly labelled image as data URIs; None where it can't be shown."""
+    """A wrongly labeled image as data URIs; None where it can't be shown."""
 
     image: str | None = None
     heatmap: str | None = None  # the image overlaid with the evidence for the predicted label

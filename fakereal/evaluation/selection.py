@@ -1,4 +1,4 @@
-"""Select the images of a labelled folder that a fair evaluation may use, and state what was left out and why."""
+"""Select the images of a labeled folder that a fair evaluation may use, and state what was left out and why."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def select(dataset: Dataset, split: str, model: Path, trained_on: str | None, se
         )
     skipped = sum(item.failed for item in dataset.skipped) + ambiguous
     if skipped:
-        notes.append(f"Left out: {skipped:,} files that are unreadable or labelled both fake and real.")
+        notes.append(f"Left out: {skipped:,} files that are unreadable or labeled both fake and real.")
     return Selection(tuple(records), description, tuple(notes), skipped)
 
 
@@ -62,13 +62,13 @@ def _of_split(records: Sequence[Record], split: str) -> tuple[list[Record], str]
 
 
 def _without_ambiguous(records: list[Record]) -> tuple[list[Record], int]:
-    """Drop images whose pixels are labelled both fake and real; also return how many."""
+    """Drop images whose pixels are labeled both fake and real; also return how many."""
     labels = defaultdict(set)
     for record in records:
         labels[record.content].add(record.label)
     for record in records:
         if len(labels[record.content]) > 1:
-            log(f"left out, as the same image is labelled both fake and real: {record.path}")
+            log(f"left out, as the same image is labeled both fake and real: {record.path}")
     kept = [record for record in records if len(labels[record.content]) == 1]
     return kept, len(records) - len(kept)
 

@@ -210,7 +210,7 @@ def _result_order(names: list[str]) -> tuple[list[int], dict[str, None]]:
 
 
 def _without_duplicates(places: list[int], names: list[str]) -> list[int]:
-    """Keep the first place of each name; equal names are neighbours."""
+    """Keep the first place of each name; equal names are neighbors."""
     return [place for n, place in enumerate(places) if n == 0 or names[place] != names[places[n - 1]]]
 
 

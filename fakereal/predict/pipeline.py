@@ -1,7 +1,7 @@
 """Predict a stream of images: read and decode files, form batches, run the network, write overlays where asked for.
 
 One thread reads ahead, several decode, and the caller's thread runs the network: the next batch is ready unless
-decoding is the slower part. Any `ImageSource` can be predicted, so evaluation on labelled images takes the same path.
+decoding is the slower part. Any `ImageSource` can be predicted, so evaluation on labeled images takes the same path.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class ImageSource(Protocol):
-    """An image to predict: a file, a member of an archive, or a labelled record of an evaluation."""
+    """An image to predict: a file, a member of an archive, or a labeled record of an evaluation."""
 
     @property
     def name(self) -> str:
@@ -339,7 +339,7 @@ class Overlays:
         sheet = Image.new("RGB", (max(2 * shown.width, 330), shown.height + _CAPTION_PX), "white")
         sheet.paste(shown, (0, _CAPTION_PX))
         sheet.paste(overlay(shown, heatmap(evidence, label)), (shown.width, _CAPTION_PX))
-        caption = f"{NAMES[label]} ({100 * confidence:.0f} %); coloured: what speaks for {NAMES[label]}"
+        caption = f"{NAMES[label]} ({100 * confidence:.0f} %); colored: what speaks for {NAMES[label]}"
         ImageDraw.Draw(sheet).text((6, 5), caption, "black", ImageFont.load_default(14))
         return sheet
 

@@ -1,1 +1,1 @@
-"""Clean labelled folders by prediction JSONs: plan, votes, journal, transfer."""
+"""Clean labeled folders by prediction JSONs: plan, votes, journal, transfer."""

@@ -140,7 +140,7 @@ def calibrated_loss(labels: np.ndarray, p_real: np.ndarray) -> float:
 
     A network that is trained for long becomes overconfident, which raises the plain loss while the network separates
     the classes better (Guo et al. 2017, arXiv 1706.04599, figure 3). The finished detector's temperature corrects
-    that, so it is not held against an epoch. Temperatures below 1 don't count: they would favour a network that has
+    that, so it is not held against an epoch. Temperatures below 1 don't count: they would favor a network that has
     hardly begun, whose outputs, all close to 0.5, lie in a lucky order.
 
     Args:

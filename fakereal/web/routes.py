@@ -266,7 +266,7 @@ def verdict_sentence(analysis: Analysis) -> str:
     if analysis.result.verdict == UNCERTAIN:
         low, high = map(percent, decision["band"])
         return (
-            f"Too close to call: it leans towards {name}, but this model is wrong too often where the probability of"
+            f"Too close to call: it leans toward {name}, but this model is wrong too often where the probability of"
             f" fake is between {low} and {high}."
         )
     if share < 0.5:

@@ -442,7 +442,7 @@ class Admission:
         self._worker, self._left, self._places = worker, count, places
 
     def submit(self, array: np.ndarray, explain: bool = False) -> Future[Output]:
-        """Hand over one image, uint8 (S, S, 3); cancelling the future spares the network an unwanted image."""
+        """Hand over one image, uint8 (S, S, 3); canceling the future spares the network an unwanted image."""
         image = _QueuedImage(array, explain, Future())
         self._left -= 1
         self._worker._enqueue(image)

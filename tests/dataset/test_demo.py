@@ -34,8 +34,8 @@ def rows_of(made):
         return list(csv.DictReader(file))
 
 
-def labelled_by_sha256(made):
-    paths = (made.raw / name / f"{n}.png" for name in demo.FOLDERS.values() for n in range(1, made.labelled + 1))
+def labeled_by_sha256(made):
+    paths = (made.raw / name / f"{n}.png" for name in demo.FOLDERS.values() for n in range(1, made.labeled + 1))
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths if path.exists()}
 
 
@@ -46,7 +46,7 @@ def labels_in(path):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made, tmp_path):
     again, other = demo.make(tmp_path / "again", seed=0), demo.make(tmp_path / "other", seed=1)
     files = [path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()]
-    assert len(files) == made.labelled + made.unlabelled + 4
+    assert len(files) == made.labeled + made.unlabeled + 4
     home = made.split.parent
     assert all((tmp_path / "again" / file).read_bytes() == (home / file).read_bytes() for file in files)
     assert again.split.read_bytes() != other.split.read_bytes()
@@ -62,7 +62,7 @@ def test_the_set_looks_like_a_hackathons(made):
     for name in demo.FOLDERS.values():
         names = {path.name for path in (made.raw / name).iterdir()}
         assert names == {f"{number}.png" for number in range(1, len(names) + 1)}
-    assert {path.name for path in made.test.iterdir()} == {f"{n}.png" for n in range(1, made.unlabelled + 1)}
+    assert {path.name for path in made.test.iterdir()} == {f"{n}.png" for n in range(1, made.unlabeled + 1)}
 
 
 def test_both_classes_are_saved_alike(made):
@@ -88,7 +88,7 @@ def test_nothing_but_the_traces_tells_the_classes_apart(made):
     assert 0.35 < roc_auc_score(labels == FAKE, contrast) < 0.65
 
 
-def test_the_splits_and_the_unlabelled_images_share_no_part_of_a_photograph(tmp_path, monkeypatch):
+def test_the_splits_and_the_unlabeled_images_share_no_part_of_a_photograph(tmp_path, monkeypatch):
     """Photographs in which every square has a color of its own show where each real image comes from."""
     photographs = np.zeros((2, 427, 640, 3), np.uint8)
     for number, (row, column) in enumerate(np.ndindex(4, 6)):
@@ -97,12 +97,12 @@ def test_the_splits_and_the_unlabelled_images_share_no_part_of_a_photograph(tmp_
             photographs[photograph, row * 106 : row * 106 + 106, column * 106 : column * 106 + 106] = color
     monkeypatch.setattr(sklearn.datasets, "load_sample_images", lambda: SimpleNamespace(images=list(photographs)))
     made = demo.make(tmp_path / "set")
-    paths = labelled_by_sha256(made)
-    labelled_paths = [(row["split"], paths[row["sha256"]]) for row in rows_of(made) if row["label"] == "real"]
+    paths = labeled_by_sha256(made)
+    labeled_paths = [(row["split"], paths[row["sha256"]]) for row in rows_of(made) if row["label"] == "real"]
     truth = labels_in(made.truth)
-    labelled_paths += [("unlabelled", made.test / f"{n}.png") for n, label in truth.items() if label == REAL]
-    squares = {name: set() for name in (*SPLITS, "unlabelled")}
-    for name, path in labelled_paths:
+    labeled_paths += [("unlabeled", made.test / f"{n}.png") for n, label in truth.items() if label == REAL]
+    squares = {name: set() for name in (*SPLITS, "unlabeled")}
+    for name, path in labeled_paths:
         image = np.asarray(Image.open(path), dtype=float)
         assert image.std(axis=(0, 1)).max() < 1  # every image lies within its square
         red, green, blue = image.mean(axis=(0, 1))
@@ -113,11 +113,11 @@ def test_the_splits_and_the_unlabelled_images_share_no_part_of_a_photograph(tmp_
 def test_a_part_of_the_labels_is_swapped_and_the_jsons_know_the_truth(made):
     rows = {row["sha256"]: row["label"] for row in rows_of(made)}
     swapped = 0
-    for digest, path in labelled_by_sha256(made).items():
+    for digest, path in labeled_by_sha256(made).items():
         truth = labels_in(made.raw / f"{path.parent.name.removesuffix('_images')}_preds.json")[int(path.stem)]
         assert NAMES[truth] == rows[digest]
         swapped += demo.FOLDERS[truth] != path.parent.name
-    assert swapped == made.swapped > 0.1 * made.labelled
+    assert swapped == made.swapped > 0.1 * made.labeled
 
 
 def test_separation_mends_every_label_and_the_manifest_fits_the_result(made, tmp_path):
@@ -126,7 +126,7 @@ def test_separation_mends_every_label_and_the_manifest_fits_the_result(made, tmp
     dataset = scan(clean, Preprocessing(64))
     split = read_manifest(made.split, dataset)
     assert split.left_out == ()
-    assert sum(len(getattr(split, name)) for name in SPLITS) == made.labelled
+    assert sum(len(getattr(split, name)) for name in SPLITS) == made.labeled
     expected = {row["sha256"]: row["path"] for row in rows_of(made)}
     for record in dataset.records:
         assert record.path.relative_to(clean).as_posix() == expected[record.sha256]
@@ -145,7 +145,7 @@ def test_the_command_says_what_it_made(tmp_path, capsys):
     assert door.main(["demo", str(tmp_path / "set"), "--seed", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert "labelled images" in lines[0]
+    assert "labeled images" in lines[0]
     assert all(str(tmp_path / "set") in line for line in lines)
 
 

@@ -65,7 +65,7 @@ def test_images_that_are_all_different_have_no_duplicates(root):
 CHANGES = {
     "half": lambda image: image.resize((image.width // 2, image.height // 2)),
     "stretched": lambda image: image.resize((image.width, image.height * 2)),
-    "paler": lambda image: Image.blend(image, Image.new("RGB", image.size, "grey"), 0.3),
+    "paler": lambda image: Image.blend(image, Image.new("RGB", image.size, "gray"), 0.3),
     "saved again": lambda image: image,
     **{method.name: lambda image, method=method: image.transpose(method) for method in Image.Transpose},
 }

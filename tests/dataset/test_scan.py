@@ -82,7 +82,7 @@ def test_a_record_holds_the_shorter_side_and_a_gray_thumbnail(make_folder):
     assert "thumbnail" not in repr(record)
 
 
-def test_what_is_not_a_labelled_image_is_skipped_with_a_reason(make_folder, make_image):
+def test_what_is_not_a_labeled_image_is_skipped_with_a_reason(make_folder, make_image):
     root = make_folder({"fake": 1, "real": 1})
     make_image(root / "elsewhere" / "1.png")
     make_image(root / "fake" / ".hidden.png")

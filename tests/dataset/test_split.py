@@ -81,8 +81,8 @@ def test_identical_images_stay_together(dataset):
 def test_an_image_in_both_classes_is_left_out_every_time(dataset):
     split = split_dataset(with_more(dataset, record(dataset.root, "doubtful", REAL, "content 0")), seed=0)
     assert {(item.record.path.name, item.reason) for item in split.left_out} == {
-        ("0000", "the same image is labelled fake and real"),
-        ("doubtful", "the same image is labelled fake and real"),
+        ("0000", "the same image is labeled fake and real"),
+        ("doubtful", "the same image is labeled fake and real"),
     }
     assert not {"0000", "doubtful"} & set(where(split))
 
@@ -160,7 +160,7 @@ def test_a_manifest_gives_the_same_split_back(images, tmp_path):
     assert len(rows) == 61
     doubtful = [row for row in rows if row["split"] == "left_out"]
     assert {row["path"] for row in doubtful} == {"club/real/doubtful.png", "web/fake/1.png"}
-    assert {row["reason"] for row in doubtful} == {"the same image is labelled fake and real"}
+    assert {row["reason"] for row in doubtful} == {"the same image is labeled fake and real"}
 
 
 def test_a_manifest_survives_odd_names(images, tmp_path):
@@ -189,16 +189,16 @@ def test_a_manifest_leaves_out_what_does_not_fit_and_says_why(images, make_image
     write_manifest(tmp_path / "split.csv", split_dataset(scan(images, SMALL), seed=0), images)
     make_image(images / "web/fake/new.png", seed=1000)
     make_image(images / "web/fake/2.png", seed=1001)
-    (images / "web/fake/3.png").rename(images / "web/real/relabelled.png")
+    (images / "web/fake/3.png").rename(images / "web/real/relabeled.png")
     (images / "web/fake/4.png").unlink()
     split = read_manifest(tmp_path / "split.csv", scan(images, SMALL))
     reasons = {item.record.path.relative_to(images).as_posix(): item.reason for item in split.left_out}
     for name in ("club/real/doubtful.png", "web/fake/1.png"):
-        assert reasons.pop(name) == "the same image is labelled fake and real"
+        assert reasons.pop(name) == "the same image is labeled fake and real"
     assert reasons == {
         "web/fake/new.png": "not in the split file",
         "web/fake/2.png": "its content changed since the split file was written",
-        "web/real/relabelled.png": "fake in the split file, but in a folder of real images",
+        "web/real/relabeled.png": "fake in the split file, but in a folder of real images",
         "web/fake/4.png": "in the split file, but not among the readable images",
     }
 
@@ -239,7 +239,7 @@ def test_the_summary_counts_splits_classes_sources_and_what_is_left_out(images):
     assert [line.split()[0] for line in lines[:3]] == list(SPLITS)
     assert sum(int(line.split()[1]) for line in lines[:3]) == 59
     assert "club: train 0 fake" in lines[3]
-    assert lines[-1].startswith("left out 2: the same image is labelled fake and real (")
+    assert lines[-1].startswith("left out 2: the same image is labeled fake and real (")
 
 
 def copied(original, *copies):

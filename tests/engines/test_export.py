@@ -56,7 +56,7 @@ def export(*options) -> int:
     return run_cli(door.main, ["export", *map(str, options)])
 
 
-def labelled(folder: Path, each: int) -> Path:
+def labeled(folder: Path, each: int) -> Path:
     for number in range(2 * each):
         path = folder / ("fake", "real")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def test_what_gives_other_outputs_is_refused_and_not_written(model, monkeypatch,
 
 
 def test_int8_needs_enough_images_to_judge_it(model, tmp_path, capsys):
-    data = labelled(tmp_path / "data", 10)
+    data = labeled(tmp_path / "data", 10)
     assert export(model, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
     assert "expected at least 200 images there, got" in capsys.readouterr().err
 
@@ -172,7 +172,7 @@ def test_int8_is_written_where_it_keeps_the_labels(tmp_path, name):
     pytest.importorskip("nncf")
     path = write(tmp_path / "m.h5", sure())
     output = tmp_path / f"x{RUNTIMES[name].suffixes[0]}"
-    data = labelled(tmp_path / "data", 260)
+    data = labeled(tmp_path / "data", 260)
     assert export(path, "--format", name, "--int8", "--data", data, "--output", output) == 0
     card = json.loads(output.with_name(f"{output.name}.json").read_text())
     assert card["precision"] == "int8"
@@ -192,7 +192,7 @@ def test_int8_that_changes_labels_is_refused_with_the_figures(model, tmp_path, c
     other, real = sure(-1), conversion.convert
     monkeypatch.setattr(conversion, "convert", lambda model, *options: real(other, *options))
     path = write(tmp_path / "m.h5", sure())
-    data = labelled(tmp_path / "data", 260)
+    data = labeled(tmp_path / "data", 260)
     assert export(path, "--format", "litert", "--int8", "--data", data, "--output", tmp_path / "x.tflite") == 2
     told = capsys.readouterr().err
     assert "error: --format litert --int8: not written, because" in told

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, make_labelled_images
+from conftest import ROOT, make_labeled_images
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
@@ -77,7 +77,7 @@ def model(detector, tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     counts = {"alpha/fake": 12, "alpha/real": 14, "beta/fake": 9}
-    return make_labelled_images(tmp_path_factory.mktemp("set") / "holiday", counts)
+    return make_labeled_images(tmp_path_factory.mktemp("set") / "holiday", counts)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_a_network_without_maps_is_reported_without_heatmaps(detector, data, tmp
 
 
 def test_a_file_name_is_text_in_the_page_not_markup(detector, tmp_path):
-    record_folder = make_labelled_images(tmp_path / "set", {"real": 4, "fake": 4})
+    record_folder = make_labeled_images(tmp_path / "set", {"real": 4, "fake": 4})
     (record_folder / "fake" / "0.png").rename(record_folder / "fake" / "<script>alert(1)<&.png")
     Image.new("RGB", (40, 40), "white").save(record_folder / "fake" / "<script>alert(1)<&.png")
     model_file.save(tmp_path / "m.h5", detector)
@@ -271,7 +271,7 @@ def test_another_file_of_a_training_image_is_left_out_too(seen_model, data, tmp_
 
 
 def test_a_neutralized_copy_is_reported_as_possibly_seen(seen_model, data, tmp_path, capsys):
-    copy = make_labelled_images(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
+    copy = make_labeled_images(tmp_path / "neutral", {"fake": 3, "real": 3}, seed=1)
     (copy / "neutralize.json").write_text("{}")
     done = evaluate_and_report(EvaluateConfig(seen_model, copy, resave_images=0))
     assert any("a neutralized copy has files of its own" in note for note in done.tree["subject"]["notes"])
@@ -281,7 +281,7 @@ def test_a_neutralized_copy_is_reported_as_possibly_seen(seen_model, data, tmp_p
 def test_a_report_on_another_folder_is_not_replaced(model, data, tmp_path):
     own = tmp_path / "m.h5"
     shutil.copy(model, own)
-    other = make_labelled_images(tmp_path / "other" / "holiday", {"fake": 3, "real": 3}, seed=2)
+    other = make_labeled_images(tmp_path / "other" / "holiday", {"fake": 3, "real": 3}, seed=2)
     first = evaluate_and_report(EvaluateConfig(own, data, resave_images=0))
     evaluate_and_report(EvaluateConfig(own, data, resave_images=0))
     with pytest.raises(DataError, match=r"m_on_holiday: already holds a report on .*: choose another"):
@@ -310,14 +310,14 @@ def test_no_unseen_images_is_one_clear_line(seen_model, data, tmp_path):
 
 
 def test_only_test_folders_count_where_there_are_any(model, tmp_path):
-    data = make_labelled_images(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
+    data = make_labeled_images(tmp_path / "set", {"train/fake": 5, "train/real": 5, "test/fake": 4, "test/real": 4})
     sizes = [evaluate_and_report(EvaluateConfig(model, data, tmp_path / "r", split=split, resave_images=0)).tree["data"]
              for split in ("test", "all")]  # fmt: skip
     assert [size["images"] for size in sizes] == [8, 18]
 
 
 def test_damaged_and_ambiguous_images_are_left_out_with_exit_code_1(model, tmp_path, capsys):
-    data = make_labelled_images(tmp_path / "set", {"fake": 5, "real": 5})
+    data = make_labeled_images(tmp_path / "set", {"fake": 5, "real": 5})
     (data / "fake" / "broken.png").write_bytes(b"no image")
     (data / "fake" / "both.png").write_bytes((data / "real" / "0.png").read_bytes())
     arguments = ["evaluate", str(model), "--data", str(data), "--output", str(tmp_path / "r"), "--resave-images", "0"]

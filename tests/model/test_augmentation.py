@@ -28,7 +28,7 @@ def only(step: str) -> ResavingConfig:
 
 
 def difference(a: Image.Image, b: Image.Image) -> float:
-    """Returns the mean difference in grey levels."""
+    """Returns the mean difference in gray levels."""
     return float(np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean())
 
 

@@ -145,7 +145,7 @@ def test_the_outputs_are_those_of_prediction_to_the_bit(trained, explainer):
     assert np.array_equal(explainer.p_real(images), trained.p_real(images))
 
 
-def test_an_image_has_the_same_map_whatever_its_neighbours(explainer):
+def test_an_image_has_the_same_map_whatever_its_neighbors(explainer):
     images, _, _ = with_patch(8, seed=6)
     alone = explainer.explain(np.stack([images[3], images[3]])).evidence[0]
     assert np.allclose(explainer.explain(images).evidence[3], alone, atol=1e-5)

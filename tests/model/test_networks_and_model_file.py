@@ -194,7 +194,7 @@ def test_weights_by_path_see_the_same_pixels_as_where_they_come_from(tmp_path):
     features = keras.Model(model.input, model.get_layer(networks.FEATURES).output)
     image = pixels(3, 64)
     expected, found = (np.asarray(each(image.astype("float32"), training=False)) for each in (source, features))
-    # The padding's zeros stand for another grey at the very border, hence not to the last bit.
+    # The padding's zeros stand for another gray at the very border, hence not to the last bit.
     assert np.median(np.abs(found - expected)) < 0.02 * np.abs(expected).mean()
 
 

@@ -112,10 +112,10 @@ def test_a_model_file_rebuilds_each_network_by_name(tmp_path, network):
 def test_a_model_file_loads_whatever_was_frozen_when_it_was_saved(tmp_path, scope, suffix):
     model = networks.build(NetworkConfig(), 32)
     networks.set_trainable(model, scope, learn_batch_norm=False)
-    learnt = len(model.trainable_variables)
+    learned = len(model.trainable_variables)
     path = tmp_path / f"model{suffix}"
     model_file.save(path, Detector(model, Metadata(Config(32), Preprocessing(32))))
-    assert len(model.trainable_variables) == learnt
+    assert len(model.trainable_variables) == learned
     pairs = zip(model_file.load(path).model.get_weights(), model.get_weights(), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
 

@@ -22,10 +22,10 @@ class Brightness:
         return images.mean(axis=(1, 2, 3)) / 255
 
 
-def png(grey: int = 200) -> bytes:
-    """A grey PNG."""
+def png(gray: int = 200) -> bytes:
+    """A gray PNG."""
     content = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey,) * 3).save(content, "PNG")
+    Image.new("RGB", (20, 10), (gray,) * 3).save(content, "PNG")
     return content.getvalue()
 
 

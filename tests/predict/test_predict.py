@@ -27,9 +27,9 @@ SIZE_PX = 32
 PREPROCESSING = Preprocessing(SIZE_PX)
 
 
-def paint(path: Path, grey: int = 200, size=(20, 10)) -> Path:
+def paint(path: Path, gray: int = 200, size=(20, 10)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (grey,) * 3).save(path)
+    Image.new("RGB", size, (gray,) * 3).save(path)
     return path
 
 
@@ -71,8 +71,8 @@ def detector(model):
 
 
 def test_numbered_images_give_exactly_the_documented_text(tmp_path):
-    for index, grey in ((10, 250), (2, 10), (1, 240)):
-        paint(tmp_path / "test" / f"{index}.png", grey)
+    for index, gray in ((10, 250), (2, 10), (1, 240)):
+        paint(tmp_path / "test" / f"{index}.png", gray)
     save(predicted(tmp_path / "test"), tmp_path / "p.json")
     assert (tmp_path / "p.json").read_text() == (
         "[\n"
@@ -91,8 +91,8 @@ def test_other_names_stand_behind_the_numbers_with_their_path(tmp_path):
 
 
 def test_files_of_one_number_keep_their_places_under_their_names(tmp_path):
-    for name, grey in (("7.png", 255), ("007.png", 0), ("1.jpg", 0), ("1.png", 255), ("2.png", 255)):
-        paint(tmp_path / "in" / name, grey)
+    for name, gray in (("7.png", 255), ("007.png", 0), ("1.jpg", 0), ("1.png", 255), ("2.png", 255)):
+        paint(tmp_path / "in" / name, gray)
     assert entries_of(tmp_path / "in") == [
         {"index": 2, "prediction": "real"},
         {"image": "007.png", "prediction": "fake"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_labelled_images
+from conftest import make_labeled_images
 from matplotlib.figure import Figure
 
 from fakereal import __main__ as door
@@ -187,7 +187,7 @@ RECIPES = {
 
 @pytest.mark.slow
 def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
-    data = make_labelled_images(tmp_path / "set", {"fake": 40, "real": 40})
+    data = make_labeled_images(tmp_path / "set", {"fake": 40, "real": 40})
     paths = [tmp_path / f"{name}.yaml" for name in RECIPES]
     for path, text in zip(paths, RECIPES.values(), strict=True):
         path.write_text(text)
@@ -232,7 +232,7 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_comparison_that_is_killed_leaves_no_training_behind(tmp_path):
-    data = make_labelled_images(tmp_path / "set", {"fake": 40, "real": 40})
+    data = make_labeled_images(tmp_path / "set", {"fake": 40, "real": 40})
     (tmp_path / "long.yaml").write_text(RECIPES["long"].replace("epochs: 3", "epochs: 100000"))
     command = [sys.executable, "-m", "fakereal", "compare", tmp_path / "long.yaml", "--data", data]
     with subprocess.Popen([*command, "--output", tmp_path / "out"], cwd=ROOT, stderr=subprocess.DEVNULL) as process:

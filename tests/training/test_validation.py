@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_labelled_images
+from conftest import make_labeled_images
 
 from fakereal.config import Config, DataConfig, NetworkConfig, TrainingConfig
 from fakereal.dataset.scan import Record
@@ -102,7 +102,7 @@ def test_tensorboard_gets_every_epoch_once_also_after_a_kill(tmp_path):
 def trained(tmp_path_factory):
     """A run whose learning rate is so high that it falls, with every record that a run can leave."""
     folder = tmp_path_factory.mktemp("run")
-    data = make_labelled_images(folder / "set", {"fake": 40, "real": 40})
+    data = make_labeled_images(folder / "set", {"fake": 40, "real": 40})
     training = TrainingConfig(5, 16, learning_rate=0.5, fine_tune="all", schedule="plateau", plateau_patience=1,
                               plateau_factor=1e-4, validation_steps=1, tensorboard=True)  # fmt: skip
     network = NetworkConfig("cnn", filters=(4,))

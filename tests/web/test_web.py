@@ -273,7 +273,7 @@ def test_cards_carry_the_entry_of_predictions_json(app):
 
 
 @pytest.mark.parametrize(
-    ("grey", "badge"),
+    ("gray", "badge"),
     [
         (0, '<span class="badge fake strong">Very likely fake</span>'),
         (20, '<span class="badge fake strong">Likely fake</span>'),
@@ -284,8 +284,8 @@ def test_cards_carry_the_entry_of_predictions_json(app):
         (254, '<span class="badge real strong">Very likely real</span>'),
     ],
 )
-def test_the_badge_says_how_strong_the_verdict_is(app, grey, badge):
-    assert badge in post(app, ("1.png", png(grey)), url="/cards").text
+def test_the_badge_says_how_strong_the_verdict_is(app, gray, badge):
+    assert badge in post(app, ("1.png", png(gray)), url="/cards").text
 
 
 def test_an_uncertain_verdict_says_why(app):
@@ -306,7 +306,7 @@ def test_a_label_below_even_chance_names_the_threshold():
 
 
 def test_words_fit_the_verdict(app):
-    assert "Too close to call: it leans towards fake" in post(app, ("1.png", png(120)), url="/cards").text
+    assert "Too close to call: it leans toward fake" in post(app, ("1.png", png(120)), url="/cards").text
     assert ">Very likely fake</span>" in post(app, ("1.png", png(1)), url="/cards").text
     text = html.unescape(post(app, ("1.png", png(0)), url="/cards").text)
     assert ">99 % fake, <1 % real" in text

@@ -14,8 +14,8 @@ from fakereal.web.http import BusyError
 from fakereal.web.service import MAX_BATCH, Worker
 
 
-def image(grey: int) -> np.ndarray:
-    return np.full((SIZE_PX, SIZE_PX, 3), grey, np.uint8)
+def image(gray: int) -> np.ndarray:
+    return np.full((SIZE_PX, SIZE_PX, 3), gray, np.uint8)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def started():
 def test_every_image_gets_its_own_answer(started):
     worker = started(Brightness())
     with worker.admit(100) as admission:
-        answers = [admission.submit(image(grey)) for grey in range(100)]
-        assert [answer.result(10).p_real for answer in answers] == pytest.approx([grey / 255 for grey in range(100)])
+        answers = [admission.submit(image(gray)) for gray in range(100)]
+        assert [answer.result(10).p_real for answer in answers] == pytest.approx([gray / 255 for gray in range(100)])
 
 
 def test_images_that_wait_are_computed_together(started):
@@ -50,7 +50,7 @@ def test_images_that_wait_are_computed_together(started):
         first = admission.submit(image(0))
         while not counts:
             time.sleep(0.001)
-        others = [admission.submit(image(grey)) for grey in range(40)]
+        others = [admission.submit(image(gray)) for gray in range(40)]
         free.set()
         for answer in (first, *others):
             answer.result(10)
@@ -94,7 +94,7 @@ def test_a_request_larger_than_the_queue_has_it_for_itself(started):
     with worker.admit(50) as admission:
         with pytest.raises(BusyError):
             worker.admit(1)
-        answers = [admission.submit(image(grey)) for grey in range(50)]
+        answers = [admission.submit(image(gray)) for gray in range(50)]
         assert answers[49].result(10).p_real == pytest.approx(49 / 255)
     assert worker.admitted == 0
 

@@ -81,9 +81,9 @@ def client(network: object | None = None, limits: Limits | None = None, token: s
         yield create_app(found, token).test_client()
 
 
-def png(grey: int = 200, size: tuple[int, int] = (40, 20), kind: str = "PNG", **save: object) -> bytes:
+def png(gray: int = 200, size: tuple[int, int] = (40, 20), kind: str = "PNG", **save: object) -> bytes:
     content = io.BytesIO()
-    Image.new("RGB", size, (grey,) * 3).save(content, kind, **save)
+    Image.new("RGB", size, (gray,) * 3).save(content, kind, **save)
     return content.getvalue()
 
 
