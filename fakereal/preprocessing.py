@@ -22,8 +22,8 @@ LONGEST_PX = 1024
 """Crops are cut from images of at most this length: longer ones are reduced first, as most websites do."""
 
 # Where crops lie between the left (0) and right (1), top (0) and bottom (1) edge; a model has the first N.
-_CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
-MAX_CROPS = len(_CROP_CENTERS)
+CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
+MAX_CROPS = len(CROP_CENTERS)
 
 _VERSION = 1  # raise it whenever a change here moves a single pixel
 _FINGERPRINT = re.compile(
@@ -111,7 +111,7 @@ class Preprocessing:
     def views(self, image: Image.Image) -> list[np.ndarray]:
         """Return the whole image, then its crops (none where a side is below image_size_px)."""
         image = self._prepared(image)
-        crops = _CROP_CENTERS[: self.crops] if self._has_crops(image) else ()
+        crops = CROP_CENTERS[: self.crops] if self._has_crops(image) else ()
         return [self._whole(image), *(self._crop(image, x, y) for x, y in crops)]
 
     def random_view(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:

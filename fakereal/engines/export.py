@@ -24,7 +24,7 @@ from fakereal.errors import ConfigError, DataError, EngineRefused
 from fakereal.files import sha256_of, write_atomic
 from fakereal.labels import NAMES
 from fakereal.model.metadata import Metadata
-from fakereal.preprocessing import Preprocessing
+from fakereal.preprocessing import CROP_CENTERS, LONGEST_PX, Preprocessing
 from fakereal.runtime import log, progress_bar, start_keras
 
 if TYPE_CHECKING:  # it imports Keras
@@ -202,8 +202,22 @@ def _input_meaning(preprocessing: Preprocessing) -> str:
             f"the center square at {neutral.side_px} x {neutral.side_px} pixels, saved as a JPEG of quality"
             f" {neutral.quality}, 4:2:0"
         )
+    fit = "its center square resized" if preprocessing.square else "stretched to the square"
     return (
         f"RGB of 0..255, not scaled; {image}, upright by EXIF, over white where transparent, 16-bit gray scaled to 8,"
         " a JPEG decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that has at least"
-        f" {2 * preprocessing.decode_px} pixels per side, stretched to the square by Pillow's bicubic filter"
+        f" {2 * preprocessing.decode_px} pixels per side, {fit} by Pillow's bicubic filter"
+        f"{_crops_meaning(preprocessing)}"
+    )
+
+
+def _crops_meaning(preprocessing: Preprocessing) -> str:
+    """Describe the crops that are predicted beside the whole image, empty where there are none."""
+    if not preprocessing.crops:
+        return ""
+    size, places = preprocessing.image_size_px, CROP_CENTERS[: preprocessing.crops]
+    return (
+        f"; run once more for each crop of {size} x {size} pixels, where the image (bicubic, reduced to at most"
+        f" {LONGEST_PX} pixels long) has at least {size} on the shorter and more on the longer side:"
+        f" at {', '.join(map(str, places))} of the room from the left and top; p_real is the sigmoid of the mean logit"
     )

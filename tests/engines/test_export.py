@@ -17,9 +17,10 @@ from fakereal import __main__ as door
 from fakereal.cli import EXPORT_FORMATS, run_cli
 from fakereal.dataset.scan import Record
 from fakereal.engines.engine import open_network
-from fakereal.engines.export import split_in_halves
+from fakereal.engines.export import _input_meaning, split_in_halves
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork
 from fakereal.errors import DataError
+from fakereal.preprocessing import Preprocessing
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
 TEXTS = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
@@ -235,3 +236,11 @@ def test_the_example_in_the_documentation_says_what_this_project_says(tmp_path, 
             "calibrated_p_fake": pytest.approx(p_fake, abs=1e-3),
             "prediction": row["prediction"],
         }
+
+
+def test_the_card_says_how_several_views_become_one_output():
+    meaning = _input_meaning(Preprocessing(160, square=True, crops=2))
+    for part in ("center square resized", "crop of 160 x 160", "(0.5, 0.5), (0.2, 0.2)", "mean logit"):
+        assert part in meaning
+    assert "crop" not in _input_meaning(Preprocessing())
+    assert "stretched to the square" in _input_meaning(Preprocessing())
