@@ -264,14 +264,21 @@ def verdict_sentence(analysis: Analysis) -> str:
     if analysis.result.reason == SIGNED_REASON:
         return f"Valid content credentials say so; the detector alone gives {percent(share)} for {name}."
     if analysis.result.verdict == UNCERTAIN:
-        low, high = map(percent, decision["band"])
         return (
             f"Too close to call: it leans toward {name}, but this model is wrong too often where the probability of"
-            f" fake is between {low} and {high}."
+            f" fake is {range_text(decision['band'])}."
         )
     if share < 0.5:
         return f"Called {name} although less likely: this model calls fake from {percent(decision['threshold'])} on."
     return f"The model gives {percent(share)} for {name}."
+
+
+def range_text(band: Sequence[float]) -> str:
+    """Return a band of probabilities in words; one that reaches 0 or 1 has one limit only."""
+    low, high = map(percent, band)
+    if band[0] <= 0.0:
+        return f"below {high}"
+    return f"above {low}" if band[1] >= 1.0 else f"between {low} and {high}"
 
 
 def _share(analysis: Analysis) -> float:

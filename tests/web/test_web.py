@@ -15,6 +15,7 @@ from fakereal.model.calibration import DecisionRule, combine_views
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.preprocessing import Preprocessing
 from fakereal.web.http import Limits, Upload
+from fakereal.web.routes import range_text
 
 
 def post(app, *files, url="/api/predict", **fields):
@@ -291,6 +292,14 @@ def test_the_badge_says_how_strong_the_verdict_is(app, gray, badge):
 def test_an_uncertain_verdict_says_why(app):
     text = html.unescape(post(app, ("1.png", png(120)), url="/cards").text)
     assert "wrong too often where the probability of fake is between 40 % and 60 %" in text
+
+
+@pytest.mark.parametrize(
+    ("band", "text"),
+    [((0.4, 0.6), "between 40 % and 60 %"), ((0.0, 0.649), "below 65 %"), ((0.3, 1.0), "above 30 %")],
+)
+def test_a_band_that_reaches_the_end_has_one_limit(band, text):
+    assert range_text(band) == text
 
 
 def test_a_label_below_even_chance_names_the_threshold():
