@@ -34,7 +34,7 @@ from cheroot.server import HTTPConnection, HTTPRequest, SizeCheckWrapper
 
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK
 from fakereal.errors import ConfigError
-from fakereal.runtime import log
+from fakereal.runtime import limit_malloc_arenas, log
 from fakereal.web import http
 from fakereal.web.http import Limits
 
@@ -45,6 +45,7 @@ _PIECE_BYTES = 2**16  # read from a socket at once
 _IDLE_GRACE_S = 1.0  # after SIGTERM, open connections may still bring a request for this long
 _LINGER_S = 5.0  # for this long, what a refused client still sends is read and discarded
 _TRIM_EVERY_S = 10.0
+_MALLOC_ARENAS = 2  # of glibc; more keep the fragments of large uploads apart, and the memory with them
 _POLL_S = 0.1
 _SO_ATTACH_FILTER = 26  # Linux; not named by the socket module
 
@@ -141,6 +142,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -
     Returns:
         EXIT_OK after SIGTERM, EXIT_INTERRUPTED after Ctrl-C.
     """
+    limit_malloc_arenas(_MALLOC_ARENAS)
     server = _Server(app, listening, limits, draining)
     signals = _Signals()
     try:

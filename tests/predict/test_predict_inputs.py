@@ -324,7 +324,7 @@ ZIP_REASONS = {
     "link.png": "got a link",
     "twice.png": "got several",
     "bomb.png": "expected at most 1 MB",
-    "large.png": "no image",
+    "large.png": "not an image",
     "encrypted.png": "without a password",
     "cut.png": "CRC",
 }

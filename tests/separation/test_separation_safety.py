@@ -116,7 +116,7 @@ def test_a_damaged_image_is_skipped_unless_the_check_is_off(source, output, caps
     (folder / "2.png").write_bytes(b"")
     assert separate(source, "--output", output) == 1
     assert names_in(folder) == ["1.png", "2.png"]
-    assert "found an empty file" in capsys.readouterr().out
+    assert "the file is empty" in capsys.readouterr().out
     assert separate(source, "--output", output, "--no-check") == 0
     assert len(separated(output)) == 3
 
