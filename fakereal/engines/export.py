@@ -177,6 +177,12 @@ def _card(config: ExportConfig, metadata: Metadata, result: ParityResult, files:
             "type": "float32",
             "meaning": _input_meaning(metadata.preprocessing),
             "preprocessing": metadata.preprocessing.fingerprint,
+            "views": {
+                "square": metadata.preprocessing.square,
+                "crops": CROP_CENTERS[: metadata.preprocessing.crops],
+                "longest_px": LONGEST_PX,
+                "decode_px": 2 * metadata.preprocessing.decode_px,
+            },
         },
         "output": {"shape": [1, 1], "type": "float32", "meaning": "p_real, 0..1: the probability of real"},
         "class_order": list(NAMES),

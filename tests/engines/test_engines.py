@@ -327,7 +327,7 @@ def test_vgg_is_converted_too(tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_detector_keeps_its_outputs_and_starts_in_a_second(tmp_path):
-    images = parity.parity_images(224)
+    images = parity.parity_images(160)
     expected = open_network(PRETRAINED, "keras").network.p_real(images)
     assert np.abs(open_network(PRETRAINED).network.p_real(images) - expected).max() < 1e-4
     Image.fromarray(images[8]).save(tmp_path / "1.png")

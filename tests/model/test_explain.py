@@ -299,9 +299,9 @@ def test_the_shipped_network_is_explained_with_the_outputs_of_prediction():
 
     start_keras()
     detector = model_file.load(ROOT / "models" / "pretrained.h5")
-    images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 160, 160, 3), dtype=np.uint8)
     explained = GradCamExplainer(detector.model).explain(images)
     assert np.array_equal(explained.p_real, detector.p_real(images))
-    assert explained.evidence.shape == (4, 7, 7)
+    assert explained.evidence.shape == (4, 5, 5)
     assert np.isfinite(explained.evidence).all()
     assert explained.evidence.std() > 0
