@@ -45,7 +45,7 @@ _PIECE_BYTES = 2**16  # read from a socket at once
 _IDLE_GRACE_S = 1.0  # after SIGTERM, open connections may still bring a request for this long
 _LINGER_S = 5.0  # for this long, what a refused client still sends is read and discarded
 _TRIM_EVERY_S = 10.0
-_MALLOC_ARENAS = 2  # of glibc; more keep the fragments of large uploads apart, and the memory with them
+_MALLOC_ARENAS = 1  # of glibc; more keep the fragments of large uploads apart, and the memory with them
 _POLL_S = 0.1
 _SO_ATTACH_FILTER = 26  # Linux; not named by the socket module
 
