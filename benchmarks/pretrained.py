@@ -99,7 +99,8 @@ def main() -> int:
 def unseen_sources(options: argparse.Namespace) -> None:
     """Print what the verdicts are worth on left-out sources, and the figures of each source."""
     opened = open_network(options.model, options.engine)
-    records = [record for record in scan(options.set / "val", Preprocessing(32)).records if not fitted_the_rule(record)]
+    records = scan(options.set / "val", Preprocessing(32)).records
+    records = [record for record in records if not unseen.is_for_fitting(record.sha256)]
     truth, sources = labels_of(records), np.array([record.source for record in records])
     found = {name: outputs(records, opened, name) for name in DELIVERIES}
     table = Table("delivered", "images", "mean ROC AUC", "balanced accuracy", "verdicts right (95 %)", "uncertain",
@@ -117,11 +118,6 @@ def unseen_sources(options: argparse.Namespace) -> None:
         name = "real" if truth[chosen][0] == REAL else "fake"
         cells = [f"{_of_source(truth, p_real, chosen, opened):.2f}" for p_real in found.values()]
         table.row(source, name, int(chosen.sum()), *cells)
-
-
-def fitted_the_rule(record: Record) -> bool:
-    """Return whether `training.run.fit_rule` used this validation image."""
-    return int(record.sha256[:8], 16) % 2 == 0
 
 
 def _of_source(truth: np.ndarray, p_real: np.ndarray, chosen: np.ndarray, opened: OpenedNetwork) -> float:

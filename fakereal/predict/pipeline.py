@@ -75,7 +75,7 @@ class RawPrediction:
     info: ImageInfo | None = None  # None where the file could not be read
     p_real: float | None = None  # the network's own output, rounded to DECIMALS
     error: str | None = None
-    variants_p_real: tuple[float, ...] = ()  # the same for each re-saved variant, see `model.augmentation`
+    variants_p_real: tuple[float, ...] = ()  # the same for each re-saved variant, see `model.resaves`
     stamp: Stamp | None = None  # of the file just before it was read
     origin: Origin = NO_ORIGIN  # what the file itself claims
 

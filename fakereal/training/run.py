@@ -172,7 +172,7 @@ def fit_rule(split: Split, p_real: np.ndarray) -> tuple[DecisionRule, dict[str, 
         p_real: their outputs, float (n,).
     """
     labels = labels_of(split.val)
-    fitted = np.array([int(record.sha256[:8], 16) % 2 == 0 for record in split.val], bool)
+    fitted = np.array([unseen.is_for_fitting(record.sha256) for record in split.val], bool)
     halves = [set(labels[chosen]) for chosen in (fitted, ~fitted)]
     if not _has_left_out_sources(split) or halves != [{FAKE, REAL}] * 2:
         return fit_decision_rule(labels, p_real), {}
