@@ -16,24 +16,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, HelpFormatter, parse_share, run_cli
+from fakereal.cli import EXIT_INTERRUPTED, Parser, exit_code, parse_share, run_cli
+from fakereal.errors import DataError
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the arguments; exit with 2 where they are invalid."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    add = parser.add_argument
-    add("source", nargs="?", type=Path, help="folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json")
+    parser = Parser(description=__doc__)
+    add, source_help = parser.add_argument, "folder of sub-folders X/ with X.json, X_preds.json or X_predictions.json"
+    parser.add_either("data", dest="source", metavar="SOURCE", type=Path, help=source_help)
     add("--output", type=Path, default=Path("data/clean"), help="folder for real_images/, fake_images/ and the journal")
     add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
-    add(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="PATH",
-        help="JSONs or their folders, if not in SOURCE",
-    )
+    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs or folders, if not in SOURCE")
     add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="pair by hand; several for a folder vote")
     add("--skip", action="append", default=[], metavar="FOLDER", help="leave a sub-folder alone; repeatable")
     add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes that a label needs")
@@ -42,6 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-check", action="store_true", help="don't decode the images; damaged ones are separated, too")
     add("--dry-run", action="store_true", help="print the plan, write nothing")
     add("--undo", type=Path, metavar="JOURNAL", help="put every file of a journal back to where it was")
+    parser.add_common_options()
     args = parser.parse_args(argv)
     if (args.source is None) == (args.undo is None) or (args.undo and args.dry_run):
         parser.error("expected either SOURCE or --undo JOURNAL (without --dry-run): see --help")
@@ -55,24 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.undo:
         journal, returned = separate.undo(args.undo)
-        return _finish(report.undo_lines(journal, returned), returned.skipped, returned.interrupted)
+        undone = report.undo_lines(journal, returned), returned.completed, returned.skipped
+        return _finish(*undone, args.strict, returned.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
     rules = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
     options = separate.Options(args.source, args.output, args.mode, *lists, *rules)
     if args.dry_run:
         plan = separate.preview(options)
-        return _finish(report.plan_lines(plan, args.source), plan.skipped or plan.problems)
+        done, left_out = plan.entries or plan.already, plan.skipped or plan.problems
+        return _finish(report.plan_lines(plan, args.source), done, left_out, args.strict)
     result = separate.separate(options)
     lines = report.result_lines(result, options, report.write_report(result, options))
-    return _finish(lines, result.skipped or result.plan.problems, result.last.interrupted)
+    left_out = result.skipped or result.plan.problems
+    return _finish(lines, report.in_place(result), left_out, args.strict, result.last.interrupted)
 
 
-def _finish(lines: Iterable[str], left_out: Sequence[object], interrupted: bool = False) -> int:
+def _finish(lines: Iterable[str], done: object, left_out: object, strict: bool, interrupted: bool = False) -> int:
     """Print the lines; return the exit code."""
     print(*lines, sep="\n")
     if interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_PARTIAL if left_out else EXIT_OK
+    if left_out and not done:
+        raise DataError("not a single image could be used: the lines above say why")
+    return exit_code(left_out, strict)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal.cli import ENGINES, STABILITY_RESAVES, HelpFormatter, parse_count, parse_share, run_cli
+from fakereal.cli import ENGINES, STABILITY_RESAVES, Parser, parse_count, parse_share, run_cli
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the options; PredictConfig has the same names and defaults."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, argument_default=argparse.SUPPRESS
-    )
+    options = Parser(description=__doc__, argument_default=argparse.SUPPRESS)
     add = options.add_argument
     add(
         "--input",
@@ -62,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
     add("--engine", choices=ENGINES, default="auto", help="inference engine; auto: the fastest that matches Keras")
     add("--foreign-model", action="store_true", help="accept a plain Keras file of another program as the model")
+    options.add_common_options()
     return options
 
 

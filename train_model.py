@@ -10,22 +10,22 @@ from pathlib import Path
 from fakereal import cli, runtime
 
 _EXAMPLES = """examples:
-  python train_model.py --data data/clean
-  python train_model.py --data data/clean --fine-tune last20 --output models/fine_tuned.h5
+  python train_model.py data/clean
+  python train_model.py data/clean --fine-tune last20 --output models/fine_tuned.h5
   python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
 inside one folder per source. Beside the model, NAME_run/ gets report, split, configuration and history."""
 
-_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin")
+_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict")
 """Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """Return the options; one that is not given comes from --config, or else is the default."""
     count = cli.parse_count
-    p = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--data", dest="data.path", metavar="DIR", help="the labeled images (default: data/clean)")
+    p = cli.Parser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_either("data", dest="data.path", help="folder of the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
     p.add_argument("--config", metavar="FILE", type=Path, help="a YAML file, such as those in configs/")
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
                    help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
+    p.add_common_options()
     return p
 
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome = run.train_and_report(effective, options.output, options.resume)
     print("\n".join(training_lines(outcome.detector)))
     runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
-    return outcome.exit_code
+    return cli.EXIT_INTERRUPTED if outcome.interrupted else cli.exit_code(outcome.left_out, options.strict)
 
 
 if __name__ == "__main__":

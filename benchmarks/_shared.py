@@ -83,7 +83,7 @@ def run_python(arguments: Sequence[object], cwd: Path = ROOT) -> Timed:
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
-    if process.returncode not in (0, 1):
+    if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{texts[1][-2000:]}")
     return Timed(seconds, usage.ru_maxrss / 1024, *texts)
 

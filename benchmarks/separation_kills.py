@@ -149,7 +149,7 @@ def finish(arguments: list[str]) -> None:
         RuntimeError: it failed.
     """
     code = start(arguments).wait(LIMIT_S)
-    if code not in (0, 1):
+    if code:
         raise RuntimeError(f"exit code {code} of {' '.join(arguments)}")
 
 

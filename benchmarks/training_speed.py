@@ -168,7 +168,7 @@ def timed(command: Sequence[str], work: Path) -> Run:
         watcher.start()
         process.wait()
         watcher.join()
-    if process.returncode not in (0, 1):
+    if process.returncode:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{(work / 'err.txt').read_text()}")
     return Run(time.monotonic() - started, None, highest[0] / 1000)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fakereal import __version__, cli
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL
-from fakereal.errors import ConfigError
+from fakereal.cli import EXIT_OK, Parser, exit_code
+from fakereal.errors import ConfigError, DataError
 from fakereal.runtime import log, start_keras
 
 if TYPE_CHECKING:
@@ -38,43 +38,61 @@ def console() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options, run the command, return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in SCRIPTS:
-        sys.argv[0] = f"{_program()} {argv[0]}"  # the name in the script's help
-        return import_module(SCRIPTS[argv[0]]).main(argv[1:])
-    arguments = build_parser().parse_args(argv)
-    return arguments.run(arguments)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0].startswith("-"):
+        parser = build_parser()
+        parser.parse_args(argv)
+        parser.print_help()
+        return EXIT_OK
+    name, *rest = argv
+    if name in SCRIPTS:
+        sys.argv[0] = f"{_program()} {name}"  # the name in the script's help
+        return import_module(SCRIPTS[name]).main(rest)
+    if name not in COMMANDS:
+        build_parser().error(_unknown_command(name))
+    return COMMANDS[name][1](command_parser(name).parse_args(rest))
 
 
 def _program() -> str:
     return "python -m fakereal" if Path(sys.argv[0]).stem == "__main__" else "fakereal"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; the arguments that it returns hold the command's function as `run`."""
-    parser = argparse.ArgumentParser(prog=_program(), description="Tell fake images from real ones.")
+def _unknown_command(name: str) -> str:
+    if Path(name).exists():
+        near = f"; did you mean {_program()} predict {shlex.quote(name)}?"
+    else:
+        near = cli.suggestion(name, [*SCRIPTS, *COMMANDS])
+    return f"unknown command {name!r}{near}"
+
+
+def build_parser() -> Parser:
+    """Return the parser whose help is the overview of all commands; see `command_parser` for their options."""
+    texts = {name: import_module(script).__doc__ for name, script in SCRIPTS.items()}
+    texts |= {name: run.__doc__ for name, (_, run) in COMMANDS.items()}
+    rows = [f"  {name:<10}{text.splitlines()[0]}" for name, text in texts.items()]
+    parser = Parser(
+        prog=_program(),
+        usage=f"{_program()} COMMAND [options]",
+        description="Tell fake images from real ones.",
+        epilog="\n".join(["commands:", *rows, "", f"{_program()} COMMAND --help lists the options of a command."]),
+    )
     parser.add_argument("--version", action="version", version=f"fakereal {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, script in SCRIPTS.items():
-        commands.add_parser(name, help=f"The same as {script}.py.")
-    for name, (add_options, run) in COMMANDS.items():
-        description = cleandoc(run.__doc__)
-        command = commands.add_parser(
-            name,
-            help=description.partition("\n")[0],
-            description=description,
-            formatter_class=cli.HelpFormatter,
-        )
-        add_options(command)
-        command.set_defaults(run=run)
     return parser
 
 
-def _audit_options(command: argparse.ArgumentParser) -> None:
+def command_parser(name: str) -> Parser:
+    """Return the parser of one of `COMMANDS`."""
+    add_options, run = COMMANDS[name]
+    parser = Parser(prog=f"{_program()} {name}", description=cleandoc(run.__doc__))
+    add_options(parser)
+    parser.add_common_options()
+    return parser
+
+
+def _audit_options(command: Parser) -> None:
     add = command.add_argument
-    add("data", type=Path, metavar="DATA", help="the folder with the labeled images")
+    command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
     add("--report", type=Path, metavar="DIR", help="write report.html and audit.json there")
-    add("--strict", action="store_true", help="exit code 1 when something was found")
     add("--label-errors", action="store_true", help="also look for wrong labels: takes minutes, needs --report")
     add("--neutralize", type=Path, metavar="OUT", help="write a copy in which all images have one size and encoding")
 
@@ -105,8 +123,8 @@ def run_audit(arguments: argparse.Namespace) -> int:
         report.write_report(arguments.report, audited, found, suspects)
         log(f"\nreport: {arguments.report / 'report.html'}")
     incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
-    failed = arguments.strict and any(finding.serious for finding in found)
-    return EXIT_PARTIAL if failed or incomplete or audited.counts["skipped"] else EXIT_OK
+    serious = any(finding.serious for finding in found)
+    return exit_code(serious or incomplete or audited.counts["skipped"], arguments.strict)
 
 
 def _find_label_errors(dataset: Dataset, clusters: Sequence[Cluster], folder: Path) -> tuple[dict, list[str]]:
@@ -130,10 +148,10 @@ def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:
     return copied.incomplete
 
 
-def _evaluate_options(command: argparse.ArgumentParser) -> None:
+def _evaluate_options(command: Parser) -> None:
     add = command.add_argument
-    add("model", type=Path, metavar="MODEL", help="the model file")
-    add("--data", type=Path, required=True, metavar="DIR", help="the labeled images")
+    command.add_either("model", type=Path, required=True, help="the model file")
+    command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
     add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
     split_help = "of folders with train/ and test/: the test images, or all"
     add("--split", choices=("test", "all"), default="test", help=split_help)
@@ -160,14 +178,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from fakereal.evaluation.evaluate import EvaluateConfig
     from fakereal.evaluation.report import evaluate_and_report, evaluation_lines
 
-    options = {key: value for key, value in vars(arguments).items() if key != "run"}
+    options = {key: value for key, value in vars(arguments).items() if key != "strict"}
     result = evaluate_and_report(EvaluateConfig(**options, command=_command_line()))
     print("\n".join(evaluation_lines(result.tree)))
     log(f"\nreport: {result.folder / 'report.html'}")
-    return EXIT_PARTIAL if result.skipped else EXIT_OK
+    return exit_code(result.skipped, arguments.strict)
 
 
-def _compare_options(command: argparse.ArgumentParser) -> None:
+def _compare_options(command: Parser) -> None:
     add = command.add_argument
     add("configs", type=Path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files")
     add("--data", dest="path", metavar="DIR", help="the labeled images, for all of them")
@@ -214,13 +232,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparison.write_comparison(arguments.output, table, failed, _command_line())
     print("\n".join(comparison.comparison_markdown(table, failed)))
     log(f"\ncomparison: {arguments.output / 'comparison.html'}")
-    partial = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
-    return EXIT_PARTIAL if partial else EXIT_OK
+    if len(failed) == len(runs):
+        raise DataError("not one of the configurations could be trained: the table says why")
+    left_out = failed or any(row.diverged or row.tree["cost"].get("skipped") for row in table)
+    return exit_code(left_out, arguments.strict)
 
 
-def _export_options(command: argparse.ArgumentParser) -> None:
+def _export_options(command: Parser) -> None:
     add = command.add_argument
-    add("model", type=Path, metavar="MODEL", help="the model file")
+    command.add_either("model", type=Path, required=True, help="the model file")
     format_help = "of the result: .tflite, .onnx, or .xml with .bin"
     add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
     add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
@@ -243,13 +263,13 @@ def run_export(arguments: argparse.Namespace) -> int:
     """
     from fakereal.engines.export import ExportConfig, run
 
-    return run(ExportConfig(**{key: value for key, value in vars(arguments).items() if key != "run"}))
+    return run(ExportConfig(**vars(arguments)))
 
 
-def _web_options(command: argparse.ArgumentParser) -> None:
+def _web_options(command: Parser) -> None:
     add = command.add_argument
     model_help = "the detector (default: models/my_trained_model.h5, else models/pretrained.h5)"
-    add("--model", type=Path, metavar="FILE", help=model_help)
+    command.add_either("model", type=Path, help=model_help)
     add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
@@ -282,7 +302,7 @@ def run_web(arguments: argparse.Namespace) -> int:
     return run_server(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))
 
 
-def _demo_options(command: argparse.ArgumentParser) -> None:
+def _demo_options(command: Parser) -> None:
     add = command.add_argument
     add("folder", type=Path, metavar="DIR", help="a new or empty folder for the set")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other images")

@@ -1,17 +1,21 @@
-"""What all commands share: exit codes, argument types, and errors that become one line."""
+"""What all commands share: exit codes, common options, argument types, and errors that become one line."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import platform
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
+from fakereal import __version__
 from fakereal.errors import FakeRealError
-from fakereal.runtime import one_line
+from fakereal.runtime import one_line, set_quiet
 
-EXIT_OK, EXIT_PARTIAL, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_LEFT_OUT, EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 70, 130
 
 ENGINES = ("auto", "keras", "litert", "openvino")
 """Values of `--engine`, see `fakereal.engines.engine`."""
@@ -23,11 +27,22 @@ EXPORT_FORMATS = ("litert", "onnx", "openvino")
 """Values of `export --format`, see `fakereal.engines.formats`."""
 
 
+def exit_code(left_out: object, strict: bool) -> int:
+    """Return the exit code of a command that wrote its output.
+
+    Args:
+        left_out: true where anything was left out or, for audit, found.
+        strict: whether `--strict` was given: only then does it count.
+    """
+    return EXIT_LEFT_OUT if strict and left_out else EXIT_OK
+
+
 def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and turn what it raises into an exit code and one line on stderr.
+    """Run a command's `main` and turn what it raises into an exit code and, unless it is a bug, one line on stderr.
 
     Returns:
-        0 all done; 1 done, but some inputs were skipped or failed; 2 usage, config or data error; 130 interrupted.
+        0 the output is written; 1 the same, but under `--strict` something was left out or found; 2 usage, config or
+        data error; 70 a bug; 130 interrupted.
     """
     # A file name that is not valid UTF-8 must not stop the listing that mentions it.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -36,18 +51,36 @@ def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
         sys.stdout.flush()
         return code
     except FakeRealError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return EXIT_ERROR
+        return _fail(one_line(error))
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not our error, but the work may be unfinished.
+        # The reader of our output has gone (`| head`), and the work may be unfinished.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PARTIAL
+        return EXIT_INTERRUPTED
     except OSError as error:
-        print(f"error: {one_line(error)}: check that the disk has space and the path can be used", file=sys.stderr)
-        return EXIT_ERROR
+        return _fail(f"{one_line(error)}: check that the disk has space and the path can be used")
+    except MemoryError:
+        return _fail("not enough memory: close other programs, or try a smaller --batch-size")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 - a bug, whatever it is
+        return _report_bug()
+
+
+def _fail(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _report_bug() -> int:
+    traceback.print_exc()
+    versions = f"fakereal {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    print(
+        "This is a bug in fakereal. Please report it to its issue tracker, with the command that you ran, the lines"
+        f" above, and these versions: {versions}",
+        file=sys.stderr,
+    )
+    return EXIT_BUG
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -56,6 +89,74 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     def _get_help_string(self, action: argparse.Action) -> str | None:
         empty = action.default is None or action.default is False or action.default in ((), [])
         return action.help if empty else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of every command: errors are one line, and a misspelled option gets a suggestion."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **settings})
+        self._either: dict[str, tuple[str, bool]] = {}  # see add_either
+
+    def add_either(self, name: str, *, help: str, dest: str = "", required: bool = False, **settings: Any) -> None:
+        """Add an argument that is given by its position or by an option: DATA, or `--data DATA`.
+
+        Args:
+            name: of the option, without the dashes; by default also the metavar, in upper case.
+            help: its description.
+            dest: its attribute in the result of `parse_args`; by default its name.
+            required: whether to end with an error where it is missing.
+            settings: others of `add_argument`.
+        """
+        settings = {"default": None, "metavar": name.upper(), **settings}
+        self._either[name] = (dest or name, required)
+        self.add_argument(f"_{name}", nargs="?", help=help, **settings)
+        self.add_argument(f"--{name}", dest=dest or name, help=f"the same as {settings['metavar']}", **settings)
+
+    def add_common_options(self) -> None:
+        """Add the options of all commands, as the last ones."""
+        self.add_argument("--strict", action="store_true", default=False,
+            help="exit code 1 where anything was left out or found")  # fmt: skip
+        self.add_argument("--quiet", action="store_true", default=False,
+            help="no progress and no messages, only results, warnings and errors")  # fmt: skip
+        self.add_argument("--version", action="version", version=f"fakereal {__version__}")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """Return the arguments; exit with code 2 and one line where they can't be used."""
+        arguments, unknown = self.parse_known_intermixed_args(args, namespace)
+        if unknown:
+            self.error(self._unknown(unknown[0]))
+        self._assign_positions(arguments)
+        set_quiet(vars(arguments).pop("quiet", False))
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        self.exit(EXIT_ERROR, f"error: {one_line(message)} (all options: {self.prog} --help)\n")
+
+    def _unknown(self, argument: str) -> str:
+        if not argument.startswith("-"):
+            return f"unexpected argument {argument!r}: leave it out"
+        near = suggestion(argument.partition("=")[0], self._option_string_actions)
+        return f"unknown option {argument}{near}"
+
+    def _assign_positions(self, arguments: argparse.Namespace) -> None:
+        """Give the values that have no option to the arguments that have no value, in order."""
+        values = vars(arguments)
+        given = [value for name in self._either if (value := values.pop(f"_{name}")) is not None]
+        for name, (dest, required) in self._either.items():
+            if values[dest] is None and given:
+                values[dest] = given.pop(0)
+            if values[dest] is None and required:
+                self.error(f"expected {name.upper()}, got none: name it by itself or with --{name}")
+        if given:
+            self.error(f"unexpected argument {str(given[0])!r}: an option gives the same already")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the known word that is most similar, "" where none is."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parse_share(text: str) -> float:

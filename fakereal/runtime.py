@@ -23,12 +23,20 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 _PENDING_MAX = 256  # calls submitted by `parallel_map` before the first result is taken: bounds its memory
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # parameters of mallopt, from malloc.h of glibc
+_quiet = False  # of the process, as its stderr is
 _STOP_NOTE = "stopping at the next step (press Ctrl-C again to stop at once)"
 
 
+def set_quiet(quiet: bool) -> None:
+    """Turn the messages of `log`, except warnings, and all progress bars of this process off or on again."""
+    global _quiet
+    _quiet = quiet
+
+
 def log(text: str = "") -> None:
-    """Write a line for people to stderr; stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Write a line for people to stderr; stdout is for results. With `--quiet`, only lines that begin `warning:`."""
+    if not _quiet or text.lstrip().startswith("warning:"):
+        print(text, file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException | str) -> str:
@@ -48,7 +56,7 @@ def package_version(package: str) -> str | None:
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar with items per second and the remaining time on stderr; silent where stderr is no terminal.
+    """Show items per second and the remaining time on stderr; silent with `--quiet` and where it is no terminal.
 
     Yields:
         A function to call with the number of items finished since the last call.
@@ -64,7 +72,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, disable=_quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:

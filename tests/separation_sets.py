@@ -38,7 +38,8 @@ def folder_of_three(source: Path, name: str = "x", *labels: str | None) -> Path:
 
 
 def separate(*arguments: object) -> int:
-    return run_cli(image_separate.main, [str(argument) for argument in arguments])
+    """Separate with --strict: the exit code tells whether anything was left out."""
+    return run_cli(image_separate.main, [*(str(argument) for argument in arguments), "--strict"])
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -1,11 +1,14 @@
 import argparse
+import platform
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 import fakereal.__main__ as program
-from fakereal.cli import parse_count, parse_setting, parse_share, parse_whole, run_cli
+from fakereal import __version__, runtime
+from fakereal.cli import Parser, exit_code, parse_count, parse_setting, parse_share, parse_whole, run_cli
 from fakereal.errors import ConfigError
 
 
@@ -18,6 +21,7 @@ from fakereal.errors import ConfigError
             2,
             "error: [Errno 28] No space left on device: 'out.json'",
         ),
+        (MemoryError(), 2, "error: not enough memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -31,12 +35,20 @@ def test_an_error_that_users_can_solve_is_one_line_and_an_exit_code(error, code,
     assert told.count("\n") == 1
 
 
-def test_a_bug_keeps_its_traceback():
+def test_a_bug_is_exit_code_70_with_its_traceback_and_how_to_report_it(capsys):
     def fail(argv):
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        run_cli(fail)
+    assert run_cli(fail) == 70
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last.startswith("This is a bug in fakereal. Please report it")
+    assert f"fakereal {__version__}, Python {platform.python_version()}, " in last
+
+
+def test_what_was_left_out_counts_only_under_strict():
+    codes = {(left_out, strict): exit_code(left_out, strict) for left_out in (0, 7) for strict in (False, True)}
+    assert codes == {(0, False): 0, (0, True): 0, (7, False): 0, (7, True): 1}
 
 
 def test_the_exit_code_of_a_command_is_handed_on():
@@ -74,6 +86,60 @@ def test_a_command_that_is_a_script_takes_the_script_s_options(name, monkeypatch
     text = capsys.readouterr().out
     assert text.startswith(f"usage: fakereal {name} ")
     assert f"python {program.SCRIPTS[name]}.py" in text
+
+
+def test_the_program_alone_prints_the_overview(capsys):
+    assert program.main([]) == 0
+    assert "separate  Clean a folder of images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["evalute"], "error: unknown command 'evalute'; did you mean evaluate?"),
+        (["xyz"], "error: unknown command 'xyz' ("),
+        ([str(ROOT)], f"predict {ROOT}?"),
+        (["--versoin"], "error: unknown option --versoin; did you mean --version?"),
+        (["train", "--ouput=x"], "error: unknown option --ouput=x; did you mean --output?"),
+        (["predict", "--modle", "x"], "error: unknown option --modle; did you mean --model?"),
+        (["separate", "a", "b"], "error: unexpected argument 'b': leave it out"),
+        (["audit"], "error: expected DATA, got none: name it by itself or with --data"),
+        (["audit", "x", "--data", "y"], "error: unexpected argument 'x': an option gives the same already"),
+    ],
+)
+def test_a_mistyped_command_or_option_is_one_line_with_a_suggestion(arguments, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main(arguments)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert line in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["m", "d"], ["m", "--data", "d"], ["d", "--model", "m"], ["--model", "m", "d"]])
+def test_model_and_data_are_given_by_position_or_by_option(arguments):
+    parsed = program.command_parser("evaluate").parse_args(arguments)
+    assert (parsed.model, parsed.data) == (Path("m"), Path("d"))
+
+
+@pytest.mark.parametrize("name", [*program.SCRIPTS, *program.COMMANDS])
+def test_every_command_has_the_common_options(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main([name, "--help"])
+    assert ended.value.code == 0
+    words = capsys.readouterr().out.split()
+    assert {"--strict", "--quiet", "--version"} <= set(words)
+
+
+def test_quiet_turns_off_messages_but_no_warnings(capsys):
+    parser = Parser()
+    parser.add_common_options()
+    parser.parse_args(["--quiet"])
+    runtime.log("reading")
+    runtime.log("warning: two classes are one")
+    parser.parse_args([])
+    runtime.log("done")
+    assert capsys.readouterr().err.splitlines() == ["warning: two classes are one", "done"]
 
 
 def test_the_help_lists_every_command_by_the_first_line_of_its_text():

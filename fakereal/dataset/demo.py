@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from fakereal import predictions_json
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.cli import EXIT_OK
 from fakereal.dataset.split import COLUMNS
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.files import write_atomic
@@ -241,8 +241,7 @@ def _script(name: str, *arguments: object) -> str:
             print(line, end="", flush=True)
             last = line.strip() or last
     if process.returncode != EXIT_OK:
-        problem = "some images were skipped" if process.returncode == EXIT_PARTIAL else "its own message is above"
-        raise FakeRealError(f"{name} ended with exit code {process.returncode}: {problem}")
+        raise FakeRealError(f"{name} ended with exit code {process.returncode}: its own message is above")
     return last
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fakereal import __version__
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.cli import exit_code
 from fakereal.dataset.scan import Dataset, Record, scan, scanned_bytes, skipped_lines
 from fakereal.engines import engine, parity
 from fakereal.engines.formats import RUNTIMES, Runtime
@@ -43,6 +43,7 @@ class ExportConfig:
     int8: bool = False  # a third of the size; needs `data`
     data: Path | None = None  # labeled images: one half calibrates int8, the other half tests it
     foreign_model: bool = False  # the model may be a plain Keras file of another program
+    strict: bool = False  # exit code 1 where images of `data` could not be read
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(config: ExportConfig) -> int:
     exported = export(config)
     print("\n".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in exported.files))
     print(f"verified: {exported.parity.description}")
-    return EXIT_PARTIAL if exported.skipped else EXIT_OK
+    return exit_code(exported.skipped, config.strict)
 
 
 def export(config: ExportConfig) -> ExportResult:

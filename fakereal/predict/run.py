@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from fakereal.cli import EXIT_OK, EXIT_PARTIAL
+from fakereal.cli import exit_code
 from fakereal.engines.engine import open_explainer, open_network
 from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
@@ -59,6 +59,7 @@ class PredictConfig:
     explain: Path | None = None  # folder for overlays that show the evidence for each label
     foreign_model: bool = False  # the model may be a plain Keras file of another program
     engine: str = "auto"  # one of cli.ENGINES
+    strict: bool = False  # exit code 1 where anything was left out
     ray: str | None = None  # address of a Ray cluster, see `ray.connect_ray`; None: predict in this process
 
     @property
@@ -99,10 +100,11 @@ def run(config: PredictConfig) -> int:
     """Predict on this machine, write the results and print a summary.
 
     Returns:
-        EXIT_OK, or EXIT_PARTIAL where some images could not be read.
+        The exit code.
 
     Raises:
-        FakeRealError: a problem that the user can solve; no results are written then.
+        FakeRealError: a problem that the user can solve; no results are written then, except where no image at all
+            could be read.
     """
     listing, predictor = prepare(config)
     return complete(config, listing, predictor)
@@ -161,7 +163,9 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
             raise
         journal.remove()
     print(summary(counts, config, predictor.worth))
-    return EXIT_PARTIAL if counts.failed else EXIT_OK
+    if counts.failed == counts.total:
+        raise DataError(f"not one of {counts.total:,} images could be read: the lines above say why")
+    return exit_code(counts.failed or listing.skipped_folders or listing.empty_inputs, config.strict)
 
 
 def _overlay_header(config: PredictConfig, decision: DecisionRule) -> Header:

@@ -14,7 +14,6 @@ import numpy as np
 
 from fakereal import config as configuration
 from fakereal.audit import report as audit_report
-from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
 from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
@@ -57,11 +56,9 @@ class TrainResult:
     advice: str  # what would probably make a better detector, in one line; often empty
 
     @property
-    def exit_code(self) -> int:
-        """The exit code of the command."""
-        if self.interrupted:
-            return EXIT_INTERRUPTED
-        return EXIT_PARTIAL if self.skipped or self.diverged else EXIT_OK
+    def left_out(self) -> bool:
+        """Whether images took no part, or the epochs after a loss that is not finite."""
+        return bool(self.skipped or self.diverged)
 
 
 def train_and_report(config: Config, output: Path, resume: bool = False) -> TrainResult:

@@ -57,6 +57,7 @@ def run(source: Path, folder: Path, network=None, resume=False, explain=None, de
         batch_size=BATCH,
         resume=resume,
         explain=explain,
+        strict=True,
     )
     predictor = Predictor(network or Stopping(), Preprocessing(32), decision or DecisionRule(), {**IDENTITY, **changes})
     return complete(config, list_images(source, recursive=True), predictor)

@@ -53,6 +53,7 @@ def run(source: Path, folder: Path, stability: int, batch_size: int = 16, networ
         details=folder / "d.csv",
         batch_size=batch_size,
         stability=stability,
+        strict=True,
     )
     identity = {"model": "m", "preprocessing": "p", "engine": "keras"}
     predictor = Predictor(network or Sharpness(), PREPROCESSING, DecisionRule(), identity)

@@ -69,7 +69,7 @@ def test_a_file_whose_name_would_become_too_long_is_skipped(source, output, caps
     name = "n" * 250 + ".png"
     write_image(source / "folder" / name)
     predictions(source / "folder.json", **{name: "real"})
-    assert separate(source, "--output", output) == 1
+    assert separate(source, "--output", output) == 2
     assert "would be too long" in capsys.readouterr().out
     assert (source / "folder" / name).exists()
 
@@ -162,7 +162,7 @@ def test_files_of_a_read_only_folder_are_not_moved_but_can_be_copied(open_folder
     before = tree(source)
     folder.chmod(0o555)
     with as_a_user_without_rights(open_folder):
-        assert separate(source, "--output", open_folder / "clean") == 1
+        assert separate(source, "--output", open_folder / "clean") == 2
         assert tree(source) == before
         assert "read-only" in capsys.readouterr().out
         assert separate(source, "--output", open_folder / "clean", "--mode", "copy") == 0
@@ -225,7 +225,7 @@ def test_files_are_moved_to_another_device_and_back_with_their_times(source, oth
 def test_links_to_another_device_are_refused_with_advice(source, other_device, capsys):
     folder_of_three(source)
     before = tree(source)
-    assert separate(source, "--output", other_device / "clean", "--mode", "link") == 1
+    assert separate(source, "--output", other_device / "clean", "--mode", "link") == 2
     assert tree(source) == before
     assert "use --mode copy" in capsys.readouterr().out
 

@@ -136,7 +136,7 @@ def test_undo_leaves_and_lists_files_that_changed_since(source, output, capsys):
     (output / "fake_images/x__3.png").unlink()
     before = tree(source)
     capsys.readouterr()
-    assert separate("--undo", journal_in(output)) == 1
+    assert separate("--undo", journal_in(output)) == 2
     assert tree(source) == before
     assert (output / "fake_images/x__1.png").read_bytes() == b"edited"
     assert (output / "real_images/x__2.png").exists()

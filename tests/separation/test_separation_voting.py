@@ -231,7 +231,7 @@ def test_images_outside_the_source_are_listed_and_decided_by_their_full_path(sou
     write_image(outside / "1.png")
     runs = [predictions(tmp_path / f"{name}.json", name) for name in ("fake", "real")]
     pairs = [argument for path in runs for argument in ("--pair", f"{outside}={path}")]
-    assert run(source, output, *pairs) == 1
+    assert run(source, output, *pairs) == 2
     listed = json.loads((output / "review" / "review_001.json").read_text())
     assert listed[0]["image"] == os.fspath(outside / "1.png")
     path = decisions(tmp_path / "decisions.json", **{listed[0]["image"]: 1})
@@ -246,7 +246,7 @@ def test_a_name_that_is_no_utf_8_is_listed_and_can_be_decided(source, output, tm
     runs = experiments(tmp_path, run1=(), run2=())
     for folder, label in zip(runs, ("real", "fake"), strict=True):
         predictions(folder / "x.json", **{name: label})
-    assert run(source, output, "--predictions", *runs) == 1
+    assert run(source, output, "--predictions", *runs) == 2
     listed = output / "review" / "review_001.json"
     listed.write_text(listed.read_text().replace("null", '"real"'))
     assert (output / "review" / "review_001.html").is_file()

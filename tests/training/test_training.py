@@ -215,11 +215,11 @@ def test_too_little_to_learn_from_is_one_clear_line(tmp_path, refusal, names, se
     assert "Traceback" not in said
 
 
-def test_a_picture_that_cannot_be_read_is_listed_and_costs_exit_code_1(tmp_path, make_set):
+def test_a_picture_that_cannot_be_read_is_listed_and_costs_exit_code_1_under_strict(tmp_path, make_set):
     make_set(tmp_path / "set")
     (tmp_path / "set" / "fake" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "set" / "notes.txt").write_text("mine")
-    done = train(tmp_path / "set", tmp_path / "model.h5", "--epochs", "1", check=False)
+    done = train(tmp_path / "set", tmp_path / "model.h5", "--epochs", "1", "--strict", check=False)
     assert done.returncode == 1
     assert "fake/broken.png" in done.stderr
     assert "notes.txt" in done.stderr
