@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
-inside one folder per source. Beside the model, NAME_run/ gets report, split, configuration and history."""
+inside one folder per source; unclear names are asked about. Beside the model, NAME_run/ gets report, split, history."""
 
 _NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict")
 """Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""
@@ -29,8 +29,8 @@ def parser() -> cli.Parser:
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
     p.add_argument("--config", metavar="FILE", type=Path, help="a YAML file, such as those in configs/")
-    p.add_argument("--split", dest="data.split_file", metavar="FILE",
-                   help="the split.csv of an earlier run (default: 60/20/20 by content)")  # fmt: skip
+    p.add_label_options("data.")
+    p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
     p.add_argument("--neutralize", dest="neutralize.enabled", action="store_const", const=True,
                    help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,

@@ -21,6 +21,7 @@ from fakereal.errors import ConfigError, DataError
 from fakereal.runtime import log, start_keras
 
 if TYPE_CHECKING:
+    from fakereal.dataset.layout import LabelRules
     from fakereal.dataset.near_duplicates import Cluster
     from fakereal.dataset.scan import Dataset
 
@@ -92,6 +93,7 @@ def command_parser(name: str) -> Parser:
 def _audit_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
+    command.add_label_options()
     add("--report", type=Path, metavar="DIR", help="write report.html and audit.json there")
     add("--label-errors", action="store_true", help="also look for wrong labels: takes minutes, needs --report")
     add("--neutralize", type=Path, metavar="OUT", help="write a copy in which all images have one size and encoding")
@@ -112,7 +114,7 @@ def run_audit(arguments: argparse.Namespace) -> int:
 
     if arguments.label_errors and not arguments.report:
         raise ConfigError("--label-errors: expected --report DIR too, for the suspects: add it")
-    dataset = scan(arguments.data, Preprocessing())
+    dataset = scan(arguments.data, Preprocessing(), _label_rules(arguments))
     audited = audit.audit_dataset(dataset)
     suspects, commands = None, []
     if arguments.label_errors:
@@ -125,6 +127,12 @@ def run_audit(arguments: argparse.Namespace) -> int:
     incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
     serious = any(finding.serious for finding in found)
     return exit_code(serious or incomplete or audited.counts["skipped"], arguments.strict)
+
+
+def _label_rules(arguments: argparse.Namespace) -> LabelRules:
+    from fakereal.dataset.layout import LabelRules
+
+    return LabelRules.of(arguments.classes, arguments.split_folders, arguments.labels_file)
 
 
 def _find_label_errors(dataset: Dataset, clusters: Sequence[Cluster], folder: Path) -> tuple[dict, list[str]]:
@@ -152,6 +160,7 @@ def _evaluate_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("model", type=Path, required=True, help="the model file")
     command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
+    command.add_label_options()
     add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
     split_help = "of folders with train/ and test/: the test images, or all"
     add("--split", choices=("test", "all"), default="test", help=split_help)
@@ -178,8 +187,10 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from fakereal.evaluation.evaluate import EvaluateConfig
     from fakereal.evaluation.report import evaluate_and_report, evaluation_lines
 
-    options = {key: value for key, value in vars(arguments).items() if key != "strict"}
-    result = evaluate_and_report(EvaluateConfig(**options, command=_command_line()))
+    others = ("strict", "classes", "split_folders", "labels_file")
+    options = {key: value for key, value in vars(arguments).items() if key not in others}
+    config = EvaluateConfig(**options, rules=_label_rules(arguments), command=_command_line())
+    result = evaluate_and_report(config)
     print("\n".join(evaluation_lines(result.tree)))
     log(f"\nreport: {result.folder / 'report.html'}")
     return exit_code(result.skipped, arguments.strict)

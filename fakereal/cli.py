@@ -121,6 +121,19 @@ class Parser(argparse.ArgumentParser):
             help="no progress and no messages, only results, warnings and errors")  # fmt: skip
         self.add_argument("--version", action="version", version=f"fakereal {__version__}")
 
+    def add_label_options(self, section: str = "") -> None:
+        """Add the options that say what the folders of labeled images mean, see `fakereal.dataset.layout`.
+
+        Args:
+            section: prefix of the `dest` of each, such as `data.`.
+        """
+        self.add_argument("--class", dest=f"{section}classes", action="append", metavar="NAME=fake|real|skip",
+            help="what the folder NAME counts as; NAME may be a path or a pattern; repeatable")  # fmt: skip
+        self.add_argument("--split-folder", dest=f"{section}split_folders", action="append",
+            metavar="NAME=train|val|test|skip", help="which split the folder NAME is; repeatable")  # fmt: skip
+        self.add_argument("--labels", dest=f"{section}labels_file", metavar="FILE",
+            help="a CSV or text file with path and label of each image, in place of class folders")  # fmt: skip
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """Return the arguments; exit with code 2 and one line where they can't be used."""
         arguments, unknown = self.parse_known_intermixed_args(args, namespace)

@@ -128,6 +128,9 @@ class DataConfig:
     """The images, their split, and the cache."""
 
     path: str = "data/clean"  # folder with the labeled images
+    classes: tuple[str, ...] = ()  # what folders count as: `NAME=fake`, `NAME=real` or `NAME=skip` each
+    split_folders: tuple[str, ...] = ()  # which split folders are: `NAME=train`, `=val`, `=test` or `=skip` each
+    labels_file: str | None = None  # a file with path and label of each image; null: the folders say the class
     split_file: str | None = None  # split.csv of an earlier run; null: by content, see shares
     shares: tuple[float, ...] = (0.6, 0.2, 0.2)  # of train, val and test; a split that folders give is kept
     exclude_sources: tuple[str, ...] = ()  # sources that are not used

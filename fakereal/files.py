@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from fakereal.errors import DataError
 
+_RUBBISH = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", ".DS_Store"}
 _LONGEST_STEM = 100  # characters of a name that its temporary file repeats: file systems allow 255 bytes
 
 
@@ -148,6 +149,8 @@ def walk(
 ) -> Iterator[tuple[os.DirEntry[str], bool]]:
     """Yield every entry of a folder, and of the folders in it, with whether it is a folder that is looked into.
 
+    Hidden folders, and what systems leave behind (`is_rubbish`), are passed over without a word.
+
     Args:
         folder: where to start; the paths of the entries begin with it.
         on_error: called with the path of a folder that can't be read, and with why.
@@ -165,6 +168,8 @@ def walk(
         try:
             with os.scandir(current) as entries:
                 for entry in sorted(entries, key=lambda each: each.name) if in_order else entries:
+                    if is_rubbish(entry.name) or (entry.name.startswith(".") and is_folder(entry)):
+                        continue
                     entered = recursive and is_folder(entry) and (follow_links or not entry.is_symlink())
                     entered = entered and Path(entry.path) not in leave_out
                     if entered and follow_links:
@@ -177,6 +182,11 @@ def walk(
         except OSError as error:
             on_error(current, error)
         waiting += reversed(inside)
+
+
+def is_rubbish(name: str) -> bool:
+    """Say whether the name of a file or folder is one that systems leave behind: `__MACOSX`, `._1.png`, `Thumbs.db`."""
+    return name in _RUBBISH or name.startswith("._")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fakereal.dataset.label_file import read_labels
+from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout, table_lines
 from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import is_folder, relative_name, walk
-from fakereal.labels import (
-    FAKE,
-    NAMES,
-    REAL,
-    is_plain_class_folder,
-    known_folder_names,
-    label_of_folder,
-    split_of_folder,
-)
+from fakereal.labels import FAKE, NAMES, REAL, known_folder_names
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import parallel_map
+from fakereal.runtime import log, parallel_map
 
 THUMBNAIL_PX = 16
 """Width and height of the gray thumbnail by which near-copies are found: 256 bytes per image."""
+
+NO_RULES = LabelRules()
+"""Only the names of the folders count."""
+
+PREDICTION_ENDINGS = ("_preds.json", "_predictions.json")
+"""Of the files that predict the images of the folder beside them, see `fakereal.separation.pairing`."""
 
 _NAMED = 3  # names in an abbreviated list
 
@@ -64,15 +64,6 @@ class Dataset:
     skipped: tuple[Skipped, ...]  # likewise
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What the names of a file's folders say about it."""
-
-    label: int
-    source: str
-    split: str | None
-
-
 def labels_of(records: Sequence[Record]) -> np.ndarray:
     """Return the labels of records, int64 (n,)."""
     return np.array([record.label for record in records], dtype=np.int64)
@@ -84,38 +75,84 @@ def class_counts(records: Iterable[Record]) -> tuple[int, int]:
     return counts[FAKE], counts[REAL]
 
 
-def scan(root: Path, preprocessing: Preprocessing) -> Dataset:
+def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES) -> Dataset:
     """Read every image below `root` once, and return it with its label, split and source.
 
-    The layouts are `<class>/`, `train|val|test/<class>/` and `<source>/<class>/`, at any depth and mixed: of a file's
-    folders the one with a class name gives the label, and those above it the split and the source.
+    The layouts are `<class>/`, `train|val|test/<class>/`, `<source>/<class>/` and `<class>/<source>/`, at any depth and
+    mixed; `fakereal.dataset.layout` reads them. Which folder counts as what is logged before any image is read.
 
     Args:
         root: the folder.
         preprocessing: decides which images are identical: those whose preprocessed arrays are.
+        rules: what the user says about folders.
 
     Raises:
-        DataError: the folder is missing, or doesn't hold images of both classes.
+        DataError: the folder is missing, or doesn't hold images of both classes, or a folder's class is unclear.
+        ConfigError: a rule names no folder.
     """
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise DataError(f"{root}: {state}; expected a folder with {known_folder_names()}: check the path")
-    wanted: list[tuple[Path, _Place]] = []
-    skipped: list[Skipped] = []
-    for path in _files(root, skipped):
-        folders = path.relative_to(root).parts[:-1]
-        place = _place(folders)
-        reason = _why_unused(path, folders, place)
-        if place is None or reason:
-            skipped.append(Skipped(path, reason, is_image_name(path.name)))
-        else:
-            wanted.append((path, place))
+    wanted, skipped = _find(root, rules)
     records: list[Record] = []
     for item in parallel_map(lambda each: _read(*each, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
     _check_both_classes(dataset)
     return dataset
+
+
+def _find(root: Path, rules: LabelRules) -> tuple[list[tuple[Path, Place]], list[Skipped]]:
+    """Return the images with what their folders say, and the files that are none."""
+    skipped: list[Skipped] = []
+    images: dict[Parts, list[Path]] = defaultdict(list)
+    for path in _files(root, skipped):
+        reason = _why_no_image(path)
+        if reason:
+            skipped.append(Skipped(path, reason, is_image_name(path.name)))
+        else:
+            images[path.relative_to(root).parts[:-1]].append(path)
+    places = _places(root, images, [item.path for item in skipped], rules)
+    if places:
+        found = Counter((path.relative_to(root).parts[:-1], place) for path, place in places)
+        log("\n".join(table_lines(str(root), found)))
+    skipped += [Skipped(path, place.reason, place.failed) for path, place in places if isinstance(place, Unused)]
+    return [(path, place) for path, place in places if isinstance(place, Place)], skipped
+
+
+def _places(
+    root: Path, images: Mapping[Parts, list[Path]], others: Sequence[Path], rules: LabelRules
+) -> list[tuple[Path, Place | Unused]]:
+    """Return what a file of labels, or else the folders, say of each image."""
+    if rules.labels_file:
+        every = [path for paths in images.values() for path in paths]
+        return list(read_labels(rules.labels_file, root, every, rules).items())
+    places = read_layout({folder: len(paths) for folder, paths in images.items()}, rules, str(root))
+    classes = {place.folder: place.label for place in places.values() if isinstance(place, Place)}
+    _check_predictions(root, classes, others, rules)
+    return [(path, places[folder]) for folder, paths in images.items() for path in paths]
+
+
+def _check_predictions(root: Path, classes: Mapping[Parts, int], files: Sequence[Path], rules: LabelRules) -> None:
+    """Refuse a class folder that has predictions beside it: a raw folder, whose name may not be the truth.
+
+    Args:
+        root: the data set's folder.
+        classes: the class folders with their labels.
+        files: that are no images.
+        rules: a folder that they name is fine.
+    """
+    for path in files:
+        stem = next((path.name.removesuffix(end) for end in PREDICTION_ENDINGS if path.name.endswith(end)), "")
+        above = path.relative_to(root).parts[:-1]
+        for folder in ((*above, stem), (*above, f"{stem}_images")):
+            if folder in classes and not rules.names(folder):
+                name = "/".join(folder)
+                raise DataError(
+                    f"{root}: {name}/ has predictions beside it ({path.name}), so its name may not be the truth: sort"
+                    f" its images with python image_separate.py {root.joinpath(*above)} --output data/clean, or go by"
+                    f" the name with --class {name}={NAMES[classes[folder]]}"
+                )
 
 
 def _sorted(items: list, root: Path) -> tuple:
@@ -136,31 +173,15 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
             skipped.append(Skipped(Path(entry.path), reason, failed=False))
 
 
-def _place(folders: tuple[str, ...]) -> _Place | None:
-    """Return what the folders from the root down to a file say, or None where they don't name exactly one class."""
-    depths = [depth for depth, name in enumerate(folders) if label_of_folder(name) is not None]
-    # The plain words fake and real win: fake/nature/ and photos/fake/ are folders of fakes.
-    depths = [depth for depth in depths if is_plain_class_folder(folders[depth])] or depths
-    labels = {label_of_folder(folders[depth]) for depth in depths}
-    if len(labels) == 1:
-        above = folders[: depths[-1]]
-        splits = [split for name in above if (split := split_of_folder(name))]
-        source = "/".join(name for name in above if not split_of_folder(name))
-        return _Place(labels.pop(), source, splits[-1] if splits else None)
-    return None
-
-
-def _why_unused(path: Path, folders: tuple[str, ...], place: _Place | None) -> str:
+def _why_no_image(path: Path) -> str:
     if path.name.startswith("."):
         return "hidden file"
     if path.suffix.lower() not in SUFFIXES:
         return f"not an image file name ({path.suffix.lower() or 'no extension'})"
-    if place is None and any(label_of_folder(name) is not None for name in folders):
-        return "in folders of both classes, so its label is ambiguous"
-    return "" if place else "not in a folder of fake or of real images"
+    return ""
 
 
-def _read(path: Path, place: _Place, preprocessing: Preprocessing) -> Record | Skipped:
+def _read(path: Path, place: Place, preprocessing: Preprocessing) -> Record | Skipped:
     try:
         data = read_bytes(path)
         image, info = preprocessing.read_with_info(data)

@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fakereal.config import Config
+from fakereal.dataset.layout import LabelRules
 from fakereal.dataset.near_duplicates import Cluster, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, scan, skipped_lines
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import relative_name, write_atomic
-from fakereal.labels import NAMES, label_of_name
+from fakereal.labels import NAMES, SPLITS, label_of_name
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log
-
-SPLITS = ("train", "val", "test")
-"""In order of precedence: an image that is in two of them counts in the first."""
 
 COLUMNS = ("path", "sha256", "label", "source", "split", "reason")
 """Columns of the manifest, a CSV file."""
@@ -308,7 +306,9 @@ def scan_and_split(config: Config) -> tuple[Dataset, Split]:
     Raises:
         FakeRealError: with one line that says what to do.
     """
-    dataset = _without_sources(scan(Path(config.data.path), Preprocessing()), config.data.exclude_sources)
+    data = config.data
+    rules = LabelRules.of(data.classes, data.split_folders, data.labels_file)
+    dataset = _without_sources(scan(Path(data.path), Preprocessing(), rules), data.exclude_sources)
     if config.data.split_file:
         split = read_manifest(Path(config.data.split_file), dataset)
     else:

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fakereal.dataset.scan import Record, labels_of, scan, scanned_bytes, skipped_lines
+from fakereal.dataset.layout import LabelRules
+from fakereal.dataset.scan import NO_RULES, Record, labels_of, scan, scanned_bytes, skipped_lines
 from fakereal.dataset.split import Split
 from fakereal.engines import engine as engines_engine
 from fakereal.engines.formats import Network
@@ -54,6 +55,7 @@ class EvaluateConfig:
     batch_size: int = 32
     engine: str = "auto"  # one of `cli.ENGINES`
     foreign_model: bool = False  # accept a plain Keras file of another program
+    rules: LabelRules = NO_RULES  # what the user says about the folders
     command: str = ""  # the command line, for the report
 
 
@@ -107,7 +109,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
     opened = engines_engine.open_network(config.model, config.engine, config.foreign_model)
     detector = opened.load_detector()
     log(opened.description)
-    dataset = scan(config.data, Preprocessing())
+    dataset = scan(config.data, Preprocessing(), config.rules)
     for line in skipped_lines(dataset):
         log(line)
     metadata = detector.metadata

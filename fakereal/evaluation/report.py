@@ -19,7 +19,7 @@ from PIL import Image
 
 from fakereal import html
 from fakereal.config import as_dict
-from fakereal.dataset.split import SPLITS, Split
+from fakereal.dataset.split import Split
 from fakereal.decoding import decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.evaluation import plots
@@ -31,7 +31,7 @@ from fakereal.evaluation.evaluate import (
     prediction_rows,
 )
 from fakereal.files import write_atomic
-from fakereal.labels import NAMES
+from fakereal.labels import NAMES, SPLITS
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fakereal.dataset.neutralize import NOTE
 from fakereal.dataset.scan import Dataset, Record
-from fakereal.dataset.split import SPLITS, fingerprint
+from fakereal.dataset.split import fingerprint
 from fakereal.errors import DataError
-from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.runtime import log
 
 

@@ -17,9 +17,10 @@ from typing import Any
 from fakereal import config as configuration
 from fakereal.cli import EXIT_ERROR
 from fakereal.config import Config
-from fakereal.dataset.split import SPLITS, manifest_rows, scan_and_split, write_manifest
+from fakereal.dataset.split import manifest_rows, scan_and_split, write_manifest
 from fakereal.errors import ConfigError
 from fakereal.files import write_atomic
+from fakereal.labels import SPLITS
 from fakereal.model.metadata import weights_sha256
 from fakereal.runtime import log, one_line
 from fakereal.training.checkpoint import START_OVER

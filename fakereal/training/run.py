@@ -17,11 +17,11 @@ from fakereal.audit import report as audit_report
 from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
-from fakereal.dataset.split import SPLITS, Split, fingerprint, scan_and_split, write_manifest
+from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_manifest
 from fakereal.evaluation.evaluate import predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import locked, write_atomic
-from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import model_file, networks, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, weights_sha256

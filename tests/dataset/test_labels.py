@@ -16,7 +16,7 @@ def test_a_real_folder_is_known_by_its_usual_names(name):
     assert label_of_folder(name) == REAL
 
 
-@pytest.mark.parametrize("name", ["", "images", "train", "unreal", "fake_cifake_images", "0", "1_", "cats"])
+@pytest.mark.parametrize("name", ["", "images", "train", "unreal", "real_and_fake", "0", "1_", "cats"])
 def test_other_folders_are_no_class_folders(name):
     assert label_of_folder(name) is None
 

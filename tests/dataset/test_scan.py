@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fakereal.dataset.layout import LabelRules
 from fakereal.dataset.scan import THUMBNAIL_PX, scan, skipped_lines
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
@@ -41,8 +42,8 @@ def test_class_folders_give_the_label(make_folder):
         ("midjourney/v5/test/fake", FAKE, "midjourney/v5", "test"),
         ("training/club/genuine", REAL, "club", "train"),
         ("photos/fake", FAKE, "photos", None),
-        ("real/2024/summer", REAL, "", None),
-        ("train/real/test", REAL, "", "train"),
+        ("real/2024/summer", REAL, "summer", None),
+        ("fake/sdxl/test", FAKE, "sdxl", "test"),
     ],
 )
 def test_folders_say_label_source_and_split(make_folder, folder, label, source, split):
@@ -84,20 +85,56 @@ def test_a_record_holds_the_shorter_side_and_a_gray_thumbnail(make_folder):
 
 def test_what_is_not_a_labeled_image_is_skipped_with_a_reason(make_folder, make_image):
     root = make_folder({"fake": 1, "real": 1})
-    make_image(root / "elsewhere" / "1.png")
+    make_image(root / "1.png")
+    make_image(root / "test" / "1.png")
     make_image(root / "fake" / ".hidden.png")
-    (root / "fake/Thumbs.db").write_bytes(b"x")
-    (root / "fake_preds.json").write_text("[]")
+    (root / "fake/notes.txt").write_bytes(b"x")
+    (root / "notes.json").write_text("[]")
     (root / "real/cut.png").write_bytes((root / "real/1.png").read_bytes()[:60])
     (root / "real/none.jpg").touch()
     found = reasons(scan(root, SMALL))
-    assert found["elsewhere/1.png"] == "not in a folder of fake or of real images"
+    assert found["1.png"] == "not in a class folder"
+    assert found["test/1.png"] == "not in a class folder, but directly in test/"
     assert found["fake/.hidden.png"] == "hidden file"
-    assert found["fake/Thumbs.db"] == "not an image file name (.db)"
-    assert found["fake_preds.json"] == "not an image file name (.json)"
+    assert found["fake/notes.txt"] == "not an image file name (.txt)"
+    assert found["notes.json"] == "not an image file name (.json)"
     assert "truncated" in found["real/cut.png"]
     assert found["real/none.jpg"] == "the file is empty"
-    assert len(found) == 6
+    assert len(found) == 7
+
+
+def test_hidden_folders_and_what_systems_leave_behind_are_passed_over(make_folder, make_image):
+    root = make_folder({"fake": 1, "real": 1})
+    for name in (".ipynb_checkpoints/1.png", "__MACOSX/fake/1.png", "fake/.thumbnails/1.png", "real/@eaDir/1.png"):
+        make_image(root / name)
+    for name in ("fake/._1.png", "real/Thumbs.db", ".DS_Store", "real/desktop.ini"):
+        (root / name).write_bytes(b"x")
+    dataset = scan(root, SMALL)
+    assert set(by_name(dataset)) == {"fake/1.png", "real/1.png"}
+    assert dataset.skipped == ()
+
+
+def test_the_class_table_is_logged_before_any_image_is_read(make_folder, capsys):
+    root = make_folder({"fake": 2, "real": 1, "test": 3})
+    (root / "real/1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="2 fake and 0 real"):
+        scan(root, SMALL)
+    table = capsys.readouterr().err.splitlines()[1:5]
+    assert [line.split() for line in table] == [
+        ["folder", "class", "split", "source", "images"],
+        ["fake/", "fake", "-", "-", "2"],
+        ["real/", "real", "-", "-", "1"],
+        ["test/", "not", "used", "-", "-", "3"],
+    ]
+
+
+def test_an_unclear_folder_is_refused_before_any_image_is_read(make_folder):
+    root = make_folder({"fake": 1, "real": 1, "midjourney/photos": 2})
+    (root / "midjourney/photos/1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"midjourney/photos \(2 images\) could mean either class: add --class midj"):
+        scan(root, SMALL)
+    dataset = scan(root, SMALL, LabelRules(classes=("midjourney/photos=fake",)))
+    assert [record.source for record in dataset.records] == ["", "midjourney", ""]
 
 
 def test_many_skipped_files_take_one_line_per_reason(make_folder):
@@ -139,7 +176,7 @@ def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
     [
         ({}, "no files: put images into class folders"),
         ({"real": 2}, "0 fake and 2 real images: add a folder of fake images"),
-        ({"cats": 2}, "no usable image among 2 files (the first: not in a folder of fake or of real images)"),
+        ({"cats": 2}, "cats (2 images) names no class that is known: add --class cats=fake|real|skip"),
     ],
 )
 def test_a_folder_without_both_classes_is_one_clear_line(make_folder, tmp_path, folders, found):
@@ -164,23 +201,11 @@ def test_odd_names_are_read(make_folder):
     assert len(scan(root, SMALL).records) == 5
 
 
-@pytest.mark.parametrize(
-    ("folders", "label"),
-    [
-        (("fake", "nature"), FAKE),
-        (("real_images", "edited"), REAL),
-        (("photos", "fake"), FAKE),
-        (("1_fake", "camera", "human"), FAKE),
-        (("ai", "nature"), None),
-        (("fake", "real"), None),
-    ],
-)
-def test_plain_words_win_over_others_and_what_stays_ambiguous_is_skipped(tmp_path, folders, label):
-    for name, color in (("fake", "red"), ("real", "blue")):
-        (tmp_path / "sure" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), color).save(tmp_path / "sure" / name / "1.png")
-    (tmp_path.joinpath(*folders)).mkdir(parents=True)
-    Image.new("RGB", (8, 8), "green").save(tmp_path.joinpath(*folders, "x.png"))
-    dataset = scan(tmp_path, Preprocessing(32))
-    assert [record.label for record in dataset.records if record.path.name == "x.png"] == [label] * (label is not None)
-    assert [item.failed for item in dataset.skipped] == [True] * (label is None)
+@pytest.mark.parametrize("name", ["fake_a_preds.json", "fake_a_images_predictions.json"])
+def test_raw_folders_with_predictions_of_their_own_are_not_labeled_by_their_names(make_folder, name):
+    root = make_folder({"fake_a_images": 1, "real_a_images": 1})
+    (root / name).write_text("[]")
+    with pytest.raises(DataError, match=rf"fake_a_images/ has predictions beside it \({name}\).*image_separate.py"):
+        scan(root, SMALL)
+    dataset = scan(root, SMALL, LabelRules(classes=("fake_a_images=fake",)))
+    assert [record.label for record in dataset.records] == [FAKE, REAL]

@@ -1,0 +1,235 @@
+"""Labels from a file (`--labels`): CSV or text with a path and a label for each image, as public sets have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout, read_splits
+from fakereal.decoding import SUFFIXES
+from fakereal.errors import DataError
+from fakereal.files import relative_name
+from fakereal.labels import EVALUATION, FAKE, NAMES, REAL, read_folder_name
+from fakereal.runtime import log
+
+_PATH = "path filepath imagepath imgpath file filename image imagefile imagename img imgname name id imageid".split()
+"""Names of columns, without case, spaces and underscores; the first of them that is there counts."""
+
+_LABEL = "label labels class classname target category labelstr labelname groundtruth type".split()
+_SPLIT = "split subset partition set".split()
+_SOURCE = "source generator model method dataset".split()
+_ONE_IS = {
+    **dict.fromkeys("fake isfake ai isai aigenerated isaigenerated generated isgenerated deepfake".split(), FAKE),
+    **dict.fromkeys("real isreal authentic isauthentic".split(), REAL),
+}
+"""Columns of yes and no: a yes says what the name says."""
+
+_YES_NO = {**dict.fromkeys(("1", "1.0", "true", "yes"), True), **dict.fromkeys(("0", "0.0", "false", "no"), False)}
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int  # of its line, from 1
+    path: str
+    label: str  # as written; "" where there is none
+    split: str = ""
+    source: str = ""
+
+
+def read_labels(file: Path, root: Path, images: Sequence[Path], rules: LabelRules) -> dict[Path, Place | Unused]:
+    """Return what a file of labels says of each image; the folders give the splits where the file has none.
+
+    A row names an image by its path from the data folder or from the file, also with more or fewer leading folders, in
+    another case or without the extension, as long as one image alone fits.
+
+    Args:
+        file: CSV, TSV or text with two columns.
+        root: the data set's folder.
+        images: the images in it.
+        rules: classes of the file's values (`0=fake`), and splits.
+
+    Raises:
+        DataError: the file can't be read, its columns or values are unclear, or rows contradict each other.
+    """
+    rows = _read_rows(file)
+    classes = _classes(file, rows, rules)
+    found, missing = _match(file, root, images, rows, classes)
+    if not found:
+        raise DataError(f"{file}: none of its {len(rows):,} rows names an image in {root} (such as {missing[0]})")
+    if missing:
+        log(f"{file}: {len(missing):,} of {len(rows):,} rows name no image in {root} (such as {missing[0]})")
+    folders = Counter(image.relative_to(root).parts[:-1] for image in images)
+    in_file = any(row.split for row in rows)
+    splits = dict.fromkeys(folders) if in_file else read_splits(folders, rules, str(root))
+    return {image: _place(file, root, image, found.get(image), classes, splits, rules) for image in images}
+
+
+def _place(
+    file: Path,
+    root: Path,
+    image: Path,
+    row: _Row | None,
+    classes: Mapping[str, Place | Unused],
+    splits: Mapping[Parts, str | Unused | None],
+    rules: LabelRules,
+) -> Place | Unused:
+    """Return what a row and the folders say of an image."""
+    folder = image.relative_to(root).parts[:-1]
+    if row is None or not row.label:
+        return Unused(f"no label in {file.name}")
+    said, split = classes[row.label], _split_of(file, row, rules) if row.split else splits[folder]
+    if isinstance(said, Unused) or isinstance(split, Unused):
+        return said if isinstance(said, Unused) else split
+    return Place(said.label, row.source, split, folder)
+
+
+def _split_of(file: Path, row: _Row, rules: LabelRules) -> str | Unused:
+    given = rules.split_of(row.split)
+    split = {EVALUATION: "test"}.get(read_folder_name(row.split).split, read_folder_name(row.split).split)
+    if given == "skip":
+        return Unused("left out by --split-folder", failed=False)
+    if not (given or split):
+        raise DataError(
+            f"{file}: line {row.number}: expected the split train, val or test, got {row.split!r}:"
+            f" add --split-folder {row.split}=train|val|test|skip"
+        )
+    return given or split
+
+
+def _read_rows(file: Path) -> list[_Row]:
+    """Return the rows of a file, its columns found by their names or, without a header, by their order."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{file}: the labels can't be read: {error.strerror or error}") from error
+    lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(_cells(text), start=1)]
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    if not lines:
+        raise DataError(f"{file}: expected a path and a label for each image, got an empty file")
+    names = [re.sub(r"[\W_]", "", name.lower()) for name in lines[0][1]]
+    path = next((names.index(name) for name in _PATH if name in names), None)
+    labels = [at for at, name in enumerate(names) if (name in _LABEL or name in _ONE_IS) and at != path]
+    if path is not None and labels:
+        split, source = (next((names.index(name) for name in known if name in names), None)
+                         for known in (_SPLIT, _SOURCE))  # fmt: skip
+        wide = [(number, [*cells, *[""] * (len(names) - len(cells))]) for number, cells in lines[1:]]
+        decided = _label_column(file, names, labels, wide)
+        return [
+            _Row(number, cells[path], label, *("" if at is None else cells[at] for at in (split, source)))
+            for (number, cells), label in zip(wide, decided, strict=True)
+        ]
+    if all(len(cells) == 2 for _, cells in lines) and not (names[0] in _PATH or names[1] in _LABEL):
+        return [_Row(number, path, label) for number, (path, label) in lines]
+    raise DataError(
+        f"{file}: expected columns with a path (path, image, filename, id ...) and a label (label, class ...), got"
+        f" {', '.join(lines[0][1][:8])}: name them in the first line"
+    )
+
+
+def _cells(text: str) -> Iterator[list[str]]:
+    """Yield the cells of each line; a file without commas, tabs and semicolons is split at its last white space."""
+    first = text.partition("\n")[0]
+    delimiter = max(",\t;", key=first.count)
+    if delimiter in first:
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    else:
+        for line in text.splitlines():
+            yield line.rsplit(None, 1)
+
+
+def _label_column(file: Path, names: Sequence[str], at: Sequence[int], lines: Sequence) -> list[str]:
+    """Return the labels of the column that says fake and real, or else of the first; several such must agree."""
+    columns = {names[column]: [_flag(file, names[column], number, cells[column]) for number, cells in lines]
+               for column in at}  # fmt: skip
+    clear = {name: labels for name, labels in columns.items() if all(_is_clear(label) for label in set(labels))}
+    chosen = next(iter(clear.values()), columns[names[at[0]]])
+    for labels in clear.values():
+        for (number, _), one, other in zip(lines, chosen, labels, strict=True):
+            if read_folder_name(one).label != read_folder_name(other).label:
+                raise DataError(f"{file}: line {number}: the columns {', '.join(clear)} contradict each other")
+    return chosen
+
+
+def _is_clear(label: str) -> bool:
+    return not label or read_folder_name(label).certain
+
+
+def _flag(file: Path, column: str, number: int, cell: str) -> str:
+    """Return the class that a yes or no means, in a column such as `is_fake`; any other cell as it is."""
+    if column not in _ONE_IS or not cell:
+        return cell
+    yes = _YES_NO.get(cell.lower())
+    if yes is None:
+        raise DataError(f"{file}: line {number}: expected 0 or 1 in the column {column}, got {cell!r}")
+    return NAMES[_ONE_IS[column] if yes else REAL - _ONE_IS[column]]
+
+
+def _classes(file: Path, rows: Sequence[_Row], rules: LabelRules) -> dict[str, Place | Unused]:
+    """Return what each value of the label column means; values are read as the names of folders are."""
+    counts = Counter((row.label,) for row in rows if row.label)
+    found = read_layout(counts, LabelRules(rules.classes, labels_file=file), str(file))
+    for (value,), said in found.items():
+        if isinstance(said, Unused) and said.failed:
+            raise DataError(f"{file}: the label {value!r} names no class: add --class {value}=fake|real|skip")
+    return {value: said for (value,), said in found.items()}
+
+
+def _match(
+    file: Path, root: Path, images: Sequence[Path], rows: Sequence[_Row], classes: Mapping[str, Place | Unused]
+) -> tuple[dict[Path, _Row], list[str]]:
+    """Return the row of each image, and the paths of rows that name no image."""
+    index = _Index(root, images)
+    found: dict[Path, _Row] = {}
+    missing = []
+    for row in rows:
+        image = index.find(file, row)
+        if image is None:
+            missing.append(row.path)
+            continue
+        before = found.setdefault(image, row)
+        if _meaning(before, classes) != _meaning(row, classes):
+            raise DataError(f"{file}: lines {before.number} and {row.number} label {row.path} differently: keep one")
+    return found, missing
+
+
+def _meaning(row: _Row, classes: Mapping[str, Place | Unused]) -> int | None:
+    said = classes.get(row.label)
+    return said.label if isinstance(said, Place) else None
+
+
+class _Index:
+    """The images of a data set by what a row may call them."""
+
+    def __init__(self, root: Path, images: Sequence[Path]) -> None:
+        self.root = root
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        for image in images:
+            self.by_name[image.name.lower()].append(image)
+            self.by_name[image.stem.lower()].append(image)
+
+    def find(self, file: Path, row: _Row) -> Path | None:
+        """Return the one image that a row names, or None.
+
+        Raises:
+            DataError: several images fit.
+        """
+        named = PurePosixPath(row.path.replace("\\", "/"))
+        key = named.name.lower() if named.name.lower().endswith(SUFFIXES) else named.stem.lower()
+        fitting = [image for image in self.by_name.get(named.name.lower(), []) or self.by_name.get(key, [])
+                   if self._fits(image, named)]  # fmt: skip
+        exact = [image for image in fitting if relative_name(image, self.root) == named.as_posix()]
+        if len(exact or fitting) > 1:
+            several = ", ".join(relative_name(image, self.root) for image in fitting[:3])
+            raise DataError(f"{file}: line {row.number}: {row.path} may be {several}: write the path from {self.root}")
+        return next(iter(exact or fitting), None)
+
+    def _fits(self, image: Path, named: PurePosixPath) -> bool:
+        """Whether the folders that both paths have, from the last one up, have the same names."""
+        own = [part.lower() for part in image.relative_to(self.root).parts[-2::-1]]
+        others = [part.lower() for part in named.parts[-2::-1] if part not in (".", "/")]
+        return all(one == other for one, other in zip(own, others, strict=False))
