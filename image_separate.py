@@ -5,7 +5,6 @@ Examples:
   python image_separate.py data/raw --dry-run                 show what would happen
   python image_separate.py data/raw --output data/clean       move the files, write a journal
   python image_separate.py --undo data/clean/separation_001.journal.jsonl
-  python image_separate.py data/raw --pair X=run1.json --pair X=run2.json --pair X=run3.json --mode copy
   python image_separate.py data/raw --predictions run1 run2 run3 --weight run1=2 --decisions decisions.json
 """
 
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fakereal import prediction_files
 from fakereal.cli import EXIT_INTERRUPTED, Parser, exit_code, parse_share, run_cli
 from fakereal.errors import DataError
 
@@ -27,11 +27,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_either("data", dest="source", metavar="SOURCE", type=Path, help=source_help)
     add("--output", type=Path, default=Path("data/clean"), help="folder for real_images/, fake_images/ and the journal")
     add("--mode", choices=("move", "copy", "link"), default="move", help="link: a second name for the same file")
-    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="JSONs or folders, if not in SOURCE")
+    add("--predictions", type=Path, nargs="+", default=(), metavar="PATH", help="files, or folders of them, elsewhere")
     add("--pair", action="append", default=[], metavar="FOLDER=JSON", help="pair by hand; several for a folder vote")
     add("--skip", action="append", default=[], metavar="FOLDER", help="leave a sub-folder alone; repeatable")
     add("--min-agreement", type=parse_share, default=0.5, metavar="SHARE", help="of the votes that a label needs")
     add("--weight", action="append", default=[], metavar="NAME=N", help="of the votes of a JSON or a folder of JSONs")
+    prediction_files.add_options(parser)
     add("--decisions", type=Path, metavar="JSON", help="labels that people gave; they outrank all votes")
     add("--no-check", action="store_true", help="don't decode the images; damaged ones are separated, too")
     add("--dry-run", action="store_true", help="print the plan, write nothing")
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         undone = report.undo_lines(journal, returned), returned.completed, returned.skipped
         return _finish(*undone, args.strict, returned.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
-    rules = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
-    options = separate.Options(args.source, args.output, args.mode, *lists, *rules)
+    votes = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
+    options = separate.Options(args.source, args.output, args.mode, *lists, *votes, prediction_files.rules_of(args))
     if args.dry_run:
         plan = separate.preview(options)
         done, left_out = plan.entries or plan.already, plan.skipped or plan.problems

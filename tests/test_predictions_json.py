@@ -3,14 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fakereal.errors import DataError
-from fakereal.predictions_json import Prediction, dumps, key_of_file, prediction_for, read, sort_key, write
-
-
-def written(tmp_path: Path, content: object) -> Path:
-    path = tmp_path / "preds.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
+from fakereal.prediction_files import read
+from fakereal.predictions_json import Prediction, dumps, key_of_file, prediction_for, sort_key, write
 
 
 def test_the_text_is_a_list_with_four_spaces_in_numeric_order_and_lower_case():
@@ -57,7 +51,8 @@ def test_the_same_predictions_in_another_order_give_the_same_bytes(tmp_path):
 
 
 def test_a_document_replaces_another_whole_and_leaves_no_other_file(tmp_path):
-    path = written(tmp_path, "x" * 10_000)
+    path = tmp_path / "preds.json"
+    path.write_text("x" * 10_000)
     write(path, [Prediction(0, index=1)])
     assert len(read(path).predictions) == 1
     assert list(tmp_path.iterdir()) == [path]
@@ -80,71 +75,3 @@ def test_a_document_replaces_another_whole_and_leaves_no_other_file(tmp_path):
 def test_a_file_is_found_by_its_number_or_else_by_its_path(file, key):
     assert key_of_file(Path(file)) == key
     assert prediction_for(key, 1).key == key
-
-
-def test_any_case_of_fake_and_real_is_read(tmp_path):
-    path = written(tmp_path, [{"index": 1, "prediction": "FAKE"}, {"index": 2, "prediction": " Real "}])
-    assert [item.label for item in read(path).predictions] == [0, 1]
-
-
-def test_a_number_in_quotes_is_read_as_a_number(tmp_path):
-    assert read(written(tmp_path, [{"index": "7", "prediction": "real"}])).predictions[0].key == 7
-
-
-def test_a_byte_order_mark_is_no_obstacle(tmp_path):
-    path = tmp_path / "preds.json"
-    path.write_bytes(b'\xef\xbb\xbf[{"index": 1, "prediction": "real"}]')
-    assert read(path).predictions == (Prediction(1, index=1),)
-
-
-def test_a_null_prediction_carries_its_reason(tmp_path):
-    path = written(tmp_path, [{"index": 1, "prediction": None, "error": "cut"}, {"index": 2, "prediction": None}])
-    assert [item.error for item in read(path).predictions] == ["cut", "no prediction"]
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "fake",
-        None,
-        [],
-        {},
-        {"index": 1},
-        {"prediction": "fake"},
-        {"index": 1, "prediction": "maybe"},
-        {"index": 1, "prediction": 1},
-        {"index": 1, "prediction": ""},
-        {"index": True, "prediction": "fake"},
-        {"index": -1, "prediction": "fake"},
-        {"index": 1.5, "prediction": "fake"},
-        {"index": "one", "prediction": "fake"},
-        {"index": None, "prediction": "fake"},
-        {"image": "", "prediction": "fake"},
-        {"image": 7, "prediction": "fake"},
-        {"index": 1, "image": "1.png", "prediction": "fake"},
-    ],
-)
-def test_an_entry_that_cannot_be_used_is_named_and_the_next_one_is_used(tmp_path, entry):
-    document = read(written(tmp_path, [entry, {"index": 2, "prediction": "real"}]))
-    assert document.predictions == (Prediction(1, index=2),)
-    assert len(document.problems) == 1
-    assert "entry 1: expected" in document.problems[0]
-
-
-@pytest.mark.parametrize("content", ["", "{", "nonsense", '{"index": 1}', "7", "null", "[" * 100_000])
-def test_content_that_is_no_list_is_refused_in_one_sentence(tmp_path, content):
-    with pytest.raises(DataError, match=r"preds\.json: expected a JSON list"):
-        read(written(tmp_path, content))
-
-
-def test_bytes_that_are_not_utf8_are_refused(tmp_path):
-    path = tmp_path / "preds.json"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="got invalid JSON"):
-        read(path)
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "missing.json", tmp_path):
-        with pytest.raises(DataError, match="can't read the prediction JSON"):
-            read(path)

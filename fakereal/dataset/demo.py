@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fakereal import predictions_json
+from fakereal import prediction_files, predictions_json
 from fakereal.cli import EXIT_OK
 from fakereal.dataset.split import COLUMNS
 from fakereal.errors import ConfigError, DataError, FakeRealError
@@ -273,6 +273,6 @@ def _count_moved(clean: Path) -> int:
 
 def _count_correct(truth: Path, predictions: Path) -> tuple[int, int]:
     """Return the number of correct predictions, and of predictions asked for."""
-    expected = {entry.key: entry.label for entry in predictions_json.read(truth).predictions}
-    found = {entry.key: entry.label for entry in predictions_json.read(predictions).predictions}
+    expected = {entry.key: entry.label for entry in prediction_files.read(truth).predictions}
+    found = {entry.key: entry.label for entry in prediction_files.read(predictions).predictions}
     return sum(found.get(key) == label for key, label in expected.items()), len(expected)

@@ -20,6 +20,7 @@ from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
 from fakereal.files import display_path, relative_name, write_atomic
 from fakereal.labels import NAMES
+from fakereal.prediction_files import Problem
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
 from fakereal.separation.pairing import Folder, prediction_file_names
 from fakereal.separation.separate import Options, Plan, SeparationResult
@@ -37,6 +38,7 @@ MAX_REVIEW_IMAGES = 500
 
 _REVIEW_REASONS = ("disagreement", "conflict")
 _THUMBNAIL_PX = 160
+_FEW = 3  # problems of a file and skipped images of a folder that get a line each, and examples of more
 _DONE = {"move": "moved", "copy": "copied", "link": "linked"}
 
 
@@ -49,20 +51,20 @@ class ReportFiles:
 
 
 def plan_lines(plan: Plan, source: Path) -> Iterator[str]:
-    """Yield a line for every file that would be transferred, then for each skipped one, then the counts."""
+    """Yield a line for every file that would be transferred, then what is left out, then the counts."""
     source = Path(os.path.realpath(source))
     for entry in plan.entries:
         yield f"{_shown(entry.source, source)} -> {CLASS_FOLDERS[entry.label]}/{display_path(entry.name)}"
-    yield from _skipped_lines(plan.skipped, plan.problems, source)
+    yield from _left_out_lines(plan.skipped, plan, source)
     yield from _table(plan.folders, [*plan.entries, *plan.already], plan.skipped)
     yield from _experiment_lines(plan)
     yield f"dry run, nothing was written: {len(plan.entries):,} files to separate, {len(plan.skipped):,} to skip"
 
 
 def result_lines(result: SeparationResult, options: Options, files: ReportFiles) -> Iterator[str]:
-    """Yield a line for each skipped file, the counts, and how to undo the run."""
+    """Yield what is left out, the counts, and how to undo the run."""
     source = Path(os.path.realpath(options.source))
-    yield from _skipped_lines(result.skipped, result.plan.problems, source)
+    yield from _left_out_lines(result.skipped, result.plan, source)
     if result.last.interrupted:
         yield f"interrupted: {result.last.completed:,} of {len(result.journals[-1].entries):,} files are in place"
         yield "to resume: run the same command again"
@@ -82,7 +84,7 @@ def result_lines(result: SeparationResult, options: Options, files: ReportFiles)
 
 def undo_lines(journal: Journal, result: TransferResult) -> Iterator[str]:
     """Yield a line for each file that can't be put back, then the count."""
-    yield from _skipped_lines(result.skipped, (), journal.source)
+    yield from _skipped_lines(result.skipped, journal.source)
     count = f"{result.completed:,} of {len(journal.entries):,} files are back in their places"
     yield f"interrupted: {count}; to resume: run the same command again" if result.interrupted else count
 
@@ -103,24 +105,49 @@ def _counts(result: SeparationResult, options: Options) -> Iterator[str]:
     reasons = Counter(file.reason for file in result.skipped).most_common()
     yield from (f"  {count:,}: {REASONS[reason]}" for reason, count in reasons)
     if result.plan.problems:
-        yield f"  {len(result.plan.problems):,} JSONs or entries could not be used"
+        yield f"  {len(result.plan.problems):,} prediction files or entries could not be used"
 
 
-def _skipped_lines(skipped: Iterable[SkippedFile], problems: Sequence[str], source: Path) -> Iterator[str]:
-    """Yield a line for each problem and each file; a folder without predictions is one line for all its images."""
-    whole_folders: Counter[Path] = Counter()
+def _left_out_lines(skipped: Iterable[SkippedFile], plan: Plan, source: Path) -> Iterator[str]:
+    yield from (f"read      {display_path(note)}" for note in plan.notes)
+    yield from (f"unusable  {line}" for line in _problem_lines(plan.problems))
+    yield from _skipped_lines(skipped, source)
+
+
+def _problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """Yield each problem where a file has a few, else one line for the file."""
+    by_file: dict[str, list[Problem]] = {}
     for problem in problems:
-        yield f"unusable  {display_path(problem)}"
+        by_file.setdefault(problem.file if problem.kind else problem.text, []).append(problem)
+    for file, found in by_file.items():
+        if len(found) <= _FEW:
+            yield from (display_path(problem.text) for problem in found)
+            continue
+        kinds: dict[str, list[str]] = {}
+        for problem in found:
+            kinds.setdefault(problem.kind, []).append(problem.example)
+        yield f"{file}: " + "; ".join(f"{len(each):,} {kind} ({_few(each)})" for kind, each in kinds.items())
+
+
+def _skipped_lines(skipped: Iterable[SkippedFile], source: Path) -> Iterator[str]:
+    """Yield each file where a folder has a few of one reason, else one line for them."""
+    groups: dict[tuple[Path, str], list[SkippedFile]] = {}
     for file in skipped:
-        if file.reason == "no_predictions":
-            whole_folders[file.path.parent] += 1
+        groups.setdefault((file.path.parent, file.reason), []).append(file)
+    for (folder, reason), files in groups.items():
+        images = f"{_shown(folder, source)}/ ({len(files):,} image{'s' * (len(files) > 1)})"
+        if reason == "no_predictions":
+            names = ", ".join(prediction_file_names(display_path(folder.name)))
+            yield f"skipped   {images}: no prediction file (looked for {names})"
+        elif len(files) <= _FEW:
+            details = ((file, f" ({display_path(file.detail)})" if file.detail else "") for file in files)
+            yield from (f"skipped   {_shown(file.path, source)}: {REASONS[reason]}{detail}" for file, detail in details)
         else:
-            detail = f" ({display_path(file.detail)})" if file.detail else ""
-            yield f"skipped   {_shown(file.path, source)}: {REASONS[file.reason]}{detail}"
-    for folder, count in sorted(whole_folders.items()):
-        images = f"{count:,} image{'s' * (count > 1)}"
-        names = ", ".join(prediction_file_names(display_path(folder.name)))
-        yield f"skipped   {_shown(folder, source)}/ ({images}): no prediction JSON (looked for {names})"
+            yield f"skipped   {images}: {REASONS[reason]} ({_few([display_path(file.path.name) for file in files])})"
+
+
+def _few(examples: Sequence[str]) -> str:
+    return ", ".join([*examples[:_FEW], *(["..."] if len(examples) > _FEW else [])])
 
 
 def _shown(path: Path, source: Path) -> str:
@@ -178,7 +205,7 @@ def write_report(result: SeparationResult, options: Options) -> ReportFiles:
         "agreement": [agreement_as_json(each) for each in agreements(result.plan.vote_pairs)],
         "review": review and relative_name(review, output),
         "stayed": [_as_json(file, source) for file in result.skipped],  # a published key
-        "problems": result.plan.problems,
+        "problems": [problem.text for problem in result.plan.problems],
     }
     write_atomic(output / REPORT_NAME, (json.dumps(report, indent=4) + "\n").encode("ascii"))
     return ReportFiles(output / REPORT_NAME, review)

@@ -20,11 +20,12 @@ from fakereal.decoding import decode
 from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.files import display_path, locked_folders, sha256_of
 from fakereal.labels import NAMES
-from fakereal.predictions_json import read
+from fakereal.prediction_files import Problem, Rules, read
 from fakereal.preprocessing import IMAGE_SIZE_PX
 from fakereal.runtime import deferred_interrupts, interrupt_requested, log, parallel_map, progress_bar
 from fakereal.separation import journal as journals
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
+from fakereal.separation.matching import ImageIndex, Matching, match
 from fakereal.separation.pairing import Folder, list_images, pair_folders
 from fakereal.separation.transfer import SkippedFile
 from fakereal.separation.voting import (
@@ -36,7 +37,6 @@ from fakereal.separation.voting import (
     count_vote_pairs,
     experiments_of,
     human_decisions,
-    index_images,
     majority_vote,
 )
 
@@ -58,6 +58,7 @@ class Options:
     check_images: bool = True  # decode every image, and skip the damaged ones
     weights: tuple[str, ...] = ()  # NAME=N
     decisions: Path | None = None  # prediction JSON of people, who outrank every vote
+    rules: Rules = field(default_factory=Rules)  # how to read what a prediction file doesn't say itself
 
 
 @dataclass
@@ -68,9 +69,11 @@ class Plan:
     entries: list[Entry] = field(default_factory=list)  # to be transferred
     already: list[Entry] = field(default_factory=list)  # transferred by an earlier run
     skipped: list[SkippedFile] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # sentences on JSONs and entries that can't be used
+    problems: list[Problem] = field(default_factory=list)  # files and entries that can't be used
+    notes: list[str] = field(default_factory=list)  # files that were not read just as they are, and how
     experiments: dict[Path, tuple[Experiment, ...]] = field(default_factory=dict)  # by the path of their folder
     vote_pairs: Counter[VotePair] = field(default_factory=Counter)  # see count_vote_pairs
+    refused: list[str] = field(default_factory=list)  # a sentence for each prediction file that can't be used at all
     decided: int = 0  # labels that people gave
 
 
@@ -206,8 +209,8 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
     pairing = pair_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
     if not options.decisions and not any(folder.experiments for folder in pairing.folders):
         raise DataError(_nothing_paired(options, pairing.folders))
-    plan = Plan(pairing.folders, skipped=list(pairing.skipped), problems=list(pairing.problems))
-    plan.experiments = experiments_of(pairing.folders, options.weights)
+    plan = Plan(pairing.folders, skipped=list(pairing.skipped), problems=list(map(Problem, pairing.problems)))
+    plan.experiments = experiments_of(pairing.folders, options.weights, options.rules.index_shifts)
     separated = _separated(earlier, {folder.path for folder in pairing.folders})
     images = {folder.path: _images_of(folder, separated.get(folder.path, {}), options, plan) for folder in plan.folders}
     decided = _decided(list(chain.from_iterable(images.values())), options, plan)
@@ -215,6 +218,7 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
     for folder in pairing.folders:
         results = _label(folder, images[folder.path], decided, options, plan)
         candidates += _candidates(folder, results, separated.get(folder.path, {}), options, plan)
+    _check_any_used(plan, options)
     _assign_names(_check_images(candidates, options, plan), options, plan)
     return plan
 
@@ -260,7 +264,7 @@ def _label(
     folder: Folder, images: Sequence[Path], decided: dict[Path, VoteResult], options: Options, plan: Plan
 ) -> Iterator[tuple[Path, VoteResult, Ballot]]:
     """Yield each image of a folder with its result and the votes."""
-    for path, ballot in _collect_votes(folder, images, plan).items():
+    for path, ballot in _collect_votes(folder, images, options, plan).items():
         if path in decided:
             yield path, decided[path], ballot
         elif folder.experiments:
@@ -269,17 +273,50 @@ def _label(
             yield path, VoteResult(None, "no_predictions"), ballot
 
 
-def _collect_votes(folder: Folder, images: Sequence[Path], plan: Plan) -> dict[Path, Ballot]:
+def _collect_votes(folder: Folder, images: Sequence[Path], options: Options, plan: Plan) -> dict[Path, Ballot]:
     ballots = {image: Ballot() for image in images}
-    index = index_images(folder.path, images)
+    index = ImageIndex(folder.path, tuple(images))
     experiments = plan.experiments[folder.path]
     for experiment in experiments:
         try:
-            plan.problems += cast_votes(read(experiment.path), index, ballots, experiment.file, experiment.weight)
+            _count_in(experiment, index, ballots, options, plan)
         except DataError as error:
-            plan.problems.append(str(error))
+            plan.problems.append(Problem(str(error)))
+            plan.refused.append(str(error))
+            for ballot in ballots.values():
+                ballot.abstentions.append(("refused", experiment.file))
     plan.vote_pairs += count_vote_pairs(ballots.values(), experiments)
     return ballots
+
+
+def _count_in(
+    experiment: Experiment, index: ImageIndex, ballots: dict[Path, Ballot], options: Options, plan: Plan
+) -> None:
+    """Add an experiment's votes to the ballots; none where its file is refused."""
+    document = read(experiment.path, options.rules)
+    matching = match(document, index, experiment.file, experiment.index_shift)
+    cast_votes(matching, experiment, ballots, options.rules.skip_conflicts)
+    plan.problems += [*document.problems, *matching.problems]
+    notes = [*document.notes, *_matching_notes(matching, experiment)]
+    if notes:
+        plan.notes.append(f"{display_path(experiment.path)}: {'; '.join(notes)}")
+
+
+def _matching_notes(matching: Matching, experiment: Experiment) -> Iterator[str]:
+    if experiment.index_shift:
+        yield f"indices by --index-shift {experiment.index_shift}"
+    loose = [each for each in matching.matches if not each.is_exact]
+    if loose:
+        first = f"{display_path(str(loose[0].prediction.image))!r} is {display_path(loose[0].image.name)}"
+        yield f"{len(loose):,} names matched without case, extension and leading folder ({first})"
+
+
+def _check_any_used(plan: Plan, options: Options) -> None:
+    """Refuse a run in which every prediction file was refused."""
+    if plan.refused and len(plan.refused) == sum(map(len, plan.experiments.values())) and not options.decisions:
+        more = len(plan.refused) - 1
+        others = f" ({more:,} other prediction {'files are' if more > 1 else 'file is'} refused, too)" if more else ""
+        raise DataError(plan.refused[0] + others)
 
 
 @dataclass(frozen=True)
@@ -316,10 +353,15 @@ def _compare_with_earlier(entry: Entry, label: int | None, plan: Plan) -> None:
     """Note that an earlier run separated an image, and report a label that has changed since."""
     plan.already.append(entry)
     if label not in (None, entry.label):
-        plan.problems.append(
+        problem = (
             f"{display_path(entry.source)}: an earlier run put it into {CLASS_FOLDERS[entry.label]},"
             f" the predictions now say {NAMES[label]}: undo that run first"
         )
+        folder, kind = (
+            display_path(entry.source.parent),
+            "images are in the other class since an earlier run: undo it first",
+        )
+        plan.problems.append(Problem(problem, folder, kind, display_path(entry.source.name)))
 
 
 def _is_writable(folder: Path) -> bool:

@@ -18,11 +18,12 @@ from fakereal.files import display_path, sha256_of
 MODES = ("move", "copy", "link")
 
 REASONS = {
-    "no_predictions": "no prediction JSON for its folder",
+    "no_predictions": "no prediction file for its folder",
     "loose": "not in a sub-folder",
-    "no_prediction": "no entry in any prediction JSON",
-    "null_prediction": "the prediction JSON says that it could not be read",
-    "conflict": "one prediction JSON says both fake and real",
+    "no_prediction": "no entry in any prediction file",
+    "refused": "its prediction file can't be used",
+    "null_prediction": "the prediction file gives it no label",
+    "conflict": "one prediction file says both fake and real",
     "disagreement": "the experiments disagree",
     "ambiguous": "several files have the same number",
     "unreadable": "not a readable image",

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 import os
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fakereal.errors import ConfigError
+from fakereal.errors import ConfigError, DataError
 from fakereal.files import display_path
 from fakereal.labels import FAKE, NAMES, REAL
-from fakereal.predictions_json import Document, key_of_file
+from fakereal.prediction_files import Document, Problem
+from fakereal.prediction_rows import listed
+from fakereal.separation.matching import ImageIndex, Matching, match
 from fakereal.separation.pairing import Folder
 
-Key = int | str
-Index = Mapping[Key, Sequence[Path]]
+T = TypeVar("T")
 VotePair = tuple[str, str, int, int]  # two experiments by name, and the label of each
 
 
@@ -34,6 +35,7 @@ class Experiment:
     file: str  # unique in its folder: `x.json`, or `run1/x.json` beside `run2/x.json`
     name: str  # the same with `*` for the folder's name, so that an experiment has one name in all folders
     weight: float = 1.0
+    index_shift: int | None = None  # see matching.match
 
 
 @dataclass(frozen=True)
@@ -92,75 +94,45 @@ class Agreement:
         return (self.agreed - by_chance) / (self.images - by_chance)
 
 
-def index_images(folder: Path, images: Iterable[Path]) -> Index:
-    """Return the images by each key that an entry may name them by: the number, and the path relative to the folder.
-
-    An image outside the folder is named by its absolute path.
-    """
-    index: dict[Key, list[Path]] = {}
-    for image in images:
-        relative = image.relative_to(folder) if image.is_relative_to(folder) else image
-        for key in {_normalized(key_of_file(relative)), _normalized(relative.as_posix())}:
-            index.setdefault(key, []).append(image)
-    return index
-
-
-def _normalized(key: Key) -> Key:
-    """Compose accents: macOS stores é as two characters, and an entry written there must match its file anywhere."""
-    return unicodedata.normalize("NFC", key) if isinstance(key, str) else key
-
-
 def cast_votes(
-    document: Document, index: Index, ballots: Mapping[Path, Ballot], name: str = "", weight: float = 1.0
-) -> list[str]:
+    matching: Matching, experiment: Experiment, ballots: Mapping[Path, Ballot], skip_conflicts: bool = True
+) -> None:
     """Add one experiment's votes to the ballots.
 
     Args:
-        document: the experiment's predictions.
-        index: the images by key, see `index_images`.
+        matching: the experiment's predictions with their images.
+        experiment: whose votes they are.
         ballots: one for each image.
-        name: of the experiment, for people.
-        weight: of each vote.
+        skip_conflicts: whether an image that is called both fake and real gets no vote; otherwise it is an error.
 
-    Returns:
-        A sentence for every entry that can't be used.
+    Raises:
+        DataError: an image is called both fake and real; no vote was added.
     """
     labels: dict[Path, set[int | None]] = {}
-    problems = list(document.problems)
-    errors: dict[Path, str] = {}
-    for prediction in document.predictions:
-        images = index.get(_normalized(prediction.key), ())
-        if len(images) == 1:
-            labels.setdefault(images[0], set()).add(prediction.label)
-            errors[images[0]] = prediction.error or ""
-        else:
-            sentence = _no_single_image(prediction.key, images)
-            problems.append(f"{display_path(document.path)}: {sentence}")
-            for image in images:
-                ballots[image].abstentions.append(("ambiguous", sentence))
-    experiment = Experiment(document.path, document.path.name, name or display_path(document.path.name), weight)
+    for each in matching.matches:
+        labels.setdefault(each.image, set()).add(each.prediction.label)
+    conflicts = [display_path(image.name) for image, given in labels.items() if given >= {FAKE, REAL}]
+    if conflicts and not skip_conflicts:
+        raise DataError(
+            f"{display_path(experiment.path)}: it calls {len(conflicts):,} of its images both fake and real"
+            f" ({listed(conflicts)}): correct the file, or pass --skip-conflicts to leave these images out"
+        )
+    for image, sentence in matching.ambiguous.items():
+        ballots[image].abstentions.append(("ambiguous", sentence))
+    errors = {each.image: each.prediction.error or "" for each in matching.matches}
     for image, given in labels.items():
         _cast(ballots[image], given, experiment, errors[image])
-    return problems
 
 
 def _cast(ballot: Ballot, labels: set[int | None], experiment: Experiment, error: str) -> None:
     """Add the vote, where the entries agree on one label; otherwise the reason why there is none."""
     label = next(iter(labels))
     if len(labels) > 1:
-        ballot.abstentions.append(("conflict", f"{experiment.name} has several entries that differ"))
+        ballot.abstentions.append(("conflict", f"{experiment.file} has several entries that differ"))
     elif label is None:
-        ballot.abstentions.append(("null_prediction", f"{experiment.name}: {error}"))
+        ballot.abstentions.append(("null_prediction", f"{experiment.file}: {error}"))
     else:
-        ballot.votes.append(Vote(experiment.path, label, experiment.weight, experiment.name))
-
-
-def _no_single_image(key: Key, images: Sequence[Path]) -> str:
-    entry = f"index {key}" if isinstance(key, int) else f"image {display_path(key)!r}"
-    if not images:
-        return f"{entry}: the folder has no such image"
-    names = ", ".join(display_path(image.name) for image in images)
-    return f"{entry}: {len(images)} images match ({names})"
+        ballot.votes.append(Vote(experiment.path, label, experiment.weight, experiment.file))
 
 
 def majority_vote(ballot: Ballot, min_agreement: float, experiments: Sequence[Path]) -> VoteResult:
@@ -187,7 +159,7 @@ def _name(vote: Vote) -> str:
 
 def human_decisions(
     document: Document, source: Path, images: Sequence[Path]
-) -> tuple[dict[Path, VoteResult], list[str]]:
+) -> tuple[dict[Path, VoteResult], list[Problem]]:
     """Return the labels that people gave, which outrank every vote.
 
     Args:
@@ -197,11 +169,13 @@ def human_decisions(
         images: all that can be decided.
 
     Returns:
-        The results by image, and a sentence for every entry that can't be used. An image that a document calls both
+        The results by image, and a problem for every entry that can't be used. An image that a document calls both
         fake and real has no label, so it is skipped.
     """
     ballots = {image: Ballot() for image in images}
-    problems = cast_votes(document, index_images(source, images), ballots)
+    name = display_path(document.path.name)
+    matching = match(document, ImageIndex(source, tuple(images)), name)
+    cast_votes(matching, Experiment(document.path, name, name), ballots)
     decided = {}
     for image, ballot in ballots.items():
         conflicts = [abstention for abstention in ballot.abstentions if abstention[0] == "conflict"]
@@ -209,33 +183,34 @@ def human_decisions(
             decided[image] = VoteResult(None, *conflicts[0])
         elif ballot.votes:
             decided[image] = VoteResult(ballot.votes[0].label)
-    return decided, problems
+    return decided, [*document.problems, *matching.problems]
 
 
-def experiments_of(folders: Sequence[Folder], weights: Sequence[str]) -> dict[Path, tuple[Experiment, ...]]:
+def experiments_of(
+    folders: Sequence[Folder], weights: Sequence[str], shifts: Sequence[str] = ()
+) -> dict[Path, tuple[Experiment, ...]]:
     """Return each folder's experiments, by the folder's path.
 
     Args:
         folders: with their prediction JSONs.
-        weights: `NAME=N`: NAME is a JSON's file name, with or without `.json`, or a path, or the folder it is in; N
+        weights: `NAME=N`: NAME is a JSON's file name, with or without its suffix, or a path, or the folder it is in; N
             above 0 is the weight of its votes. Where several match a JSON, the last one applies.
+        shifts: `NAME=N`, an integer to add to its indices; see `matching.match`.
 
     Raises:
         ConfigError: another form, or a name that matches no JSON.
     """
-    parsed = [_split_weight(weight) for weight in weights]
+    by_weight, by_shift = list(map(_split_weight, weights)), list(map(_split_shift, shifts))
     depth = _name_depth(folders)
-    used: set[str] = set()
     found = {}
     for folder in folders:
-        experiments = []
-        for path in folder.experiments:
-            file, name = _names_of(path, folder, depth)
-            matching = [(wanted, weight) for wanted, weight in parsed if _matches(wanted, path, (file, name))]
-            used |= {wanted for wanted, _ in matching}
-            experiments.append(Experiment(path, file, name, matching[-1][1] if matching else 1.0))
-        found[folder.path] = tuple(experiments)
-    _check_used(parsed, used, found)
+        plain = [Experiment(path, *_names_of(path, folder, depth)) for path in folder.experiments]
+        found[folder.path] = tuple(
+            replace(each, weight=_last(by_weight, each) or 1.0, index_shift=_last(by_shift, each)) for each in plain
+        )
+    experiments = [each for several in found.values() for each in several]
+    _check_used("--weight", by_weight, experiments)
+    _check_used("--index-shift", by_shift, experiments)
     return found
 
 
@@ -248,6 +223,13 @@ def _split_weight(text: str) -> tuple[str, float]:
     if not name or not 0 < weight < math.inf:
         raise ConfigError(f"--weight {text!r}: expected NAME=N with the name of a JSON and a number above 0")
     return name, weight
+
+
+def _split_shift(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not re.fullmatch(r"[+-]?[0-9]{1,18}", number):
+        raise ConfigError(f"--index-shift {text!r}: expected NAME=N with the name of a JSON and an integer, such as 1")
+    return name, int(number)
 
 
 def _name_depth(folders: Sequence[Folder]) -> int:
@@ -271,19 +253,23 @@ def _names_of(path: Path, folder: Folder, depth: int) -> tuple[str, str]:
     return display_path("/".join((*above, path.name))), display_path("/".join((*above, starred)))
 
 
-def _matches(wanted: str, path: Path, names: tuple[str, str]) -> bool:
-    if wanted in (*names, path.name, path.stem, path.parent.name):
+def _last(pairs: Sequence[tuple[str, T]], experiment: Experiment) -> T | None:
+    """Return the last value that is given for an experiment."""
+    return next((value for wanted, value in reversed(pairs) if _is_called(wanted, experiment)), None)
+
+
+def _is_called(wanted: str, experiment: Experiment) -> bool:
+    path = experiment.path
+    if wanted in (experiment.file, experiment.name, path.name, path.stem, path.parent.name):
         return True
     return Path(os.path.realpath(wanted)) in (path, path.parent)
 
 
-def _check_used(
-    parsed: Sequence[tuple[str, float]], used: set[str], found: Mapping[Path, Iterable[Experiment]]
-) -> None:
-    for wanted, _ in parsed:
-        if wanted not in used:
-            known = sorted({experiment.name for experiments in found.values() for experiment in experiments})
-            raise ConfigError(f"--weight {wanted!r}: expected one of {', '.join(known)}, got a name that matches none")
+def _check_used(option: str, pairs: Sequence[tuple[str, object]], experiments: Sequence[Experiment]) -> None:
+    for wanted, _ in pairs:
+        if not any(_is_called(wanted, experiment) for experiment in experiments):
+            known = ", ".join(sorted({experiment.name for experiment in experiments}))
+            raise ConfigError(f"{option} {wanted!r}: expected one of {known}, got a name that matches none")
 
 
 def count_vote_pairs(ballots: Iterable[Ballot], experiments: Sequence[Experiment]) -> Counter[VotePair]:

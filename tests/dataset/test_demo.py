@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 import image_separate
 from fakereal import __main__ as door
-from fakereal import predictions_json
+from fakereal import prediction_files
 from fakereal.dataset import demo
 from fakereal.dataset.scan import scan
 from fakereal.dataset.split import SPLITS, read_manifest
@@ -40,7 +40,7 @@ def labeled_by_sha256(made):
 
 
 def labels_in(path):
-    return {entry.key: entry.label for entry in predictions_json.read(path).predictions}
+    return {entry.key: entry.label for entry in prediction_files.read(path).predictions}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made, tmp_path):

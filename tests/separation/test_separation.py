@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_the_predictions_of_x_are_never_taken_for_those_of_x_images_too(source, 
     write_image(source / "x_images" / "1.png")
     assert separate(source, "--output", output) == 1
     assert (source / "x_images" / "1.png").exists()
-    assert "x_images/ (1 image): no prediction JSON" in capsys.readouterr().out
+    assert "x_images/ (1 image): no prediction file" in capsys.readouterr().out
 
 
 def test_predictions_lie_elsewhere_in_a_folder_or_are_named_one_by_one(source, output, tmp_path):
@@ -122,10 +123,13 @@ def test_a_json_that_cannot_be_read_is_listed_and_its_folder_is_left_alone(sourc
     assert separate(source, "--output", output) == 1
     assert len(names_in(source / "x")) == 3
     assert len(separated(output)) == 3
-    assert "x_preds.json: expected a" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count("unusable ") == 1
+    assert re.search(r"unusable  \S*/x_preds.json: (expected|it is empty)", out)
+    assert "skipped   x/2.png: its prediction file can't be used (x_preds.json)" in out
 
 
-def test_every_entry_that_cannot_be_used_is_listed_and_the_others_are_used(source, output, capsys):
+def test_every_entry_that_cannot_be_used_is_counted_and_reported_and_the_others_are_used(source, output, capsys):
     folder = folder_of_three(source)
     entries = [
         {"index": 1, "prediction": "fake"},
@@ -137,23 +141,50 @@ def test_every_entry_that_cannot_be_used_is_listed_and_the_others_are_used(sourc
     ]
     (source / "x_preds.json").write_text(json.dumps(entries))
     assert separate(source, "--output", output) == 1
-    out = capsys.readouterr().out
+    unusable = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unusable ")]
     assert separated(output) == {"fake_images/x__1.png"}
     assert names_in(folder) == ["2.png", "3.png"]
-    assert out.count("unusable ") == 5
-    assert "index 77" in out
-    assert "'maybe'" in out or '"maybe"' in out
+    assert len(unusable) == 1
+    for each in ("entry 2", "entry 4", "entry 5", "index 77", "image '../../secret.png'"):
+        assert each in unusable[0]
+    problems = json.loads((output / "separation_report.json").read_text())["problems"]
+    assert len(problems) == 5
+    assert '"maybe"' in problems[0]
 
 
-def test_entries_of_one_json_that_contradict_each_other_are_no_vote(source, output, capsys):
+def test_300_wrong_entries_are_one_line_and_their_images_another(source, output, capsys):
+    for number in range(1, 301):
+        write_image(source / "x" / f"{number}.png", number)
+    predictions(source / "x.json", **{f"cat{number}.png": "fake" for number in range(300)})
+    folder_of_three(source, "y")
+    assert separate(source, "--output", output) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"unusable  {source}/x.json: 300 entries name no image in x/"
+        " (image 'cat0.png', image 'cat1.png', image 'cat2.png', ...)",
+        "skipped   x/ (300 images): no entry in any prediction file (1.png, 10.png, 100.png, ...)",
+    ]
+    assert len(lines) < 15
+    report = json.loads((output / "separation_report.json").read_text())
+    assert (len(report["problems"]), len(report["stayed"])) == (300, 300)
+
+
+def test_a_file_that_calls_an_image_both_fake_and_real_is_refused_unless_told_to_skip_it(source, output, capsys):
     folder = folder_of_three(source)
     entries = [{"index": 1, "prediction": label} for label in ("fake", "real")]
     entries += [{"index": 2, "prediction": "real"}, {"index": 2, "prediction": "real"}]
     (source / "x_preds.json").write_text(json.dumps(entries))
-    assert separate(source, "--output", output) == 1
+    before = tree(source)
+    assert separate(source, "--output", output) == 2
+    assert capsys.readouterr().err == (
+        f"error: {source}/x_preds.json: it calls 1 of its images both fake and real (1.png): correct the file, or pass"
+        " --skip-conflicts to leave these images out\n"
+    )
+    assert tree(source) == before
+    assert separate(source, "--output", output, "--skip-conflicts") == 1
     assert (folder / "1.png").exists()
     assert separated(output) == {"real_images/x__2.png"}
-    assert "one prediction JSON says both fake and real" in capsys.readouterr().out
+    assert "one prediction file says both fake and real" in capsys.readouterr().out
 
 
 def test_two_files_with_one_number_are_skipped_unless_an_entry_names_them_by_their_path(source, output, capsys):
