@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fakereal.errors import DataError
 from fakereal.files import display_path
-from fakereal.labels import FAKE, NAMES, REAL, label_of_folder, label_of_name
+from fakereal.labels import FAKE, NAMES, REAL, label_of_name, read_folder_name
 from fakereal.prediction_rows import IMAGE_KEYS, LABEL_KEYS, Refused, Row, Unusable, listed, parse, plain, short
 from fakereal.predictions_json import Prediction, prediction_for
 
@@ -149,9 +149,17 @@ def _entry(row: Row, image_keys: Sequence[str], label_keys: Sequence[str]) -> _E
         return Unusable(row.entry, "entries name no image", detail)
     if not any(name in row.values for name in label_keys):
         return Unusable(row.entry, "entries have no label", 'expected the prediction "fake" or "real", got none', key)
+    nested = [value for name in label_keys if isinstance(value := row.values.get(name), list | dict)]
+    if nested:
+        return _no_label(row.entry, nested[0], key)
     texts = [text for name in label_keys if (text := _label_text(row.values.get(name))) is not None]
     decided = [text for text in texts if text not in _UNDECIDED]
     return _Entry(row.entry, key, tuple(decided or texts), str(row.values.get("error") or "no prediction"))
+
+
+def _no_label(entry: str, value: object, key: int | str) -> Unusable:
+    detail = f'expected the prediction "fake" or "real", got {short(value)}'
+    return Unusable(entry, "entries have a label that is neither fake nor real", detail, key)
 
 
 def _image(values: Sequence[object]) -> int | str | None:
@@ -251,9 +259,10 @@ def _by_threshold(numbers: Mapping[str, float], key: str, rule: tuple[int, float
 def _of_words(words: Sequence[str], has_others: bool) -> dict[str, int | None]:
     """Return the labels of fake and real, or of one word for each from the names of class folders."""
     exact = {word: label for word in words if (label := label_of_name(word)) is not None}
-    known = {word: label for word in words if (label := label_of_folder(word)) is not None}
-    if len(known) == len(words) == len(set(known.values())):
-        return known
+    names = [read_folder_name(word) for word in words]
+    labels = [name.label for name in names if not name.rest and (name.certain or len(words) > 1)]
+    if None not in labels and len(words) == len(labels) == len(set(labels)):
+        return dict(zip(words, labels, strict=True))
     if not exact and not has_others:
         raise Refused(f"the labels are {listed(words)}: pass --labels-as {_example(words)}, with what they mean")
     return exact
@@ -264,8 +273,7 @@ def _prediction(entry: _Entry, meanings: Mapping[str, int | None]) -> Prediction
         return prediction_for(entry.key, None, entry.error)
     text = entry.texts[0]
     if text not in meanings:
-        detail = f'expected the prediction "fake" or "real", got {short(text)}'
-        return Unusable(entry.entry, "entries have a label that is neither fake nor real", detail, entry.key)
+        return _no_label(entry.entry, text, entry.key)
     label = meanings[text]
     return prediction_for(entry.key, label, None if label is not None else text)
 
