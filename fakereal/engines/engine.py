@@ -1,7 +1,8 @@
 """Open a model file with an inference engine: Keras, or a faster one that was verified to give the same outputs.
 
-A model is converted once, compared with Keras on a few images, and cached by the SHA-256 of its file. After that,
-prediction imports no TensorFlow.
+A network that was exported runs as it is (see `card`); the one beside a Keras file runs in its place. Where there is
+none, the model is converted once, compared with Keras on a few images, and cached by the SHA-256 of its file. After
+that, prediction imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import numpy as np
 
 from fakereal.cli import ENGINES
 from fakereal.engines import parity
+from fakereal.engines.card import ExportedModel, find_beside, read_exported
 from fakereal.engines.conversion_cache import Conversion, find_conversion, store_conversion
-from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, Runtime
+from fakereal.engines.formats import LITERT, RUNTIMES, ConvertedNetwork, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import EngineRefused
 from fakereal.files import sha256_of
 from fakereal.model.heatmap import Explainer, Explanation
-from fakereal.model.metadata import FOREIGN_NOTE, Metadata, of_foreign, read_own
-from fakereal.runtime import capture_output, log, one_line, start_keras
+from fakereal.model.metadata import EXPORTED_SUFFIX, FOREIGN_NOTE, Metadata, check_suffix, of_foreign, read_own
+from fakereal.runtime import capture_output, log, one_line, package_version, start_keras
 
 if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
@@ -46,10 +48,12 @@ class ModelFile:
     metadata: Metadata | None  # None: a plain Keras file of another program
     sha256: str  # of the file's content
     detector: Detector | None = None
+    exported: ExportedModel | None = None  # the same network, ready for LiteRT
 
     def load(self) -> Detector:
-        """Return the Keras network."""
+        """Return the Keras network; ModelFileError where the file is an exported network."""
         if self.detector is None:
+            check_suffix(self.path)
             start_keras()
             from fakereal.model import model_file
 
@@ -116,7 +120,11 @@ def open_network(
         ModelFileError: as `metadata.read_own` and `model_file.load_network`.
         EngineRefused: the engine that was named can't be used.
     """
-    file = ModelFile(model, read_own(model, foreign), sha256_of(model), detector)
+    file = _read_file(model, foreign, detector)
+    if model.suffix == EXPORTED_SUFFIX:
+        if wanted not in (AUTO, LITERT):
+            raise EngineRefused(f"--engine {wanted}: {model} is an exported network, which only LiteRT runs")
+        return _open_exported(file, threads)
     if file.metadata is None:
         log(FOREIGN_NOTE)
     if wanted == AUTO and has_gpu():
@@ -132,6 +140,17 @@ def open_network(
     return _open_keras(file, reasons)
 
 
+def _read_file(model: Path, foreign: bool, detector: Detector | None) -> ModelFile:
+    """Read a model file's metadata, which the network beside it has too: to read those takes no h5py."""
+    if model.suffix == EXPORTED_SUFFIX:
+        exported = read_exported(model)
+        return ModelFile(model, exported.metadata, exported.sha256, exported=exported)
+    sha256 = sha256_of(model) if model.is_file() else ""
+    exported = find_beside(model, sha256) if sha256 and not foreign else None
+    metadata = exported.metadata if exported else read_own(model, foreign)
+    return ModelFile(model, metadata, sha256, detector, exported)
+
+
 def _open_keras(file: ModelFile, reasons: Sequence[str]) -> OpenedNetwork:
     detector = file.load()
     description = "engine: Keras" + (f" ({'; '.join(reasons)})" if reasons else "")
@@ -140,6 +159,8 @@ def _open_keras(file: ModelFile, reasons: Sequence[str]) -> OpenedNetwork:
 
 def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | None) -> OpenedNetwork:
     """Open a file with a converted network; raise EngineRefused as `open_converted`."""
+    if name == LITERT and file.exported is not None:
+        return _open_exported(file, threads)
     runtime, results = RUNTIMES[name], []
 
     def convert_and_compare() -> Conversion:
@@ -159,6 +180,33 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
     return OpenedNetwork(network, metadata, f"{name} {runtime.version}", description, file)
 
 
+def _open_exported(file: ModelFile, threads: int | None) -> OpenedNetwork:
+    """Open an exported network, which must give the outputs that its card records.
+
+    Raises:
+        EngineRefused: LiteRT is missing, or the network can't run here or gives other outputs.
+    """
+    runtime, exported = installed_runtime(LITERT), file.exported
+    size_px = exported.metadata.preprocessing.image_size_px
+    network = start_network(runtime, {EXPORTED_SUFFIX: exported.content}, size_px, threads)
+    difference = exported.difference(network)
+    if not difference <= exported.limit:  # also for NaN
+        raise EngineRefused(
+            f"{exported.path.name} gives other outputs here: p_real differs by {difference:.2g} from what its"
+            f" card records; the limit is {exported.limit:.1g}"
+        )
+    description = f"engine: {runtime.title} {runtime.version}, {network.threads} threads"
+    return OpenedNetwork(network, exported.metadata, f"{LITERT} {runtime.version}", description, file)
+
+
+def installed_runtime(name: str) -> Runtime:
+    """Return a runtime of `RUNTIMES`; raise EngineRefused where its package is missing."""
+    runtime = RUNTIMES[name]
+    if runtime.version is None:
+        raise EngineRefused(f"package {runtime.package} is not installed: pip install -r {runtime.requirements}")
+    return runtime
+
+
 def open_converted(
     name: str, key: str, convert: Callable[[], Conversion], cache: Path | None = None, threads: int | None = None
 ) -> tuple[ConvertedNetwork, int]:
@@ -174,9 +222,7 @@ def open_converted(
     Raises:
         EngineRefused: the package is missing, or the network can't be converted, gave other outputs or can't run.
     """
-    runtime = RUNTIMES[name]
-    if runtime.version is None:
-        raise EngineRefused(f"package {runtime.package} is not installed: pip install -r {runtime.requirements}")
+    runtime = installed_runtime(name)
     conversion = find_conversion(key, name, runtime.version, cache)
     if conversion is None:
         conversion = convert()
@@ -230,7 +276,7 @@ def keras_version() -> str:
 
 def has_gpu() -> bool:
     """Return whether Keras has a GPU, which is faster than any engine here; cheap where no driver is loaded."""
-    if not _NVIDIA_DRIVER.exists():
+    if not _NVIDIA_DRIVER.exists() or package_version("keras") is None:
         return False
     start_keras()
     import keras

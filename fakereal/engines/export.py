@@ -6,25 +6,23 @@ The exported network is written only where it passes the comparison with Keras, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fakereal import __version__
 from fakereal.cli import exit_code
 from fakereal.dataset.scan import Dataset, Record, scan, scanned_bytes, skipped_lines
 from fakereal.engines import engine, parity
-from fakereal.engines.formats import RUNTIMES, Runtime
+from fakereal.engines.card import OriginalModel, card_path, make_card
+from fakereal.engines.formats import LITERT, RUNTIMES, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import ConfigError, DataError, EngineRefused
 from fakereal.files import sha256_of, write_atomic
-from fakereal.labels import NAMES
-from fakereal.model.metadata import Metadata
-from fakereal.preprocessing import CROP_CENTERS, LONGEST_PX, Preprocessing
+from fakereal.model.metadata import EXPORTED_SUFFIX, read_metadata
+from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, progress_bar, start_keras
 
 if TYPE_CHECKING:  # it imports Keras
@@ -88,13 +86,51 @@ def export(config: ExportConfig) -> ExportResult:
     if not result.passed:
         option = f"--format {config.format}{' --int8' * config.int8}"
         raise EngineRefused(f"{option}: not written, because {result.description}")
-    network = {output.with_suffix(suffix): content for suffix, content in files.items()}
-    card = _card(config, detector.metadata, result, network)
-    content = {**network, output.with_name(f"{output.name}.json"): (json.dumps(card, indent=2) + "\n").encode()}
-    for path, each in content.items():
-        write_atomic(path, each)
+    original = OriginalModel(sha256_of(config.model), foreign=read_metadata(config.model) is None)
+    written = _write(config.format, output, files, detector, original, result, config.int8)
     failed = sum(each.failed for each in dataset.skipped) if dataset else 0
-    return ExportResult(tuple(content), result, failed)
+    return ExportResult(written, result, failed)
+
+
+def export_beside(model: Path, detector: Detector) -> None:
+    """Write the LiteRT network of a model file beside it, so that prediction needs no conversion; log why if it can't.
+
+    Args:
+        model: the model file, already written.
+        detector: the network in it.
+    """
+    output, runtime = model.with_suffix(EXPORTED_SUFFIX), RUNTIMES[LITERT]
+    try:
+        if runtime.version is None:
+            raise EngineRefused(f"package {runtime.package} is not installed")
+        files, result = _convert_and_compare(LITERT, detector, None)
+        if not result.passed:
+            raise EngineRefused(result.description)
+        _write(LITERT, output, files, detector, OriginalModel(sha256_of(model), foreign=False), result)
+    except EngineRefused as error:
+        for path in (output, card_path(output)):  # of the model that this one replaces
+            path.unlink(missing_ok=True)
+        log(f"no {output.name} for prediction without TensorFlow: {error}")
+
+
+def _write(
+    name: str,
+    output: Path,
+    files: dict[str, bytes],
+    detector: Detector,
+    original: OriginalModel,
+    result: ParityResult,
+    int8: bool = False,
+) -> tuple[Path, ...]:
+    """Write the network's files and, last, their card; return the paths."""
+    network = {output.with_suffix(suffix): content for suffix, content in files.items()}
+    size = detector.metadata.preprocessing.image_size_px
+    p_real = engine.start_network(RUNTIMES[name], files, size).p_real(parity.synthetic_images(size))
+    card = make_card(name, detector.metadata, original, network, result, p_real, int8)
+    written = {**network, card_path(output): card}
+    for path, content in written.items():
+        write_atomic(path, content)
+    return tuple(written)
 
 
 def _output(config: ExportConfig, runtime: Runtime) -> Path:
@@ -163,68 +199,3 @@ def _check_labels(
 
 def _read(records: Sequence[Record], preprocessing: Preprocessing) -> np.ndarray:
     return np.stack([preprocessing.read(scanned_bytes(record)) for record in records])
-
-
-def _card(config: ExportConfig, metadata: Metadata, result: ParityResult, files: dict[Path, bytes]) -> dict[str, Any]:
-    """Return what a program needs to use the network correctly."""
-    runtime = RUNTIMES[config.format]
-    size = metadata.preprocessing.image_size_px
-    return {
-        "format": config.format,
-        "precision": "int8" if config.int8 else "float32",
-        "files": {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()},
-        "input": {
-            "shape": [1, size, size, 3],
-            "type": "float32",
-            "meaning": _input_meaning(metadata.preprocessing),
-            "preprocessing": metadata.preprocessing.fingerprint,
-            "views": {
-                "square": metadata.preprocessing.square,
-                "crops": CROP_CENTERS[: metadata.preprocessing.crops],
-                "longest_px": LONGEST_PX,
-                "decode_px": 2 * metadata.preprocessing.decode_px,
-            },
-        },
-        "output": {"shape": [1, 1], "type": "float32", "meaning": "p_real, 0..1: the probability of real"},
-        "class_order": list(NAMES),
-        "decision": {
-            **asdict(metadata.decision),
-            "meaning": "p = p_real, clipped to 1e-7 .. 1 - 1e-7;"
-            " calibrated_p_fake = 1 - 1 / (1 + exp(-log(p / (1 - p)) / temperature));"
-            " fake where calibrated_p_fake is at least threshold; uncertain where it lies inside the band",
-        },
-        "network": metadata.config.network.name,
-        "gate": {"words": result.description, **result.figures},
-        "model_sha256": sha256_of(config.model),
-        "versions": {"fakereal": __version__, runtime.package: runtime.version},
-    }
-
-
-def _input_meaning(preprocessing: Preprocessing) -> str:
-    """Describe how an image file becomes the network's input."""
-    neutral = preprocessing.neutral
-    image = "the whole image"
-    if neutral:
-        image = (
-            f"the center square at {neutral.side_px} x {neutral.side_px} pixels, saved as a JPEG of quality"
-            f" {neutral.quality}, 4:2:0"
-        )
-    fit = "its center square resized" if preprocessing.square else "stretched to the square"
-    return (
-        f"RGB of 0..255, not scaled; {image}, upright by EXIF, over white where transparent, 16-bit gray scaled to 8,"
-        " a JPEG decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that has at least"
-        f" {2 * preprocessing.decode_px} pixels per side, {fit} by Pillow's bicubic filter"
-        f"{_crops_meaning(preprocessing)}"
-    )
-
-
-def _crops_meaning(preprocessing: Preprocessing) -> str:
-    """Describe the crops that are predicted beside the whole image, empty where there are none."""
-    if not preprocessing.crops:
-        return ""
-    size, places = preprocessing.image_size_px, CROP_CENTERS[: preprocessing.crops]
-    return (
-        f"; run once more for each crop of {size} x {size} pixels, where the image (bicubic, reduced to at most"
-        f" {LONGEST_PX} pixels long) has at least {size} on the shorter and more on the longer side:"
-        f" at {', '.join(map(str, places))} of the room from the left and top; p_real is the sigmoid of the mean logit"
-    )

@@ -151,8 +151,11 @@ def _open_onnx(files: Mapping[str, bytes], threads: int, size: int) -> Callable[
     return lambda: lambda image: session.run(None, {name: image})[0]
 
 
+LITERT = "litert"
+"""The name of the format that prediction runs by default."""
+
 RUNTIMES = {
-    "litert": Runtime("LiteRT", "ai-edge-litert", (".tflite",), _open_litert, "requirements.txt"),
+    LITERT: Runtime("LiteRT", "ai-edge-litert", (".tflite",), _open_litert, "requirements.txt"),
     "openvino": Runtime("OpenVINO", "openvino", (".xml", ".bin"), _open_openvino),
     "onnx": Runtime("ONNX Runtime", "onnxruntime", (".onnx",), _open_onnx),
 }

@@ -52,7 +52,7 @@ def parity_images(size_px: int) -> np.ndarray:
     from sklearn.datasets import load_sample_images  # takes a second, and is needed once per model
 
     photographs = load_sample_images().images
-    images = _synthetic_images(size_px)
+    images = list(synthetic_images(size_px))
     for number in range(10):
         photograph, side = photographs[number % 2], _CROP_PX[number % 3]
         top, left = (number * 37 % (length - side) for length in photograph.shape[:2])
@@ -60,8 +60,11 @@ def parity_images(size_px: int) -> np.ndarray:
     return np.stack(images)
 
 
-def _synthetic_images(size_px: int) -> list[np.ndarray]:
-    """Return images made by arithmetic: black, white, two gradients, a chessboard, and a noise-like one."""
+def synthetic_images(size_px: int) -> np.ndarray:
+    """Return images made by arithmetic, uint8 (6, size_px, size_px, 3).
+
+    They are black, white, two gradients, a chessboard and a noise-like one.
+    """
     y, x, c = np.mgrid[:size_px, :size_px, :3]
     images = (
         x * 0,
@@ -71,7 +74,7 @@ def _synthetic_images(size_px: int) -> list[np.ndarray]:
         (x // 8 + y // 8) % 2 * 255,
         (x * x * 7 + y * y * 13 + x * y * 5 + c * 91) % 256,
     )
-    return [image.astype(np.uint8) for image in images]
+    return np.stack([image.astype(np.uint8) for image in images])
 
 
 def compare_outputs(expected: np.ndarray, actual: np.ndarray) -> ParityResult:

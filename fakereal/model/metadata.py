@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from fakereal import config as configuration
 from fakereal.config import Config
 from fakereal.errors import ConfigError, FakeRealError, ModelFileError
@@ -21,6 +19,9 @@ from fakereal.model.calibration import DecisionRule
 from fakereal.preprocessing import Preprocessing
 
 FORMAT = 1
+EXPORTED_SUFFIX = ".tflite"
+"""Of an exported network that, with its card, is a model file too; see `engines.card`."""
+
 _DATASET = "fakereal_metadata"  # a data set of an .h5 file; an attribute could hold 64 KB only
 _MEMBER = "fakereal_metadata.json"  # in a .keras file, which is a zip archive
 
@@ -59,8 +60,16 @@ class Metadata:
 
 def check_suffix(path: Path) -> None:
     """Raise ModelFileError unless a path ends in `.h5` or `.keras`."""
+    _refuse_exported(path)
     if path.suffix not in (".h5", ".keras"):
         raise ModelFileError(f"{path}: expected a file name ending in .h5 or .keras")
+
+
+def _refuse_exported(path: Path) -> None:
+    if path.suffix == EXPORTED_SUFFIX:
+        raise ModelFileError(
+            f"{path}: expected a Keras model file (.h5 or .keras), got an exported network, which can only predict"
+        )
 
 
 def of_foreign(image_size_px: int) -> Metadata:
@@ -91,17 +100,26 @@ def read_metadata(path: Path) -> Metadata | None:
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file; train_model.py makes one")
+    _refuse_exported(path)
     try:
         text = _read_metadata_text(path)
     except DAMAGE as error:
         raise ModelFileError(f"{path}: not a Keras model file ({error})") from error
-    return None if text is None else _from_json(text, path)
+    except ModuleNotFoundError as error:
+        raise ModelFileError(
+            f"{path}: needs TensorFlow, as no {path.stem}{EXPORTED_SUFFIX} made from it lies beside it:"
+            f" pip install -r requirements.txt here, or run `fakereal export {path.name} --format litert` where it is"
+            " installed"
+        ) from error
+    return None if text is None else from_text(text, path)
 
 
 def _read_metadata_text(path: Path) -> str | None:
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             return archive.read(_MEMBER).decode() if _MEMBER in archive.namelist() else None
+    import h5py  # prediction with an exported network needs none
+
     with h5py.File(path, "r") as file:
         return file[_DATASET][()].decode() if _DATASET in file else None
 
@@ -112,6 +130,8 @@ def write_metadata(path: Path, text: str) -> None:
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(_MEMBER, text)
         return
+    import h5py
+
     with h5py.File(path, "a") as file:
         file[_DATASET] = text
 
@@ -137,7 +157,16 @@ def to_text(metadata: Metadata) -> str:
     return json.dumps(tree, allow_nan=False)
 
 
-def _from_json(text: str, path: Path) -> Metadata:
+def from_text(text: str, path: Path) -> Metadata:
+    """Return the metadata that `to_text` wrote.
+
+    Args:
+        text: JSON.
+        path: where it was read, for errors.
+
+    Raises:
+        ModelFileError: damaged, or of a later version.
+    """
     try:
         tree = json.loads(text)
         if tree["format"] != FORMAT:

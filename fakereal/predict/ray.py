@@ -19,6 +19,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from fakereal.engines.card import files_of
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.predict import pipeline
 from fakereal.predict import results as predict_results
@@ -46,7 +47,7 @@ LOCAL = "local"
 class WorkerConfig:
     """What a worker needs to open the model."""
 
-    model: Any  # Ray's reference to the file's content, so that the nodes need no shared disk for it
+    files: Any  # Ray's reference to name -> content of the model's files: the nodes need no shared disk for them
     model_name: str
     engine: str  # name and version: the bytes of the results depend on both
     foreign_model: bool
@@ -65,8 +66,9 @@ class Worker:
 
         threads = min(cores or core_count(), core_count())
         with tempfile.TemporaryDirectory(prefix="fakereal-") as folder:
-            model = Path(folder) / config.model_name
-            model.write_bytes(ray.get(config.model))
+            for name, content in ray.get(config.files).items():
+                Path(folder, name).write_bytes(content)
+            model = Path(folder, config.model_name)
             opened = open_network(model, config.engine.split()[0].lower(), config.foreign_model, threads)
         if opened.engine != config.engine:
             raise ConfigError(
@@ -131,9 +133,9 @@ def run(config: PredictConfig) -> int:
     with connect_ray(str(config.ray)):
         import ray
 
-        content = ray.put(predictor.model.read_bytes())
+        files = ray.put({path.name: path.read_bytes() for path in files_of(predictor.model)})
         engine, foreign = str(predictor.identity["engine"]), config.foreign_model
-        worker = WorkerConfig(content, predictor.model.name, engine, foreign, config.batch_size, config.variants)
+        worker = WorkerConfig(files, predictor.model.name, engine, foreign, config.batch_size, config.variants)
         return complete(config, listing, RayPredictor(**vars(predictor), worker=worker))
 
 

@@ -24,6 +24,7 @@ from fakereal.files import remove_partial_files
 from fakereal.labels import FAKE, REAL
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.metadata import EXPORTED_SUFFIX
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict import journal as journals
 from fakereal.predict import pipeline, results
@@ -36,6 +37,8 @@ from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, one_line, progress_bar
 
 DEFAULT_MODELS = (Path("models/my_trained_model.h5"), Path("models/pretrained.h5"))
+"""Where one is missing, the network that was exported beside it is taken."""
+
 DEFAULT_INPUTS = ("data/test",)
 
 MAX_BATCH_SIZE = 1024
@@ -199,7 +202,8 @@ def choose_model(model: Path | None) -> Path:
     Raises:
         ModelFileError: there is none.
     """
-    for candidate in DEFAULT_MODELS if model is None else (model,):
+    defaults = (path for default in DEFAULT_MODELS for path in (default, default.with_suffix(EXPORTED_SUFFIX)))
+    for candidate in defaults if model is None else (model,):
         if candidate.is_file():
             return candidate
     if model is None:
@@ -209,7 +213,7 @@ def choose_model(model: Path | None) -> Path:
             " or name one with --model FILE"
         )
     found = "a folder" if model.is_dir() else "nothing there"
-    raise ModelFileError(f"--model: expected a model file (.h5 or .keras), got {found}: {model}")
+    raise ModelFileError(f"--model: expected a model file (.h5, .keras or .tflite), got {found}: {model}")
 
 
 def with_threshold(decision: DecisionRule, threshold: float | None) -> DecisionRule:

@@ -18,6 +18,7 @@ from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_manifest
+from fakereal.engines.export import export_beside
 from fakereal.evaluation.evaluate import predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import locked, write_atomic
@@ -81,6 +82,7 @@ def train_and_report(config: Config, output: Path, resume: bool = False) -> Trai
         audited = _audit(config, dataset, split)
         detector, trained = _train(config, split, folder, resume, audited)
         model_file.save(output, detector)
+        export_beside(output, detector)
         # Only now: a training that ended early must not replace the records of the existing model.
         _write_records(folder, detector, dataset, split)
         report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)

@@ -52,7 +52,7 @@ _BATCH_SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
 _BATCH_WAIT_S = 0.05  # for this long, a batch waits for images that are still being decoded
 _DECODERS = 4  # at most; each may hold an image of Limits.pixels
 _CARD = "MODEL_CARD.md"  # beside the shipped detector, and about no other
-_SHIPPED = "pretrained.h5"
+_SHIPPED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _test_metrics(test: dict[str, Any]) -> dict[str, Any] | None:
 
 def _model_card(path: Path) -> str | None:
     card = path.with_name(_CARD)
-    return card.read_text(encoding="utf-8") if path.name == _SHIPPED and card.is_file() else None
+    return card.read_text(encoding="utf-8") if path.stem == _SHIPPED and card.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import predict_and_save_json as prediction_door
 from fakereal import __main__ as door
 from fakereal.cli import EXPORT_FORMATS, run_cli
 from fakereal.dataset.scan import Record
+from fakereal.engines.card import _input_meaning
 from fakereal.engines.engine import open_network
-from fakereal.engines.export import _input_meaning, split_in_halves
+from fakereal.engines.export import split_in_halves
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork
 from fakereal.errors import DataError
 from fakereal.preprocessing import Preprocessing

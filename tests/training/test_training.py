@@ -17,7 +17,9 @@ from fakereal.cli import run_cli
 from fakereal.config import AugmentationConfig, PhaseConfig, ResavingConfig, TrainingConfig
 from fakereal.dataset.scan import Record, labels_of, scan
 from fakereal.dataset.split import scan_and_split
+from fakereal.engines.card import find_beside
 from fakereal.errors import DataError, ImageRefused
+from fakereal.files import sha256_of
 from fakereal.model import augmentation, model_file
 from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import BaseWeights
@@ -68,6 +70,12 @@ def test_a_folder_becomes_a_model_that_tells_fake_from_real(trained):
     assert metadata.preprocessing == Preprocessing(32)
     assert "F1 on" in done.stdout.splitlines()[-1]
     assert "validation loss" in done.stderr
+
+
+def test_beside_the_model_lies_its_network_for_prediction_without_tensorflow(trained):
+    found = find_beside(trained[0], sha256_of(trained[0]))
+    assert found.metadata == read_metadata(trained[0])
+    assert "for prediction without TensorFlow" not in trained[1].stderr  # the line that says why there is none
 
 
 def test_the_run_leaves_its_records(trained, images):
