@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakereal.cli import ENGINES, STABILITY_RESAVES, Parser, parse_count, parse_share, run_cli
+from fakereal.cli import ENGINES, STABILITY_RESAVES, Parser, parse_count, parse_path, parse_share, run_cli
 
 
 def parser() -> Parser:
@@ -29,8 +29,8 @@ def parser() -> Parser:
     )
     add("--list", type=Path, dest="list_file", metavar="FILE", help="file of paths, one per line; -: standard input")
     add("--recursive", action="store_true", help="include sub-folders")
-    default_model = "models/my_trained_model.h5, else models/pretrained.h5"
-    add("--model", type=Path, metavar="FILE", help=f"model file (default: {default_model})")
+    default_model = "models/my_trained_model.h5, else the shipped detector"
+    add("--model", type=parse_path, metavar="FILE", help=f"model file (default: {default_model})")
     add("--output", type=Path, default=Path("predictions.json"), metavar="FILE.json", help="file for the predictions")
     add(
         "--details",

@@ -28,7 +28,7 @@ def parser() -> cli.Parser:
     p.add_either("data", dest="data.path", help="folder of the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
-    p.add_argument("--config", metavar="FILE", type=Path, help="a YAML file, such as those in configs/")
+    p.add_argument("--config", metavar="FILE", type=cli.parse_path, help="a YAML file, such as those in configs/")
     p.add_label_options("data.")
     p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
     p.add_argument("--neutralize", dest="neutralize.enabled", action="store_const", const=True,

@@ -29,6 +29,7 @@ SCRIPTS = {"separate": "image_separate", "train": "train_model", "predict": "pre
 """Commands that are the same as a script, which parses its own options."""
 
 _FOREIGN_MODEL_HELP = "accept a plain Keras file that another program saved"
+_MODEL_HELP = "the model file (default: models/my_trained_model.h5, else the shipped detector)"
 _ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
 
 
@@ -158,7 +159,7 @@ def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:
 
 def _evaluate_options(command: Parser) -> None:
     add = command.add_argument
-    command.add_either("model", type=Path, required=True, help="the model file")
+    command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
     command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
     command.add_label_options()
     add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
@@ -186,9 +187,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     start_keras()
     from fakereal.evaluation.evaluate import EvaluateConfig
     from fakereal.evaluation.report import evaluate_and_report, evaluation_lines
+    from fakereal.predict.run import choose_model, log_model
 
     others = ("strict", "classes", "split_folders", "labels_file")
     options = {key: value for key, value in vars(arguments).items() if key not in others}
+    options["model"] = choose_model(arguments.model)
+    log_model(options["model"])
     config = EvaluateConfig(**options, rules=_label_rules(arguments), command=_command_line())
     result = evaluate_and_report(config)
     print("\n".join(evaluation_lines(result.tree)))
@@ -198,7 +202,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def _compare_options(command: Parser) -> None:
     add = command.add_argument
-    add("configs", type=Path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files")
+    add(
+        "configs", type=cli.parse_path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files"
+    )
     add("--data", dest="path", metavar="DIR", help="the labeled images, for all of them")
     add("--split", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
     add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="for everything")
@@ -251,7 +257,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _export_options(command: Parser) -> None:
     add = command.add_argument
-    command.add_either("model", type=Path, required=True, help="the model file")
+    command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
     format_help = "of the result: .tflite, .onnx, or .xml with .bin"
     add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
     add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
@@ -273,14 +279,16 @@ def run_export(arguments: argparse.Namespace) -> int:
     describes the input, the output and how a label is made of it. onnx and openvino need requirements-export.txt.
     """
     from fakereal.engines.export import ExportConfig, run
+    from fakereal.predict.run import choose_model, log_model
 
-    return run(ExportConfig(**vars(arguments)))
+    model = choose_model(arguments.model)
+    log_model(model)
+    return run(ExportConfig(**vars(arguments) | {"model": model}))
 
 
 def _web_options(command: Parser) -> None:
     add = command.add_argument
-    model_help = "the detector (default: models/my_trained_model.h5, else models/pretrained.h5)"
-    command.add_either("model", type=Path, help=model_help)
+    command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
     add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")

@@ -9,10 +9,12 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fakereal import __version__
 from fakereal.errors import FakeRealError
+from fakereal.files import shipped_file
 from fakereal.runtime import one_line, set_quiet
 
 EXIT_OK, EXIT_LEFT_OUT, EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 70, 130
@@ -157,10 +159,13 @@ class Parser(argparse.ArgumentParser):
         """Give the values that have no option to the arguments that have no value, in order."""
         values = vars(arguments)
         given = [value for name in self._either if (value := values.pop(f"_{name}")) is not None]
+        missing = {dest: required for dest, required in self._either.values() if values[dest] is None}
+        if len(given) < len(missing):  # the one that has no default comes first
+            missing = dict(sorted(missing.items(), key=lambda each: not each[1]))
+        for dest in list(missing)[: len(given)]:
+            values[dest] = given.pop(0)
         for name, (dest, required) in self._either.items():
-            if values[dest] is None and given:
-                values[dest] = given.pop(0)
-            if values[dest] is None and required:
+            if required and values[dest] is None:
                 self.error(f"expected {name.upper()}, got none: name it by itself or with --{name}")
         if given:
             self.error(f"unexpected argument {str(given[0])!r}: an option gives the same already")
@@ -193,6 +198,12 @@ def parse_whole(text: str, minimum: int = 0) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < minimum:
         raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got {text!r}")
     return int(text)
+
+
+def parse_path(text: str) -> Path:
+    """Argument type: a path; where nothing is there, but this program ships a file of that name, the shipped one."""
+    path, shipped = Path(text), shipped_file(text)
+    return shipped if shipped.is_file() and not path.exists() else path
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -218,6 +218,16 @@ def display_path(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shipped_file(name: str | Path) -> Path:
+    """Return the path of a file that comes with this program, such as `models/pretrained.h5` or `configs/cnn.yaml`.
+
+    A checkout has it at its top, an installed package in its own folder `shipped`; it may be missing in both.
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / "shipped" / name
+    return installed if installed.exists() else package.parent / name
+
+
 def config_folder() -> Path:
     """Return the folder for what a user puts there: `$XDG_CONFIG_HOME/fakereal`, by default `~/.config/fakereal`."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fakereal"

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 import fakereal.__main__ as program
 from fakereal import __version__, runtime
-from fakereal.cli import Parser, exit_code, parse_count, parse_setting, parse_share, parse_whole, run_cli
+from fakereal.cli import Parser, exit_code, parse_count, parse_path, parse_setting, parse_share, parse_whole, run_cli
 from fakereal.errors import ConfigError
 
 
@@ -77,6 +77,23 @@ def test_the_console_command_is_the_module_s_own():
     assert callable(program.console)
 
 
+def test_the_wheel_has_every_package_and_what_the_program_ships():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    modules = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "fakereal").rglob("__init__.py")}
+    shipped = {f"fakereal.shipped.{folder}" for folder in ("configs", "models")}
+    assert set(settings["packages"]) == {name.replace("/", ".") for name in modules} | shipped
+    assert {name for name in shipped if (ROOT / settings["package-dir"][name]).is_dir()} == shipped
+
+
+def test_a_shipped_file_is_found_from_any_folder_but_a_file_there_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_path("configs/cnn.yaml") == ROOT / "configs" / "cnn.yaml"
+    assert parse_path("configs/none.yaml") == Path("configs/none.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/cnn.yaml").write_text("seed: 1")
+    assert parse_path("configs/cnn.yaml") == Path("configs/cnn.yaml")
+
+
 @pytest.mark.parametrize("name", program.SCRIPTS)
 def test_a_command_that_is_a_script_takes_the_script_s_options(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["/usr/bin/fakereal"])
@@ -120,6 +137,11 @@ def test_a_mistyped_command_or_option_is_one_line_with_a_suggestion(arguments, l
 def test_model_and_data_are_given_by_position_or_by_option(arguments):
     parsed = program.command_parser("evaluate").parse_args(arguments)
     assert (parsed.model, parsed.data) == (Path("m"), Path("d"))
+
+
+def test_one_argument_goes_to_the_one_that_has_no_default():
+    parsed = program.command_parser("evaluate").parse_args(["d"])
+    assert (parsed.model, parsed.data) == (None, Path("d"))
 
 
 @pytest.mark.parametrize("name", [*program.SCRIPTS, *program.COMMANDS])

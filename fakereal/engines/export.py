@@ -21,7 +21,7 @@ from fakereal.engines.formats import LITERT, RUNTIMES, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import ConfigError, DataError, EngineRefused
 from fakereal.files import sha256_of, write_atomic
-from fakereal.model.metadata import EXPORTED_SUFFIX, read_metadata
+from fakereal.model.metadata import EXPORTED_SUFFIX, beside, read_metadata
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, progress_bar, start_keras
 
@@ -135,7 +135,7 @@ def _write(
 
 def _output(config: ExportConfig, runtime: Runtime) -> Path:
     suffix = runtime.suffixes[0]
-    output = config.output or config.model.with_name(f"{config.model.stem}{'_int8' * config.int8}{suffix}")
+    output = config.output or beside(config.model, f"{config.model.stem}{'_int8' * config.int8}{suffix}")
     if output.suffix != suffix:
         raise ConfigError(f"--output: expected a name ending in {suffix} for {config.format}, got {output}")
     return output

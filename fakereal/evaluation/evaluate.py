@@ -31,6 +31,7 @@ from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import metrics
 from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
 from fakereal.model.calibration import labels as labels_from
+from fakereal.model.metadata import beside
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import REPORT_RESAVES
@@ -129,7 +130,7 @@ def _default_folder(model: Path, data: Path) -> Path:
     Raises:
         DataError: it holds a report on another data folder, which must not be replaced.
     """
-    folder = model.with_name(f"{model.stem}_on_{data.resolve().name}")
+    folder = beside(model, f"{model.stem}_on_{data.resolve().name}")
     try:
         before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["subject"]["data"]
     except (OSError, ValueError, KeyError, TypeError):

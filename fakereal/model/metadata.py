@@ -13,7 +13,7 @@ from typing import Any
 from fakereal import config as configuration
 from fakereal.config import Config
 from fakereal.errors import ConfigError, FakeRealError, ModelFileError
-from fakereal.files import sha256_of
+from fakereal.files import sha256_of, shipped_file
 from fakereal.labels import NAMES
 from fakereal.model.calibration import DecisionRule
 from fakereal.preprocessing import Preprocessing
@@ -38,7 +38,7 @@ DAMAGE = (
 )
 """What h5py, zipfile and Keras raise on damaged or hostile files."""
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained.h5"
+PRETRAINED = shipped_file("models/pretrained.h5")
 """The shipped model, whose base is the offline start for transfer learning."""
 
 FOREIGN_NOTE = "foreign model: its output is taken as the probability of REAL, from RGB pixels in 0..255"
@@ -56,6 +56,16 @@ class Metadata:
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
     history: tuple[dict[str, Any], ...] = ()  # one row per epoch
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that trained it
+
+
+def is_shipped(model: Path) -> bool:
+    """Return whether a model is the shipped one, taken from where this program keeps it."""
+    return model.with_suffix(PRETRAINED.suffix) == PRETRAINED
+
+
+def beside(model: Path, name: str) -> Path:
+    """Return the default path of what is made of a model: beside it, but in the current folder for the shipped one."""
+    return Path(name) if is_shipped(model) else model.with_name(name)
 
 
 def check_suffix(path: Path) -> None:

@@ -24,7 +24,7 @@ from fakereal.files import remove_partial_files
 from fakereal.labels import FAKE, REAL
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
-from fakereal.model.metadata import EXPORTED_SUFFIX
+from fakereal.model.metadata import EXPORTED_SUFFIX, PRETRAINED, is_shipped
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict import journal as journals
 from fakereal.predict import pipeline, results
@@ -36,7 +36,10 @@ from fakereal.predict.results import PredictionResult, ResultCounts, decide_all,
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, one_line, progress_bar
 
-DEFAULT_MODELS = (Path("models/my_trained_model.h5"), Path("models/pretrained.h5"))
+TRAINED_MODEL = Path("models/my_trained_model.h5")
+"""What train_model.py writes by default."""
+
+DEFAULT_MODELS = (TRAINED_MODEL, PRETRAINED)
 """Where one is missing, the network that was exported beside it is taken."""
 
 DEFAULT_INPUTS = ("data/test",)
@@ -51,7 +54,7 @@ class PredictConfig:
 
     input: Sequence[str] = ()  # folders, images, patterns and archives; empty: the list, else DEFAULT_INPUTS
     list_file: Path | None = None  # of paths, "-" for standard input; see `sources.find_images`
-    model: Path | None = None  # None: the first of DEFAULT_MODELS that exists
+    model: Path | None = None  # None: TRAINED_MODEL, else the shipped detector
     output: Path = Path("predictions.json")
     details: Path | None = None  # .json, .jsonl or .csv
     batch_size: int = 32  # images per batch
@@ -123,7 +126,7 @@ def prepare(config: PredictConfig) -> tuple[Listing, Predictor]:
     if config.explain is not None:
         check_readable_twice(listing)
     report_listing(listing)
-    log(f"model: {model}")
+    log_model(model)
     return listing, open_predictor(config, listing, model)
 
 
@@ -197,7 +200,7 @@ def predict_remaining(journal: Journal, items: Items, predictor: Predictor, conf
 
 
 def choose_model(model: Path | None) -> Path:
-    """Return the model file that was named, else the first default one that exists.
+    """Return the model file that was named, else the default one; see `log_model`.
 
     Raises:
         ModelFileError: there is none.
@@ -206,14 +209,15 @@ def choose_model(model: Path | None) -> Path:
     for candidate in defaults if model is None else (model,):
         if candidate.is_file():
             return candidate
-    if model is None:
-        tried = " nor ".join(map(str, DEFAULT_MODELS))
-        raise ModelFileError(
-            f"no model file: neither {tried} exists in {Path.cwd()}: train one with `python train_model.py`,"
-            " or name one with --model FILE"
-        )
-    found = "a folder" if model.is_dir() else "nothing there"
-    raise ModelFileError(f"--model: expected a model file (.h5, .keras or .tflite), got {found}: {model}")
+    missing = model or PRETRAINED
+    found = "a folder" if missing.is_dir() else "nothing there"
+    raise ModelFileError(f"--model: expected a model file (.h5, .keras or .tflite), got {found}: {missing}")
+
+
+def log_model(model: Path) -> None:
+    """Log which model `choose_model` returned."""
+    shipped = f"the shipped detector ({TRAINED_MODEL} does not exist here)"
+    log(f"model: {shipped if is_shipped(model) else model}")
 
 
 def with_threshold(decision: DecisionRule, threshold: float | None) -> DecisionRule:

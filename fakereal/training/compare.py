@@ -19,7 +19,7 @@ from fakereal.cli import EXIT_ERROR
 from fakereal.config import Config
 from fakereal.dataset.split import manifest_rows, scan_and_split, write_manifest
 from fakereal.errors import ConfigError
-from fakereal.files import write_atomic
+from fakereal.files import shipped_file, write_atomic
 from fakereal.labels import SPLITS
 from fakereal.model.metadata import weights_sha256
 from fakereal.runtime import log, one_line
@@ -28,7 +28,7 @@ from fakereal.training.checkpoint import START_OVER
 EXPERIMENTS = ("base", "epoch", "sgd", "sigmoid", "val")
 """Classic experiments in configs/: a plain network, and four changes of one thing each."""
 
-_TOP = Path(__file__).resolve().parents[2]  # where train_model.py and configs/ lie
+_TOP = Path(__file__).resolve().parents[2]  # where train_model.py lies
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,6 @@ def write_experiments(folder: Path) -> list[Path]:
         if path.exists():
             raise ConfigError(f"{path}: expected no file there, found one: remove it, or name another folder")
     for path in paths:
-        text = (_TOP / "configs" / path.name).read_text(encoding="utf-8")
+        text = shipped_file(f"configs/{path.name}").read_text(encoding="utf-8")
         write_atomic(path, text.replace(f"configs/{path.name}", path.as_posix(), 1).encode())
     return paths

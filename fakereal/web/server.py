@@ -74,13 +74,13 @@ def run_server(config: WebConfig) -> int:
     """
     _check_token(config)
     from fakereal.engines.engine import open_network
-    from fakereal.predict.run import choose_model
+    from fakereal.predict.run import choose_model, log_model
     from fakereal.web.app import create_app
     from fakereal.web.service import from_opened
 
     path = choose_model(config.model)
     listening = listen(config.host, config.port)  # before the model is loaded, so that a taken port is reported at once
-    log(f"model: {path}")
+    log_model(path)
     opened = open_network(path, config.engine, config.foreign_model)
     log(opened.description)
     predictor = from_opened(opened, path, config.limits)

@@ -15,12 +15,14 @@ from prediction_sets import Brightness, predict
 import predict_and_save_json as door
 from fakereal.cli import run_cli
 from fakereal.errors import DataError, ModelFileError
+from fakereal.model import metadata
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict import pipeline
 from fakereal.predict import results as predict_results
+from fakereal.predict import run as prediction
 from fakereal.predict.inputs import list_images
 from fakereal.predict.results import details_of, save
-from fakereal.predict.run import DEFAULT_MODELS, with_threshold
+from fakereal.predict.run import TRAINED_MODEL, with_threshold
 from fakereal.preprocessing import Preprocessing
 
 SIZE_PX = 32
@@ -379,15 +381,14 @@ def test_the_threshold_option_decides(tmp_path, model, capsys):
 def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(tmp_path, model, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     noise(tmp_path / "data/test/1.png", 1)
-    assert run() == 2
-    error = capsys.readouterr().err
-    assert "neither models/my_trained_model.h5 nor models/pretrained.h5 exists" in error
-    assert "train_model.py" in error
-    for path in reversed(DEFAULT_MODELS):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(model.read_bytes())
-        assert run() == 0
-        assert f"model: {path}" in capsys.readouterr().err
+    monkeypatch.setattr(metadata, "PRETRAINED", model)
+    monkeypatch.setattr(prediction, "DEFAULT_MODELS", (TRAINED_MODEL, model))
+    assert run() == 0
+    assert "model: the shipped detector (models/my_trained_model.h5 does not exist here)" in capsys.readouterr().err
+    TRAINED_MODEL.parent.mkdir()
+    TRAINED_MODEL.write_bytes(model.read_bytes())
+    assert run() == 0
+    assert f"model: {TRAINED_MODEL}\n" in capsys.readouterr().err
     assert json.loads(Path("predictions.json").read_text())[0]["index"] == 1
 
 
