@@ -1,6 +1,6 @@
 """Decode image files to upright RGB images, with limits on memory and time; the project's only decoder.
 
-What is damaged, too large or no image at all raises `ImageRefused` with the reason.
+What is damaged, too large, of another format or no image at all raises `ImageRefused` with the reason.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import pi_heif
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from fakereal import content
+from fakereal.content import FileType
 from fakereal.errors import ImageRefused
 
 MAX_PIXELS = 100_000_000
@@ -38,6 +42,7 @@ SUFFIXES_BY_FORMAT = {
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
 }
 """The formats that are read, by Pillow's name, with the suffixes of their files in lower case."""
 
@@ -47,7 +52,9 @@ FORMATS = tuple(SUFFIXES_BY_FORMAT)
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
 """File names that count as images; the content decides what a file really is."""
 
-MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
+_NAMES = (*SUFFIXES, *content.OTHER_IMAGE_SUFFIXES)
+
+MEDIA_TYPES = (*(f"image/{name.lower()}" for name in FORMATS), "image/heic")
 """The formats as a browser names them."""
 
 _DRAFT_FACTOR = 2  # JPEGs are decoded at the smallest 1/2, 1/4, 1/8 scale that is still twice the target
@@ -63,12 +70,21 @@ _UPRIGHT = {
 }  # by EXIF orientation
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG segment; restarts (d0-d7) stand within a scan's data
-_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]", re.DOTALL)
-"""First bytes of the formats that begin with a signature."""
+_DNG_VERSION, _NEW_SUBFILE_TYPE, _MAKE = 0xC612, 0xFE, 0x10F  # TIFF tags
+_RAW_NAMES = {
+    "NIKON": "NEF",
+    "SONY": "ARW",
+    "PENTAX": "PEF",
+    "SAMSUNG": "SRW",
+}  # by make
+_CUT_OFF = re.compile("truncated|premature|end of file|not enough data", re.IGNORECASE)
+"""How the decoders say that a file ends too early."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, MAX_PIXELS, is checked before decoding and has one wording
 # Pillow warns of odd metadata; the pixels are what counts. Set once, since warning filters belong to no thread.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+# HEIC decodes in the threads of its callers. What comes beside the image (a thumbnail, its depth) is not read.
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 @dataclass(frozen=True)
@@ -134,8 +150,19 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Read the header of an image; its pixels are read when they are asked for.
+
+    Raises:
+        UnidentifiedImageError: none of `FORMATS`; damaged headers raise nearly anything.
+    """
+    found = content.image_format(file.read(content.HEAD_BYTES))
+    file.seek(0)
+    return Image.open(file, formats=FORMATS if found is None else (found,))
+
+
 def _decode(data: bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_image(io.BytesIO(data)) as image:
         info = ImageInfo(*image.size, "JPEG" if image.format == "MPO" else str(image.format))
         _check_cost(image, info, data)
         if info.format == "JPEG":
@@ -159,8 +186,23 @@ def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> Non
         )
     if info.format == "JPEG" and _has_many_scans(data):
         raise ImageRefused("too_large", f"expected at most {MAX_JPEG_SCANS} JPEG scans, found more")
+    if info.format == "TIFF" and (raw := _raw_photo(image, data)):
+        raise ImageRefused("unsupported", raw.reason)
     if image.mode == "F" or (image.mode == "I" and info.format == "TIFF"):
         raise ImageRefused("unsupported", f"expected 8 or 16 bits a channel, found 32 (mode {image.mode})")
+
+
+def _raw_photo(image: ImageFile.ImageFile, data: bytes) -> FileType | None:
+    """Return the type of a RAW photo, which begins like a TIFF file but whose first image is only a small preview."""
+    found = content.recognize(data)
+    if found and not found.is_read:
+        return found
+    if _DNG_VERSION in image.tag_v2:
+        return content.raw_photo("DNG RAW photo")
+    if image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 1:  # a reduced version of another image in the file
+        make = str(image.tag_v2.get(_MAKE, "")).upper().split()[:1]
+        return content.raw_photo(f"{_RAW_NAMES.get(''.join(make), 'TIFF')} RAW photo")
+    return None
 
 
 def _has_many_scans(data: bytes) -> bool:
@@ -196,21 +238,40 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _refusal(error: Exception, data: bytes) -> ImageRefused:
-    if isinstance(error, UnidentifiedImageError):
-        if _MAGIC.match(data):
-            return ImageRefused("unreadable", "the image's header is damaged or incomplete")
-        return ImageRefused("not_an_image", f"not an image of these formats: {', '.join(FORMATS)}")
     text = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in text.lower() or "premature" in text.lower() or isinstance(error, EOFError):
+    if isinstance(error, UnidentifiedImageError):
+        return _unidentified(content.recognize(data))
+    if "Security limit" in text:  # libheif's own guards, against headers that lie about the size
+        return ImageRefused("too_large", f"the image would take too much memory ({text})")
+    if _CUT_OFF.search(text) or isinstance(error, EOFError):
         return ImageRefused("truncated", f"the image is truncated ({text})")
     return ImageRefused("unreadable", f"the image is damaged ({type(error).__name__}: {text})")
+
+
+def _unidentified(found: FileType | None) -> ImageRefused:
+    if found is None:
+        return ImageRefused("not_an_image", f"not an image of these formats: {', '.join(FORMATS)}")
+    if found.is_read:
+        return ImageRefused("unreadable", "the image's header is damaged or incomplete")
+    return ImageRefused("unsupported" if found.is_image else "not_an_image", found.reason)
 
 
 def is_image_name(name: str, hidden: bool = False) -> bool:
     """Say whether a file counts as an image by its name, the last part of its path; quick, for a million of them.
 
+    Names of other image formats count, too, so that such a file is listed with the reason why it is not read.
+
     Args:
         name: such as `7.PNG`.
         hidden: whether a name that starts with a dot may count, too.
     """
-    return name.lower().endswith(SUFFIXES) and (hidden or not name.startswith("."))
+    return name.lower().endswith(_NAMES) and (hidden or not name.startswith("."))
+
+
+def has_image_content(path: Path | str) -> bool:
+    """Say whether a file is an image by its first bytes, whatever its name; False where it can't be read."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            return content.begins_like_image(file.read(content.HEAD_BYTES))
+    except OSError:
+        return False

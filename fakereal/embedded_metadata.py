@@ -188,7 +188,7 @@ def _read_tiff(content: bytes, found: EmbeddedMetadata) -> None:
 
 
 def _read_boxes(content: bytes, found: EmbeddedMetadata) -> None:
-    """Read AVIF: the C2PA box by its place; EXIF and XMP lie anywhere among the data and are searched for."""
+    """Read AVIF and HEIC: the C2PA box by its place; EXIF and XMP lie anywhere among the data and are searched for."""
     position = 0
     for _ in range(_MAX_BLOCKS):
         if position + 8 > len(content):
@@ -332,6 +332,7 @@ _READERS = (
     ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
     ("image/webp", re.compile(rb"RIFF....WEBP", re.DOTALL), _read_webp),
     ("image/tiff", re.compile(rb"II\*\0|MM\0\*"), _read_tiff),
+    ("image/heic", re.compile(rb"....ftyp(?:he[iv]|m[is]f1(?:....){1,16}?heic)", re.DOTALL), _read_boxes),
     ("image/avif", re.compile(rb"....ftyp(?:avif|avis|mif1)", re.DOTALL), _read_boxes),
     ("image/gif", re.compile(rb"GIF8[79]a"), _read_gif),
 )

@@ -145,11 +145,12 @@ def walk(
     recursive: bool = True,
     follow_links: bool = False,
     leave_out: Container[Path] = (),
+    on_hidden: Callable[[str], None] | None = None,
     in_order: bool = True,
 ) -> Iterator[tuple[os.DirEntry[str], bool]]:
     """Yield every entry of a folder, and of the folders in it, with whether it is a folder that is looked into.
 
-    Hidden folders, and what systems leave behind (`is_rubbish`), are passed over without a word.
+    Hidden folders, and what systems leave behind (`is_rubbish`), are passed over.
 
     Args:
         folder: where to start; the paths of the entries begin with it.
@@ -159,6 +160,7 @@ def walk(
             ring of links ends. The rule for all of the package: a scan of labeled images follows links, since data
             sets are put together by them; what lists files for a user, or moves them, doesn't.
         leave_out: folders not to look into.
+        on_hidden: called with the path of what is passed over.
         in_order: whether a folder's entries come by name, else as the disk has them: no list of a million is made.
     """
     seen = {_identity(folder)} if follow_links else set()
@@ -169,6 +171,8 @@ def walk(
             with os.scandir(current) as entries:
                 for entry in sorted(entries, key=lambda each: each.name) if in_order else entries:
                     if is_rubbish(entry.name) or (entry.name.startswith(".") and is_folder(entry)):
+                        if on_hidden:
+                            on_hidden(entry.path)
                         continue
                     entered = recursive and is_folder(entry) and (follow_links or not entry.is_symlink())
                     entered = entered and Path(entry.path) not in leave_out
@@ -187,6 +191,11 @@ def walk(
 def is_rubbish(name: str) -> bool:
     """Say whether the name of a file or folder is one that systems leave behind: `__MACOSX`, `._1.png`, `Thumbs.db`."""
     return name in _RUBBISH or name.startswith("._")
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether the name of a file or folder is hidden: it begins with a dot, or is `is_rubbish`."""
+    return (name.startswith(".") and name not in (".", "..")) or is_rubbish(name)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -192,6 +192,7 @@ def test_every_import_stands_in_the_requirements():
     packages = {
         "ai_edge_litert": "ai-edge-litert",
         "c2pa": "c2pa-python",
+        "pi_heif": "pi-heif",
         "pil": "pillow",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
@@ -208,6 +209,7 @@ def test_every_requirement_is_used():
     words = " ".join(path.read_text(encoding="utf-8") for path in [*PACKAGE, *SCRIPTS])
     modules = {
         "ai-edge-litert": "ai_edge_litert",
+        "pi-heif": "pi_heif",
         "pillow": "PIL",
         "scikit-learn": "sklearn",
         "pyyaml": "yaml",

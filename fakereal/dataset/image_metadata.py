@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from fakereal.decoding import FORMATS, MAX_SIDE_PX, decode
+from fakereal.decoding import MAX_SIDE_PX, decode, open_image
 from fakereal.errors import ImageRefused
 from fakereal.runtime import parallel_map
 
@@ -28,6 +28,16 @@ _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0", -1: "other"}
 _IGNORED_TAGS = (
     *("exif", "icc_profile", "jfif_version", "jfif_unit", "jfif_density"),
     *("progressive", "progression", "interlace", "transparency", "background", "duration", "loop"),
+    *(
+        "primary",
+        "bit_depth",
+        "chroma",
+        "metadata",
+        "thumbnails",
+        "depth_images",
+        "nclx_profile",
+        "original_orientation",
+    ),
 )
 """Keys of Pillow's `info` that have a field of their own in `FileFacts`, or always come with another key."""
 
@@ -79,7 +89,7 @@ class FileFacts:
 def read_file_facts(path: Path) -> FileFacts | None:
     """Return the header fields of a file, or None where the header can't be read (any more)."""
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+        with open(path, "rb") as file, open_image(file) as image:
             return _file_facts(path, os.fstat(file.fileno()).st_size, image)
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything on damaged headers
         return None
@@ -148,7 +158,7 @@ def _name_pattern(stem: str) -> str:
 def header_pixel_count(content: bytes) -> int:
     """Return the number of pixels that a file's header states, 0 where it can't be read."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_image(io.BytesIO(content)) as image:
             return image.width * image.height
     except Exception:  # noqa: BLE001 - decoding will say what is wrong with it
         return 0

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fakereal.dataset.label_file import read_labels
 from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout, table_lines
-from fakereal.decoding import SUFFIXES, is_image_name, read_bytes
+from fakereal.decoding import has_image_content, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import is_folder, relative_name, walk
 from fakereal.labels import FAKE, NAMES, REAL, known_folder_names
@@ -176,7 +176,7 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 def _why_no_image(path: Path) -> str:
     if path.name.startswith("."):
         return "hidden file"
-    if path.suffix.lower() not in SUFFIXES:
+    if not is_image_name(path.name) and not has_image_content(path):
         return f"not an image file name ({path.suffix.lower() or 'no extension'})"
     return ""
 

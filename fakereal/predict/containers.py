@@ -30,7 +30,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
-from fakereal.decoding import MAX_FILE_BYTES
+from fakereal.content import HEAD_BYTES, begins_like_image
+from fakereal.decoding import MAX_FILE_BYTES, is_image_name
 from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.runtime import one_line
 
@@ -73,6 +74,7 @@ class Member:
 
     name: str  # the path in the archive, with "/", without "." and empty parts
     problem: str | None = None  # why it can't be read, or None
+    is_image: bool = True  # by its name, or by its content
 
 
 class Archive(Protocol):
@@ -123,6 +125,21 @@ def _clean(name: str) -> str:
     return name if is_unsafe(name) else posixpath.normpath(name)
 
 
+def _clean_in_zip(name: str) -> str:
+    """Take backslashes as "/", too: some programs of Windows write them, though the format has only "/"."""
+    return name if is_unsafe(name) else _clean(name.replace("\\", "/"))
+
+
+def _is_image(name: str, problem: str | None, head: Callable[[], bytes]) -> bool:
+    """Say whether a member is an image; `head` returns its first bytes, and is called only where the name isn't one."""
+    if is_image_name(posixpath.basename(name.replace("\\", "/"))):
+        return True
+    try:
+        return problem is None and begins_like_image(head())
+    except _DAMAGE:
+        return False
+
+
 def _leading_out(name: str) -> str | None:
     return "expected a name within the archive, got one that leads out of it" if is_unsafe(name) else None
 
@@ -136,7 +153,7 @@ class Zip:
     def __init__(self, path: Path) -> None:
         self.path, self.duplicates = path, set()
         self._file = zipfile.ZipFile(ReopeningArchive(partial(_open_plain, path)))
-        self._members = {_clean(info.filename): info for info in self._file.infolist() if not info.is_dir()}
+        self._members = {_clean_in_zip(info.filename): info for info in self._file.infolist() if not _is_folder(info)}
 
     def __getstate__(self) -> Path:
         return self.path
@@ -148,12 +165,17 @@ class Zip:
         """See `Archive`."""
         left = growth_limit(self.path)
         for info in self._file.infolist():
-            if info.is_dir():
+            if _is_folder(info):
                 continue
-            name, left = _clean(info.filename), left - info.file_size
+            name, left = _clean_in_zip(info.filename), left - info.file_size
             if self._members[name] is not info:
                 self.duplicates.add(name)
-            yield Member(name, _leading_out(name) or _problem_in_zip(info) or _too_much(left))
+            problem = _leading_out(name) or _problem_in_zip(info) or _too_much(left)
+            yield Member(name, problem, _is_image(name, problem, partial(self._head, info)))
+
+    def _head(self, info: zipfile.ZipInfo) -> bytes:
+        with self._file.open(info) as file:
+            return file.read(HEAD_BYTES)
 
     def position(self, name: str) -> int:
         """See `Archive`."""
@@ -206,19 +228,25 @@ class Tar:
                         end = tar.offset
                         tar.members.clear()  # 1.5 kB each
                         if not info.isdir():
-                            yield self._member(info)
+                            yield self._member(info, guarded)
                     guarded.seek(tar.offset)
                     if guarded.read(_BLOCK).strip(b"\0") or guarded.tell() != tar.offset + _BLOCK:
                         raise tarfile.ReadError("no end mark where the last file ends")
         except _DAMAGE as error:
             self.damage = _reason(error)
 
-    def _member(self, info: tarfile.TarInfo) -> Member:
+    def _member(self, info: tarfile.TarInfo, file: _Guarded) -> Member:
         name = _clean(info.name)
         if name in self._positions:
             self.duplicates.add(name)
         self._positions[name] = info.offset_data, info.size
-        return Member(name, _leading_out(name) or _problem_in_tar(info))
+        problem = _leading_out(name) or _problem_in_tar(info)
+
+        def head() -> bytes:
+            file.seek(info.offset_data)
+            return file.read(min(HEAD_BYTES, info.size))  # no more: a compressed tar can't be read backwards
+
+        return Member(name, problem, _is_image(name, problem, head))
 
     def position(self, name: str) -> int:
         """See `Archive`."""
@@ -265,6 +293,10 @@ def growth_limit(path: Path) -> int:
 
 def _open_plain(path: Path) -> BinaryIO:
     return open(path, "rb")
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith(("/", "\\"))
 
 
 def _problem_in_zip(info: zipfile.ZipInfo) -> str | None:

@@ -139,15 +139,16 @@ class Items(Sequence[Item]):
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of the inputs; every entry is in exactly one of the first three."""
+    """The contents of the inputs; every entry is in exactly one of the first three, or hidden."""
 
     items: Items  # in the order of the result: 2 before 10, then names
-    other_files: tuple[str, ...]  # not images by their names
+    other_files: tuple[str, ...]  # images neither by their names nor by their content
     skipped_folders: tuple[str, ...]  # sub-folders that were not searched, with "/" at the end
     shared_numbers: tuple[str, ...]  # names of items whose number occurs more than once
     root: Path = Path()  # absolute: what all names are relative to
     archive_folders: tuple[str, ...] = ()  # description of the archive's folder that root is, if any
     empty_inputs: tuple[str, ...] = ()  # inputs without images
+    hidden: tuple[str, ...] = ()  # hidden files and folders
 
 
 def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, list_file: Path | None = None) -> Listing:
@@ -171,6 +172,7 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
     others = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.other_files}
     folders = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.skipped_folders}
     folders -= bases
+    hidden = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.hidden}
     empty = tuple(sorted({each.base for each in found if not each.names}))
     items = Items(Path(root), found, prefixes)
     inner = tuple(f"{each.inner} in {each.archive.path.name}" for each in found if each.inner and each.base == root)
@@ -178,7 +180,7 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
         shown = ", ".join(map(str, inputs)) or f"--list {list_file}"
         raise DataError(_nothing_found(shown, len(others), len(folders)))
     skipped = tuple(sorted(others)), tuple(sorted(folders))
-    return Listing(items, *skipped, tuple(items.shared_numbers), Path(root), inner, empty)
+    return Listing(items, *skipped, tuple(items.shared_numbers), Path(root), inner, empty, tuple(sorted(hidden)))
 
 
 def _relative(path: str, root: str) -> str:
@@ -187,7 +189,8 @@ def _relative(path: str, root: str) -> str:
 
 def _key(name: str) -> int | str:
     """Like `predictions_json.key_of_file`, without a Path, since Python would keep 40 bytes of each name forever."""
-    stem = name.rpartition(".")[0]
+    before, dot, after = name.rpartition(".")
+    stem = before if dot else after
     return int(stem) if stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS else name
 
 

@@ -236,14 +236,18 @@ def report_listing(listing: Listing) -> None:
     """Log which inputs are not predicted, and which images are named by path in place of their number."""
     for folder in listing.archive_folders:
         log(f"names are relative to {folder}, the folder that holds all images of the archive")
+    archives = list(filter(is_archive_name, listing.other_files))
     for text, names in (
-        ("skipped files that are not images by name", listing.other_files),
+        ("skipped files that are no images", sorted({*listing.other_files} - {*archives})),
+        ("skipped archives inside a folder; name them with --input", archives),
         ("skipped sub-folders; --recursive includes them, except links", listing.skipped_folders),
         ("inputs without images", listing.empty_inputs),
         ('images listed as "image", not "index", because others have the same number', listing.shared_numbers),
     ):
         if names:
             log(f"{text} ({len(names):,}): {', '.join(map(one_line, names))}")  # all: they are listed nowhere else
+    if listing.hidden:
+        log(f"hidden files and folders passed over ({len(listing.hidden):,}), such as {one_line(listing.hidden[0])}")
     if listing.items.duplicates:
         log(f"images named more than once, predicted once ({listing.items.duplicates:,})")
 

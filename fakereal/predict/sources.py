@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fakereal.decoding import SUFFIXES, is_image_name
+from fakereal.decoding import SUFFIXES, has_image_content, is_image_name
 from fakereal.errors import DataError, FakeRealError
-from fakereal.files import is_folder, walk
+from fakereal.files import is_folder, is_hidden, walk
 from fakereal.predict import containers
 from fakereal.predict.containers import (
     Archive,
@@ -40,7 +41,8 @@ class FoundImages:
     base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
     names: list[str] = field(default_factory=list)  # of images, with "/"
     problems: dict[str, str] = field(default_factory=dict)  # name -> why it can't be opened
-    other_files: list[str] = field(default_factory=list)  # not images by their names
+    other_files: list[str] = field(default_factory=list)  # images neither by their names nor by their content
+    hidden: list[str] = field(default_factory=list)  # hidden files and folders, see `files.is_hidden`
     skipped_folders: list[str] = field(default_factory=list)  # not searched, with "/" at the end
     archive: Archive | ObjectStore | None = None  # what contains the images, None: the file system
     inner: str = ""  # the folder in the archive that is the base, "" or ending in "/"
@@ -92,7 +94,7 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
         return [of_folder(value, recursive)]
     if is_archive_name(value):
         return [of_archive(value)]
-    if not is_image_name(os.path.basename(value)):
+    if not _is_image(value):
         raise DataError(
             f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
             f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), got another file: name the"
@@ -100,6 +102,11 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
         )
     named.append(_absolute_file(value))
     return []
+
+
+def _is_image(path: str) -> bool:
+    """Say whether a file that the user named is an image, by its name or by its content."""
+    return is_image_name(os.path.basename(path), hidden=True) or (problem_of(path) is None and has_image_content(path))
 
 
 def _of_pattern(pattern: str, recursive: bool) -> list[FoundImages]:
@@ -159,9 +166,11 @@ def _decoded(paths: Sequence[bytes], end: bytes) -> Iterator[str]:
 def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[FoundImages]:
     """Return the images at each path; one that is missing, or a damaged archive, becomes an image with a problem."""
     found, names = [], []
-    others: list[str] = []
+    others, hidden = [], []
     for path in paths:
-        if is_image_name(os.path.basename(path)):
+        if is_hidden(os.path.basename(path)):
+            hidden.append(_absolute_file(path))
+        elif _is_image(path):
             names.append(_absolute_file(path))
         elif os.path.isdir(path):
             found.append(of_folder(path, recursive, strict=False))
@@ -171,20 +180,23 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
             others.append(_absolute_file(path))
         else:
             names.append(_absolute_file(path))
-    files = [*names, *others]
+    files = [*names, *others, *hidden]
     # The pattern may contain "..", so that matches lie outside of its fixed part.
     below = base is not None and all(path.startswith(os.path.join(base, "")) for path in files)
     folders = [base] if below else [os.path.dirname(path) for path in files]
-    return [*found, _of_files(names, folders, others)] if files else found
+    return [*found, _of_files(names, folders, others, hidden)] if files else found
 
 
-def _of_files(paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = ()) -> FoundImages:
+def _of_files(
+    paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = (), hidden: Sequence[str] = ()
+) -> FoundImages:
     """Return single files, with names relative to the deepest folder that contains all of `folders`."""
     found = FoundImages(common_folder(folders))
     skip = len(os.path.join(found.base, ""))
     for path in paths:
         found.add(path[skip:].replace(os.sep, "/"), problem_of(path))
     found.other_files += [path[skip:].replace(os.sep, "/") for path in others]
+    found.hidden += [path[skip:].replace(os.sep, "/") for path in hidden]
     return found
 
 
@@ -209,12 +221,18 @@ def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
             raise DataError(f"{folder}: {reason}") from error
         found.add(path[skip:].replace(os.sep, "/") or os.path.basename(found.base), reason)
 
-    for entry, entered in walk(found.base, refuse, recursive=recursive, in_order=False):
+    def pass_over(path: str) -> None:
+        found.hidden.append(path[skip:].replace(os.sep, "/"))
+
+    for entry, entered in walk(found.base, refuse, recursive=recursive, on_hidden=pass_over, in_order=False):
         name = entry.path[skip:].replace(os.sep, "/")
-        if is_image_name(entry.name):
+        if is_hidden(entry.name):
+            found.hidden.append(name)
+        elif is_image_name(entry.name):
             found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
         elif not is_folder(entry):
-            found.other_files.append(name)
+            is_image = problem_of(entry.path) is None and has_image_content(entry.path)
+            (found.names if is_image else found.other_files).append(name)
         elif not entered:
             found.skipped_folders.append(name + "/")
     return found
@@ -231,7 +249,9 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
         return _of_files_with(own, str(error).removeprefix(f"{own}: "))
     found = FoundImages(own, archive=archive)
     for member in archive.members():
-        if is_image_name(member.name.replace("\\", "/").rpartition("/")[2]):
+        if any(map(is_hidden, re.split(r"[/\\]", member.name))):
+            found.hidden.append(member.name)
+        elif member.is_image:
             found.add(member.name, member.problem)
         else:
             found.other_files.append(member.name)
@@ -299,9 +319,11 @@ def of_url(url: str, recursive: bool) -> FoundImages:
             return _single(url)
         found = _found(url)
         for name, is_folder in _walk(system, root, recursive):
-            if is_folder:
+            if any(map(is_hidden, name.split("/"))):
+                found.hidden.append(name)
+            elif is_folder:
                 found.skipped_folders.append(f"{name}/")
-            elif is_image_name(posixpath.basename(name)):
+            elif is_image_name(posixpath.basename(name)):  # by name alone: a look inside would be a request for each
                 found.add(name, None)
             else:
                 found.other_files.append(name)
@@ -311,7 +333,7 @@ def of_url(url: str, recursive: bool) -> FoundImages:
         found = FoundImages(url)
     except Exception as error:
         raise DataError(f"{url}: can't be listed: {store_reason(error)}") from error
-    if not (found.names or found.other_files or found.skipped_folders):
+    if not (found.names or found.other_files or found.skipped_folders or found.hidden):
         raise DataError(f"{url}: nothing there: check the address")
     return found
 

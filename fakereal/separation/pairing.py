@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fakereal.decoding import is_image_name
+from fakereal.decoding import has_image_content, is_image_name
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import display_path, is_folder, walk
 from fakereal.separation.transfer import SkippedFile
@@ -90,9 +90,16 @@ def _subfolders(source: Path, output: Path) -> tuple[list[Path], list[SkippedFil
         elif entry.is_dir():
             if path != output:
                 folders.append(path)
-        elif is_image_name(entry.name, hidden=True):
+        elif _is_image(entry):
             skipped.append(SkippedFile(path, "loose", f"directly in {display_path(source)}"))
     return folders, skipped
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Say whether a file is an image, by its name or by its content."""
+    if is_image_name(entry.name, hidden=True):
+        return True
+    return entry.is_file(follow_symlinks=False) and has_image_content(entry.path)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -209,7 +216,7 @@ def list_images(folder: Path, leave_out: set[Path], source: Path) -> FolderConte
         contents.skipped.append(SkippedFile(Path(path), "unreadable", error.strerror or str(error)))
 
     for entry, _ in walk(folder, on_error, leave_out=leave_out):
-        path, is_image = Path(entry.path), is_image_name(entry.name, hidden=True)
+        path, is_image = Path(entry.path), _is_image(entry)
         if entry.is_symlink():
             if is_image or is_folder(entry):
                 contents.skipped.append(_skipped_link(path, source))

@@ -145,7 +145,7 @@ def test_images_in_the_wrong_folder_are_found_and_separated_into_the_right_one(t
 
     written = label_errors.write_predictions(found, dataset, tmp_path / "report" / "label_errors")
     assert [path.name for path in written] == ["fake.json", "real.json"]
-    assert json.loads(written[1].read_text())[14]["error"].startswith("not an image of these formats")
+    assert json.loads(written[1].read_text())[14]["error"] == "text, not an image"
     code = separate(root, "--predictions", written[0].parent, "--output", tmp_path / "clean", "--mode", "copy")
     assert code == 1  # 15.png can't be read
     clean = separated(tmp_path / "clean")

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from heic_images import PLAIN
 from PIL import Image
 
 from fakereal.dataset.layout import LabelRules
@@ -135,6 +136,21 @@ def test_an_unclear_folder_is_refused_before_any_image_is_read(make_folder):
         scan(root, SMALL)
     dataset = scan(root, SMALL, LabelRules(classes=("midjourney/photos=fake",)))
     assert [record.source for record in dataset.records] == ["", "midjourney", ""]
+
+
+def test_an_image_is_known_by_its_content_and_another_format_by_its_name(make_folder, make_image):
+    root = make_folder({"fake": 1, "real": 1})
+    (root / "fake" / "photo").write_bytes(PLAIN)  # HEIC
+    make_image(root / "real" / "2.download", 7, format="PNG")
+    (root / "real" / "3.jpg").write_bytes(b"<html>not found</html>")
+    (root / "real" / "4.jxl").write_bytes(b"\xff\x0a\xfa\x7f\x01\x90\x08\x06")
+    dataset = scan(root, SMALL)
+    assert {record.path.name for record in dataset.records} == {"1.png", "photo", "2.download"}
+    assert reasons(dataset) == {
+        "real/3.jpg": "HTML page, not an image: the download probably failed",
+        "real/4.jxl": "JPEG XL image, a format that is not read: convert it to PNG or JPEG",
+    }
+    assert all(skipped.failed for skipped in dataset.skipped)
 
 
 def test_many_skipped_files_take_one_line_per_reason(make_folder):

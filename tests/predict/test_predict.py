@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_keeps_its_place_with_the_reason(tmp_path):
     first, second, third = entries_of(tmp_path / "in")
     assert second["index"] == 2
     assert second["prediction"] is None
-    assert "not an image of these formats" in second["error"]
+    assert second["error"] == "text, not an image"
     assert (first["prediction"], third["prediction"]) == ("real", "real")
 
 
@@ -137,7 +137,8 @@ def test_every_entry_of_a_folder_is_listed_somewhere(tmp_path):
         (tmp_path / "in" / name).write_bytes(b"")
     flat, deep = list_images(tmp_path / "in"), list_images(tmp_path / "in", recursive=True)
     assert [item.name for item in flat.items] == ["1.png", "odd.png"]
-    assert flat.other_files == deep.other_files == (".hidden.png", "17", "notes.txt")
+    assert flat.other_files == deep.other_files == ("17", "notes.txt")
+    assert flat.hidden == deep.hidden == (".hidden.png",)
     assert flat.skipped_folders == ("sub/",)
     assert [item.name for item in deep.items] == ["1.png", "odd.png", "odd.png/3.png", "sub/2.png"]
     assert deep.skipped_folders == ()
@@ -361,7 +362,7 @@ def test_a_saved_model_predicts_a_folder_the_same_twice(tmp_path, model, capsys)
     assert said[0].out == said[1].out
     assert "4.png: the file is empty" in said[0].out
     assert f"predictions: {output}" in said[0].out
-    assert "skipped files that are not images by name (1): read me.txt" in said[0].err
+    assert "skipped files that are no images (1): read me.txt" in said[0].err
     labels = {entry["index"]: entry["prediction"] for entry in json.loads(written[0][0])}
     assert labels.keys() == set(range(1, 7))
     assert labels.pop(4) is None

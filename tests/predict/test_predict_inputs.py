@@ -80,7 +80,8 @@ def test_an_archive_of_one_folder_counts_as_that_folder(tmp_path):
         listing = list_images(archive)
         assert [item.key for item in listing.items] == [2, 10]
         assert listing.archive_folders == (f"test/ in {archive.name}",)
-    assert list_images(tmp_path / "x.zip").other_files == ("__MACOSX/._1.png", "test/notes.txt")
+    assert list_images(tmp_path / "x.zip").other_files == ("test/notes.txt",)
+    assert list_images(tmp_path / "x.zip").hidden == ("__MACOSX/._1.png",)
 
 
 def test_several_archives_and_folders_keep_apart_what_they_hold(tmp_path):
@@ -98,13 +99,13 @@ def test_several_archives_and_folders_keep_apart_what_they_hold(tmp_path):
 
 
 def test_a_pattern_finds_files_and_names_them_from_its_fixed_part(tmp_path):
-    for name in ("photos/a/1.png", "photos/a/b/2.png", "photos/3.jpg", "photos/a/notes.txt"):
-        write(tmp_path / name, png())
+    for name in ("photos/a/1.png", "photos/a/b/2.png", "photos/3.jpg", "photos/a/notes.txt", "photos/a/._1.png"):
+        write(tmp_path / name, b"notes" if "notes" in name else png())
     assert names_in(tmp_path / "photos/**/*.png") == ["a/1.png", "a/b/2.png"]
     assert names_in(tmp_path / "photos/*/*.png") == ["a/1.png"]
     listing = list_images([str(tmp_path / "photos/**/*.*")])
     assert [item.key for item in listing.items] == [3, "a/1.png", "a/b/2.png"]
-    assert listing.other_files == ("a/notes.txt",)
+    assert (listing.other_files, listing.hidden) == (("a/notes.txt",), ("a/._1.png",))
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
@@ -166,7 +167,7 @@ def test_a_long_list_is_read_in_pieces(tmp_path):
 
 def test_the_paths_of_find_are_read_from_standard_input(tmp_path, monkeypatch):
     for name in ("1.png", "sub/2.png", "notes.txt"):
-        write(tmp_path / "in" / name, png())
+        write(tmp_path / "in" / name, b"notes" if "notes" in name else png())
     found = [tmp_path / "in", *(tmp_path / "in").rglob("*")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(map(os.fsencode, found)) + b"\0")))
     listing = list_images([], list_file=Path("-"))
@@ -502,7 +503,7 @@ def test_random_damage_to_archives_raises_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["7.png", "007.JPG", "7.5.png", "a/7.png", "x7.png", "٣.png", "-1.png", "1e3.png", " 7.png", "7 .png"]
+    "name", ["7.png", "007.JPG", "7.5.png", "a/7.png", "x7.png", "٣.png", "7", "-1.png", "1e3.png", " 7.png", "7 .png"]
 )
 def test_a_place_has_the_key_that_the_prediction_json_gives_its_file(tmp_path, name):
     write(tmp_path / name, png())

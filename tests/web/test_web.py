@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from heic_images import ROTATED
 from PIL import Image, PngImagePlugin
 from web_apps import SIZE_PX, Brightness, client, png, predictor
 
@@ -59,6 +60,16 @@ def test_a_raw_body_is_a_image_whatever_type_it_claims(app, kind):
     answer = app.post("/api/predict?name=some/12.png", data=png(20, kind="BMP"), content_type=kind)
     (row,) = answer.json["predictions"]
     assert (row["image"], row["format"], row["prediction"]) == ("some/12.png", "BMP", "fake")
+
+
+def test_a_heic_photo_gets_a_verdict_and_a_preview_and_what_is_no_image_its_name(app):
+    files = [("IMG_0001.HEIC", ROTATED), ("photo.heic", b"<!doctype html>")]
+    photo, page = post(app, *files).json["predictions"]
+    assert (photo["format"], photo["width"], photo["height"]) == ("HEIF", 48, 36)
+    assert photo["file"]["camera"] == "Phone"
+    assert page["error"] == "HTML page, not an image: the download probably failed"
+    shown = post(app, files[0], url="/cards").text
+    assert re.search(r'class="preview" src="data:image/(png|jpeg);base64', shown)
 
 
 def test_an_explanation_is_a_image_of_what_speaks_for_the_label(app):
@@ -249,7 +260,7 @@ def test_the_page_works_without_scripts(app):
     answer = post(app, ("7.png", png(250)), ("x<script>.png", b"broken"), url="/")
     assert answer.status_code == 200
     assert ">Very likely real</span>" in answer.text
-    assert "not an image of these formats" in answer.text
+    assert "text, not an image" in answer.text
     assert "x&lt;script&gt;.png" in answer.text
     assert "<script>.png" not in answer.text
     assert 'src="data:image/jpeg;base64,' in answer.text

@@ -37,8 +37,8 @@ def test_the_document_and_the_page_name_every_format(app):
     assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, recognized by content" in operation["description"]
     assert "{" not in str([operation["description"], [each["description"] for each in operation["parameters"]]])
     Image.init()
-    assert [Image.MIME[name] for name in FORMATS] == list(MEDIA_TYPES)
-    assert f'accept="{",".join(MEDIA_TYPES)}"' in app.get("/").text
+    assert [*(Image.MIME[name] for name in FORMATS), "image/heic"] == list(MEDIA_TYPES)
+    assert f'accept="{",".join(MEDIA_TYPES)},.heic,.heif"' in app.get("/").text
 
 
 def test_answers_have_exactly_the_members_that_the_document_names(app):
