@@ -117,13 +117,13 @@ def run_audit(arguments: argparse.Namespace) -> int:
         raise ConfigError("--label-errors: expected --report DIR too, for the suspects: add it")
     dataset = scan(arguments.data, Preprocessing(), _label_rules(arguments))
     audited = audit.audit_dataset(dataset)
-    suspects, commands = None, []
+    suspects, apply, decide = None, [], []
     if arguments.label_errors:
-        suspects, commands = _find_label_errors(dataset, audited.clusters, arguments.report)
-    found = audit.findings(audited, audit.label_error_findings(suspects, commands) if suspects else ())
+        suspects, apply, decide = _find_label_errors(dataset, audited.clusters, arguments.report)
+    found = audit.findings(audited, audit.label_error_findings(suspects, apply) if suspects else ())
     print("\n".join(report.lines(audited, found)))
     if arguments.report:
-        report.write_report(arguments.report, audited, found, suspects)
+        report.write_report(arguments.report, audited, found, suspects, decide)
         log(f"\nreport: {arguments.report / 'report.html'}")
     incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
     serious = any(finding.serious for finding in found)
@@ -136,16 +136,21 @@ def _label_rules(arguments: argparse.Namespace) -> LabelRules:
     return LabelRules.of(arguments.classes, arguments.split_folders, arguments.labels_file)
 
 
-def _find_label_errors(dataset: Dataset, clusters: Sequence[Cluster], folder: Path) -> tuple[dict, list[str]]:
-    """Return the suspects as JSON, and the commands that would apply them."""
+def _find_label_errors(
+    dataset: Dataset, clusters: Sequence[Cluster], folder: Path
+) -> tuple[dict, list[str], list[str]]:
+    """Return the suspects as JSON, and the commands that apply all suggestions, or what people decide."""
     start_keras()
     from fakereal.audit import label_errors
 
     found = label_errors.find_label_errors(dataset, clusters)
-    written = label_errors.write_predictions(found, dataset, folder / "label_errors")
+    suggested, given = folder / "label_errors", folder / "given_labels"
+    written = label_errors.write_predictions(found, dataset, suggested)
+    apply = label_errors.separation_commands(written, dataset, suggested)
+    written = label_errors.write_given_labels(dataset, given)
+    decide = label_errors.separation_commands(written, dataset, given, Path("decisions.json"))
     log("\n".join(label_errors.summary(found)))
-    commands = label_errors.separation_commands(written, dataset, folder / "label_errors")
-    return label_errors.as_json(found, dataset.root), commands
+    return label_errors.as_json(found, dataset.root), apply, decide
 
 
 def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:

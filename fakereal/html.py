@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,24 @@ def thumbnail(image: Image.Image, size_px: int = _THUMBNAIL_PX) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def decision_sheet(place: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sheet of `decide.html`, on which people decide on images.
+
+    Args:
+        place: the folder of the images; with their names it is what the browser keeps the decisions under.
+        images: each with `image`, the name that is saved; `thumbnail`; `lines`, see the template; and `given`, its
+            present label, where it has one.
+    """
+    names = [{"image": each["image"], "given": each.get("given")} for each in images]
+    digest = hashlib.sha256(json.dumps([place, names]).encode()).hexdigest()
+    return {
+        "key": f"fakereal decisions {digest[:16]}",
+        "images": images,
+        "names": names,
+        "can_keep": all(each["given"] for each in names),
+    }
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -351,7 +351,7 @@ def label_error_findings(tree: dict[str, Any], commands: Sequence[str]) -> list[
     low, high = tree["interval"]
     what = f"{count:,} suspect labels; estimated number of wrong ones: {tree['expected']:,} (95 % CI {low:,}-{high:,})"
     if tree["reliable"]:
-        advice = "check the worst in report.html; then apply the predictions with image_separate.py, alone or as a vote"
+        advice = "decide on them in report.html; or apply all suggestions with image_separate.py, alone or as a vote"
         return [Finding("label_errors", True, what, count, advice, "\n".join(commands))]
     advice = "let people decide (report.html): these images are too hard for the base model to be relied on"
     return [Finding("label_errors", False, what, count, advice)]

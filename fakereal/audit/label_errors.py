@@ -1,4 +1,4 @@
-"""Find labels that are probably wrong, and write corrected labels as prediction JSON files.
+"""Find labels that are probably wrong, and write the given and the corrected labels as prediction JSON files.
 
 Confident learning (Northcutt et al. 2021, arXiv 1911.00068; the cleanlab package): a logistic regression on a model's
 features predicts each image out of fold, that is, trained neither on that image nor on a near-copy of it. Labels that
@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,9 @@ from fakereal.runtime import check_interrupt, interrupts_at_checks_only, paralle
 
 MIN_IMAGES = 10
 """Images required of each class, near-copies counted once: fewer are too few to learn from."""
+
+CLEAN_FOLDER = Path("data/clean")
+"""Where cleaned images are put, and what training reads by default."""
 
 RELIABLE_AUC = 0.95
 """Of `Estimate.clean_auc`: below it, most suspects are hard images rather than wrong labels."""
@@ -202,11 +205,19 @@ def write_predictions(found: LabelErrors, dataset: Dataset, folder: Path) -> lis
     Raises:
         DataError: a file can't be written.
     """
-    suggested = {suspect.record.path: suspect.suggested for suspect in found.suspects}
+    return _write_labels(dataset, {suspect.record.path: suspect.suggested for suspect in found.suspects}, folder)
+
+
+def write_given_labels(dataset: Dataset, folder: Path) -> list[Path]:
+    """Like `write_predictions`, with every label as given: what people don't decide then stays as it is."""
+    return _write_labels(dataset, {}, folder)
+
+
+def _write_labels(dataset: Dataset, changed: Mapping[Path, int], folder: Path) -> list[Path]:
     entries: dict[Path, list[tuple[Path, int | None, str | None]]] = defaultdict(list)
     for record in dataset.records:
         if record.split != "test":
-            label = suggested.get(record.path, record.label)
+            label = changed.get(record.path, record.label)
             entries[_class_folder(record.path, dataset.root, record.label)].append((record.path, label, None))
     for skipped in dataset.skipped:
         class_folder = next((parent for parent in skipped.path.parents if parent in entries), None)
@@ -239,18 +250,35 @@ def _predictions(
     ]
 
 
-def separation_commands(written: Sequence[Path], dataset: Dataset, folder: Path) -> list[str]:
-    """Return the commands that apply what `write_predictions` wrote, one per folder of class folders."""
+def separation_commands(
+    written: Sequence[Path], dataset: Dataset, folder: Path, decisions: Path | None = None
+) -> list[str]:
+    """Return the commands that apply written labels, one per folder of class folders.
+
+    Args:
+        written: what `write_predictions` or `write_given_labels` returned.
+        dataset: the labeled images.
+        folder: where the labels were written to.
+        decisions: the file of people's decisions, which outrank them.
+    """
 
     def quoted(path: Path) -> str:
         return shlex.quote(str(path))
 
-    places = sorted({path.parent.relative_to(folder) for path in written})
+    output, places = _output_folder(dataset.root), sorted({path.parent.relative_to(folder) for path in written})
+    decided = f" --decisions {quoted(decisions)}" if decisions else ""
     return [
-        f"python image_separate.py {quoted(dataset.root / place)} --predictions {quoted(folder / place)}"
-        f" --output {quoted(Path('data/clean') / place)} --mode copy"
+        f"python image_separate.py {quoted(dataset.root / place)} --predictions {quoted(folder / place)}{decided}"
+        f" --output {quoted(output / place)} --mode copy"
         for place in places
     ]
+
+
+def _output_folder(root: Path) -> Path:
+    """Return the default folder of cleaned images, or one beside the data set where the two overlap."""
+    default, own = CLEAN_FOLDER.resolve(), root.resolve()
+    overlaps = default.is_relative_to(own) or own.is_relative_to(default)
+    return root.with_name(f"{root.name}_checked") if overlaps and root.name else CLEAN_FOLDER
 
 
 def summary(found: LabelErrors) -> list[str]:

@@ -20,7 +20,8 @@ from fakereal.labels import NAMES
 
 _ACROSS = ("classes", "splits")
 _FEATURES_SHOWN = 5  # in the terminal
-_EXAMPLES, _CLUSTERS, _PER_CLUSTER, _SUSPECTS, _PROBLEMS = 8, 12, 4, 48, 12  # thumbnails on the page, each 5 KB
+_EXAMPLES, _CLUSTERS, _PER_CLUSTER, _PROBLEMS = 8, 12, 4, 12  # thumbnails on the page, each 5 KB
+_SUSPECTS, _SUSPECT_PX = 200, 480  # on the page to decide on, each up to 40 KB, since people enlarge them
 _FILES_LISTED = 100  # of each kind on the page; audit.json has all
 _THUMBNAIL_PX = 128
 _SHOWN_PROBLEMS = ("animated", "tiny", "odd_shaped", "wrong_extension")  # kinds of files with a thumbnail
@@ -99,13 +100,17 @@ def _sample_lines(audit: Audit) -> list[str]:
 
 
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
-    serious = sum(finding.serious for finding in findings)
-    notes = len(findings) - serious
-    found = [f"{serious} finding{'s' * (serious != 1)}, {notes} note{'s' * (notes != 1)}"]
+    found = [_finding_counts(findings)]
     for finding in findings:
         found += [f"{'!' if finding.serious else '-'} {finding.what}", f"    {finding.what_to_do}"]
         found += [f"    $ {line}" for line in finding.command.splitlines()]
     return found
+
+
+def _finding_counts(findings: Sequence[Finding]) -> str:
+    serious = sum(finding.serious for finding in findings)
+    notes = len(findings) - serious
+    return f"{serious} finding{'s' * (serious != 1)}, {notes} note{'s' * (notes != 1)}"
 
 
 def before_training(
@@ -188,7 +193,11 @@ def _name(path: Path, audit: Audit) -> str:
 
 
 def write_report(
-    folder: Path, audit: Audit, findings: Sequence[Finding], label_errors: dict[str, Any] | None = None
+    folder: Path,
+    audit: Audit,
+    findings: Sequence[Finding],
+    label_errors: dict[str, Any] | None = None,
+    decide: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `audit.json` and `report.html`, one file that needs no other, into a folder; return the former's content.
 
@@ -197,18 +206,18 @@ def write_report(
         audit: what was found.
         findings: all of them.
         label_errors: what `label_errors.as_json` returns, or None where labels were not checked.
+        decide: the commands that apply the decisions that people save on the page.
 
     Raises:
         DataError: a file can't be written.
     """
     tree = as_json(audit, findings, label_errors)
     write_atomic(folder / "audit.json", json.dumps(tree, indent=4, allow_nan=False).encode())
-    suspects = (label_errors or {"suspects": []})["suspects"][:_SUSPECTS]
     html.write_page(
         folder / "report.html",
         "audit.html",
         **tree,
-        levels=_levels(audit),
+        banner=_banner(audit, findings),
         kinds=FILE_PROBLEMS,
         files_listed=_FILES_LISTED,
         sample=_sample_lines(audit),
@@ -218,19 +227,32 @@ def write_report(
         problem_images={
             kind: _thumbnails([p.path for p in audit.files[kind]][:_PROBLEMS], audit) for kind in _SHOWN_PROBLEMS
         },
-        suspects=[{**row, "thumbnail": _thumbnail(audit.dataset.root / row["image"])} for row in suspects],
+        sheet=_sheet(audit, label_errors["suspects"]) if label_errors else None,
+        decide=decide,
     )
     return tree
 
 
-def _levels(audit: Audit) -> dict[str, str]:
-    """Return how bad each verdict is, as the CSS classes of the page's colors."""
-    result = audit.shortcut
-    if result.separates:
-        shortcut = "bad" if result.auc >= shortcuts.STRONG_AUC else "doubtful"
-    else:
-        shortcut = "doubtful" if result.partial or result.is_inconclusive else "good"
-    return {"shortcut": shortcut, "pixels": "doubtful" if audit.pixels.separates else "good"}
+def _banner(audit: Audit, findings: Sequence[Finding]) -> dict[str, str]:
+    """Return the worst finding's sentence, its color as a CSS class of the page, and what else there is."""
+    if not findings:
+        return {"level": "good", "what": shortcuts.file_verdict(audit.shortcut), "count": "no findings"}
+    worst = findings[0]  # serious ones come first
+    return {"level": "bad" if worst.serious else "doubtful", "what": worst.what, "count": _finding_counts(findings)}
+
+
+def _sheet(audit: Audit, suspects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the worst suspects as the sheet of `decide.html`."""
+    shown = suspects[:_SUSPECTS]
+    images = [
+        {
+            **row,
+            "thumbnail": _thumbnail(audit.dataset.root / row["image"], _SUSPECT_PX),
+            "lines": [("label:", row["given"]), ("suggested:", row["suggested"]), (f"score {row['score']:.3f}", None)],
+        }
+        for row in shown
+    ]
+    return html.decision_sheet(str(audit.dataset.root), images)
 
 
 def _separating(result: ProbeResult) -> list[str]:
@@ -264,9 +286,9 @@ def _thumbnails(paths: Sequence[Path], audit: Audit) -> list[dict[str, Any]]:
     return [{"image": _name(path, audit), "thumbnail": _thumbnail(path)} for path in paths]
 
 
-def _thumbnail(path: Path) -> str | None:
+def _thumbnail(path: Path, size_px: int = _THUMBNAIL_PX) -> str | None:
     """Return a data URI, or None where the image can't be read any more."""
     try:
-        return html.thumbnail(decode(path, _THUMBNAIL_PX)[0], _THUMBNAIL_PX)
+        return html.thumbnail(decode(path, size_px)[0], size_px)
     except ImageRefused:
         return None

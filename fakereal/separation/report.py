@@ -37,7 +37,7 @@ MAX_REVIEW_IMAGES = 500
 """Images on a review page; its JSON lists them all."""
 
 _REVIEW_REASONS = ("disagreement", "conflict")
-_THUMBNAIL_PX = 160
+_THUMBNAIL_PX = 320  # on the review page, where people enlarge them
 _FEW = 3  # problems of a file and skipped images of a folder that get a line each, and examples of more
 _DONE = {"move": "moved", "copy": "copied", "link": "linked"}
 
@@ -249,7 +249,7 @@ def write_review(skipped: Iterable[SkippedFile], source: Path, output: Path) -> 
     if not listing.exists():
         write_atomic(listing, content)
     page = listing.with_suffix(".html")
-    html.write_page(page, "review.html", **_page(disputed, names, reasons))
+    html.write_page(page, "review.html", **_page(source, disputed, names, reasons))
     return page
 
 
@@ -266,13 +266,19 @@ def _free_name(folder: Path, content: bytes) -> Path:
     return path
 
 
-def _page(disputed: Sequence[SkippedFile], names: Sequence[str], reasons: Sequence[str]) -> dict[str, object]:
+def _page(
+    source: Path, disputed: Sequence[SkippedFile], names: Sequence[str], reasons: Sequence[str]
+) -> dict[str, object]:
     rows = zip(disputed[:MAX_REVIEW_IMAGES], names, reasons, strict=False)
     images = [
-        {"name": name, "reason": reason, "thumbnail": _thumbnail(file.path), "votes": _votes(file)}
+        {
+            "image": name,
+            "thumbnail": _thumbnail(file.path),
+            "lines": [(f"{experiment}:", label) for experiment, label in _votes(file)] or [(reason, None)],
+        }
         for file, name, reason in rows
     ]
-    return {"images": images, "names": list(names[:MAX_REVIEW_IMAGES]), "total": len(disputed), "classes": NAMES}
+    return {"total": len(disputed), "sheet": html.decision_sheet(str(source), images)}
 
 
 def _thumbnail(path: Path) -> str:

@@ -10,16 +10,17 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fakereal.errors import ConfigError, DataError
-from fakereal.files import display_path
+from fakereal.files import display_path, relative_name
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.prediction_files import Document, Problem
 from fakereal.prediction_rows import listed
+from fakereal.runtime import log
 from fakereal.separation.matching import ImageIndex, Matching, match
 from fakereal.separation.pairing import Folder
 
@@ -163,8 +164,8 @@ def human_decisions(
     """Return the labels that people gave, which outrank every vote.
 
     Args:
-        document: a prediction JSON whose entries name the images by their paths relative to `source`; an entry without
-            a label is not decided yet.
+        document: a prediction JSON whose entries name the images by their paths relative to `source`, or to a folder
+            that it is in: the audit's page lists the images of all splits. An entry without a label is not decided yet.
         source: the folder of folders.
         images: all that can be decided.
 
@@ -174,6 +175,7 @@ def human_decisions(
     """
     ballots = {image: Ballot() for image in images}
     name = display_path(document.path.name)
+    document = _relative_to(source, document, set(images))
     matching = match(document, ImageIndex(source, tuple(images)), name)
     cast_votes(matching, Experiment(document.path, name, name), ballots)
     decided = {}
@@ -184,6 +186,30 @@ def human_decisions(
         elif ballot.votes:
             decided[image] = VoteResult(ballot.votes[0].label)
     return decided, [*document.problems, *matching.problems]
+
+
+def _relative_to(source: Path, document: Document, images: Container[Path]) -> Document:
+    """Return the decisions with paths relative to `source`, without those about files in other folders.
+
+    A path is never guessed at: it has to lead from `source`, or from a folder above it, to an existing file.
+    """
+    kept, elsewhere = [], 0
+    for decision in document.predictions:
+        path = _existing(decision.image or "", source)
+        if path in images:
+            kept.append(replace(decision, image=relative_name(path, source)))
+        elif path is None or path.is_relative_to(source):
+            kept.append(decision)  # already separated, or to be reported
+        else:
+            elsewhere += 1
+    if elsewhere:
+        log(f"{elsewhere:,} decisions are about images outside {display_path(source)}, and are not used")
+    return replace(document, predictions=tuple(kept))
+
+
+def _existing(name: str, source: Path) -> Path | None:
+    paths = (folder / name for folder in (source, *source.parents) if name)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def experiments_of(

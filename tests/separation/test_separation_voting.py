@@ -134,7 +134,9 @@ def test_the_review_page_shows_each_image_with_its_votes_and_asks_for_a_label(so
     run(source, output, "--predictions", *two)
     page = (output / "review" / "review_001.html").read_text()
     assert page.count('src="data:image/') == 2
-    assert page.count('type="radio"') == 6
+    assert page.count("<figure>") == 2
+    assert page.count('<button type="button" value="fake"') == 3  # one of them for the enlarged image
+    assert '<button type="button" value="keep"' not in page  # an image in dispute has no label to keep
     assert "<b>&.png" not in page
     assert re.search(r"run1/x.json: <b class=.real.>real", page)
     assert "http" not in page.replace("http-equiv", "")
