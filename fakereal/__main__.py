@@ -300,6 +300,8 @@ def _web_options(command: Parser) -> None:
     add("--port", type=int, default=8000, metavar="N", help="0: any free one")
     token_help = "required from every client (default: the variable FAKEREAL_TOKEN, which ps doesn't show to others)"
     add("--token", metavar="TEXT", help=token_help)
+    cors_help = "let pages of this site use the JSON API, such as https://example.org; repeatable"
+    add("--cors", type=cli.parse_origin, action="append", default=[], metavar="ORIGIN", help=cors_help)
     add("--max-upload-mb", type=cli.parse_count, default=32, metavar="N", help="largest request")
     add("--max-megapixels", type=cli.parse_count, default=50, metavar="N", help="largest image")
     add("--queue", type=cli.parse_count, default=64, metavar="N", help="images accepted at once; more get a 503")
@@ -322,8 +324,9 @@ def run_web(arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
     )
     token = arguments.token or os.environ.get("FAKEREAL_TOKEN") or None
-    where = arguments.host, arguments.port
-    return run_server(WebConfig(arguments.model, arguments.foreign_model, *where, token, limits, arguments.engine))
+    names = ("model", "foreign_model", "host", "port", "engine")
+    options = {name: getattr(arguments, name) for name in names}
+    return run_server(WebConfig(**options, token=token, limits=limits, cors=tuple(arguments.cors)))
 
 
 def _demo_options(command: Parser) -> None:

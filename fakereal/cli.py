@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import platform
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -204,6 +205,15 @@ def parse_path(text: str) -> Path:
     """Argument type: a path; where nothing is there, but this program ships a file of that name, the shipped one."""
     path, shipped = Path(text), shipped_file(text)
     return shipped if shipped.is_file() and not path.exists() else path
+
+
+def parse_origin(text: str) -> str:
+    """Argument type: the origin of a website, as browsers send it: scheme, host and, where it is unusual, port."""
+    origin = text.lower().removesuffix("/")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]+)?", origin):
+        example = "expected the origin of one site, such as https://example.org or http://localhost:3000"
+        raise argparse.ArgumentTypeError(f"{example}, got {text!r}")
+    return origin
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -8,7 +8,17 @@ from conftest import ROOT
 
 import fakereal.__main__ as program
 from fakereal import __version__, runtime
-from fakereal.cli import Parser, exit_code, parse_count, parse_path, parse_setting, parse_share, parse_whole, run_cli
+from fakereal.cli import (
+    Parser,
+    exit_code,
+    parse_count,
+    parse_origin,
+    parse_path,
+    parse_setting,
+    parse_share,
+    parse_whole,
+    run_cli,
+)
 from fakereal.errors import ConfigError
 
 
@@ -169,3 +179,23 @@ def test_the_help_lists_every_command_by_the_first_line_of_its_text():
     for name, (_, run) in program.COMMANDS.items():
         assert name in text
         assert run.__doc__.splitlines()[0].split()[0] in text
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://example.org", "https://example.org"),
+        ("http://localhost:3000/", "http://localhost:3000"),
+        ("HTTPS://Example.org", "https://example.org"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_an_origin_is_taken_as_browsers_send_it(text, origin):
+    assert parse_origin(text) == origin
+
+
+@pytest.mark.parametrize("text", ["*", "null", "example.org", "https://example.org/app", "https://*.example.org", ""])
+def test_what_is_not_the_origin_of_one_site_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected the origin of one site, such as https://"):
+        parse_origin(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from flask import Flask, Response, g, make_response, request
 
@@ -16,6 +16,9 @@ from fakereal.web.service import Predictor
 
 OPEN_PATHS = ("/healthz", "/readyz", "/static/")
 """Paths that need no token: load balancers ask for the first two, and the rest is public."""
+
+API_PATH = "/api/"
+"""What pages of other sites may use, where they are allowed to."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -31,12 +34,13 @@ _HEADERS = {
 }
 
 
-def create_app(predictor: Predictor, token: str | None = None) -> Flask:
+def create_app(predictor: Predictor, token: str | None = None, origins: Collection[str] = ()) -> Flask:
     """Return the app.
 
     Args:
         predictor: a started predictor; stopping it is up to the caller.
         token: bearer token required on every request; None disables authentication.
+        origins: sites whose pages may use the JSON API, such as "https://example.org".
     """
     app = Flask(__name__)
     app.request_class = MemoryRequest
@@ -51,6 +55,8 @@ def create_app(predictor: Predictor, token: str | None = None) -> Flask:
     app.register_error_handler(Exception, _answer_error)
     _measure_requests(app, predictor)
     _add_headers(app)
+    if origins:
+        _allow_origins(app, origins)  # before the check of the token, which browsers don't send with a preflight
     if token is not None:
         app.before_request(_token_check(token))
     return app
@@ -96,6 +102,21 @@ def _add_headers(app: Flask) -> None:
             answer.headers.setdefault(name, value)
         if not request.path.startswith("/static/"):
             answer.headers.setdefault("Cache-Control", "no-store")  # answers hold people's images
+        return answer
+
+
+def _allow_origins(app: Flask, origins: Collection[str]) -> None:
+    """Let the pages of other sites use the API: answer preflights, and mark answers as readable for them (CORS)."""
+
+    @app.before_request
+    def answer_preflight() -> Response | None:
+        asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        return Response(status=204) if asked and request.path.startswith(API_PATH) else None
+
+    @app.after_request
+    def add(answer: Response) -> Response:
+        if request.path.startswith(API_PATH):
+            answer.headers.extend(http.cors_headers(request.headers.get("Origin"), origins))
         return answer
 
 

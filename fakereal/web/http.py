@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -27,6 +28,14 @@ FIELD = "image"
 RAW_TYPES = ("application/octet-stream", "image/")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+
+_CORS = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Expose-Headers": "Retry-After",
+    "Access-Control-Max-Age": "600",
+}
+"""For pages of other sites. Never with Access-Control-Allow-Credentials: they send the token themselves, or nothing."""
 
 _LONGEST_NAME = 255  # characters
 _OTHER_FIELDS = 8  # form fields allowed beside the files
@@ -116,6 +125,19 @@ def _clean_name(name: str | None) -> str:
     clean = "".join(letter for letter in (name or "").replace("\\", "/") if letter.isprintable())
     parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[-_LONGEST_NAME:]
+
+
+def cors_headers(origin: str | None, origins: Collection[str]) -> dict[str, str]:
+    """Return the header fields that let a page of another site read an answer (CORS).
+
+    Args:
+        origin: the field Origin of the request.
+        origins: the sites that are allowed; none: no fields.
+    """
+    if not origins:
+        return {}
+    allowed = {"Access-Control-Allow-Origin": origin, **_CORS} if origin in origins else {}
+    return {"Vary": "Origin", **allowed}
 
 
 def problem(status: int, title: str, detail: str, **extensions: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -61,6 +61,7 @@ class WebConfig:
     token: str | None = None  # bearer token required on every request; None disables authentication
     limits: Limits = field(default_factory=Limits)
     engine: str = "auto"  # one of cli.ENGINES, for the verdicts; heatmaps always come from Keras
+    cors: tuple[str, ...] = ()  # origins of other sites whose pages may use the JSON API
 
 
 def run_server(config: WebConfig) -> int:
@@ -88,7 +89,8 @@ def run_server(config: WebConfig) -> int:
     host, port = listening.getsockname()[:2]
     log(f"fakereal is at http://{f'[{host}]' if ':' in host else host}:{port}/ (press Ctrl-C to stop)")
     try:
-        return serve(create_app(predictor, config.token), listening, config.limits, predictor.draining)
+        app = create_app(predictor, config.token, config.cors)
+        return serve(app, listening, config.limits, predictor.draining, config.cors)
     finally:
         predictor.stop()
 
@@ -130,7 +132,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -> int:
+def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event, origins: Collection[str] = ()) -> int:
     """Serve a WSGI app until SIGTERM or Ctrl-C, then answer every accepted request; a second signal ends at once.
 
     Args:
@@ -138,12 +140,13 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event) -
         listening: a listening socket, closed at the end.
         limits: sizes and times of requests.
         draining: set when the server begins to shut down.
+        origins: sites whose pages may read what the server itself refuses; the app does the same for its answers.
 
     Returns:
         EXIT_OK after SIGTERM, EXIT_INTERRUPTED after Ctrl-C.
     """
     limit_malloc_arenas(_MALLOC_ARENAS)
-    server = _Server(app, listening, limits, draining)
+    server = _Server(app, listening, limits, draining, origins)
     signals = _Signals()
     try:
         # Its threads are daemons too: after a second signal, none of cheroot's keeps the process alive.
@@ -327,7 +330,8 @@ class _Request(HTTPRequest):
     def simple_response(self, status: str, msg: str = "") -> None:
         """Answer with problem details and end the connection."""
         code, _, title = str(status).partition(" ")
-        limits: Limits = self.server.limits
+        server: _Server = self.server
+        limits = server.limits
         if code == "413" and not self.ready and self.rfile.bytes_read > _HEADER_BYTES:
             code, title = "431", "Request Header Fields Too Large"
         details = {
@@ -340,12 +344,14 @@ class _Request(HTTPRequest):
         detail = details.get(code) or f"expected a valid HTTP/1.1 request, got {msg or title}"
         body = json.dumps(http.problem(int(code), title, detail)).encode()
         head = (
-            f"{self.server.protocol} {code} {title}\r\n"
+            f"{server.protocol} {code} {title}\r\n"
             f"Content-Type: {http.MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
             "X-Content-Type-Options: nosniff\r\nConnection: close\r\n"
         )
         if code == "503":
             head += f"Retry-After: {http.RETRY_AFTER_S}\r\n"
+        origin = self.inheaders.get(b"Origin", b"").decode("latin-1")
+        head += "".join(f"{name}: {value}\r\n" for name, value in http.cors_headers(origin, server.origins).items())
         self.close_connection = self.conn.refused = self.sent_headers = True
         self.conn.begin()
         with contextlib.suppress(OSError):  # the client is gone
@@ -394,7 +400,9 @@ class _Server(wsgi.Server):
 
     ConnectionClass = _Connection
 
-    def __init__(self, app: Any, listening: socket.socket, limits: Limits, draining: Event) -> None:
+    def __init__(
+        self, app: Any, listening: socket.socket, limits: Limits, draining: Event, origins: Collection[str]
+    ) -> None:
         super().__init__(
             listening.getsockname()[:2],
             app,
@@ -403,7 +411,7 @@ class _Server(wsgi.Server):
             request_queue_size=_BACKLOG,
             timeout=limits.body_timeout_s,
         )
-        self.limits, self.connections = limits, set[_Connection]()
+        self.limits, self.origins, self.connections = limits, origins, set[_Connection]()
         self.max_request_header_size = _HEADER_BYTES
         self.max_request_body_size = limits.request_bytes
         self.keep_alive_conn_limit = limits.connections // 2  # the other half is for those that send something

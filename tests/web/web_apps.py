@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +126,15 @@ def server(*command: object, before: Callable[[], None] | None = None, **environ
         process.stderr.close()
 
 
-def light_server(delay_s: float = 0.0, before: Callable[[], None] | None = None, **limits: object):
+def light_server(
+    delay_s: float = 0.0,
+    before: Callable[[], None] | None = None,
+    token: str = "",
+    origins: Sequence[str] = (),
+    **limits: object,
+):
     """Serves a network that needs no TensorFlow and thinks for so long about each batch: it starts in a second."""
-    return server(Path(__file__), json.dumps(limits), delay_s, before=before)
+    return server(Path(__file__), json.dumps(limits), delay_s, token, *origins, before=before)
 
 
 def _port(process: subprocess.Popen[str], patience_s: float = 300) -> int:
@@ -142,7 +148,7 @@ def _port(process: subprocess.Popen[str], patience_s: float = 300) -> int:
     raise AssertionError(f"the server did not start: {told}")
 
 
-def main(limits: str, delay_s: str) -> int:
+def main(limits: str, delay_s: str, token: str, *origins: str) -> int:
     """What `light_server` runs."""
     bounds = Limits(**json.loads(limits))
     network = Brightness()
@@ -151,7 +157,8 @@ def main(limits: str, delay_s: str) -> int:
         network.wait = lambda: time.sleep(float(delay_s))
         listening = listen("127.0.0.1", 0)
         print(f"is at http://127.0.0.1:{listening.getsockname()[1]}/", file=sys.stderr, flush=True)
-        return serve(create_app(found), listening, bounds, found.draining)
+        app = create_app(found, token or None, origins)
+        return serve(app, listening, bounds, found.draining, origins)
 
 
 if __name__ == "__main__":
