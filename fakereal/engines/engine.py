@@ -76,6 +76,11 @@ class OpenedNetwork:
         """The SHA-256 of the model file."""
         return self.file.sha256
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether the model file is an exported network, so that there is no Keras network to load."""
+        return self.file.path.suffix == EXPORTED_SUFFIX
+
     def load_detector(self) -> Detector:
         """Return the Keras network of the same file."""
         return self.file.load()

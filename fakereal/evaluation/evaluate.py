@@ -108,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
     """
     folder = config.output or _default_folder(config.model, config.data)
     opened = engines_engine.open_network(config.model, config.engine, config.foreign_model)
-    detector = opened.load_detector()
+    detector = Detector(None, opened.metadata) if opened.is_exported else opened.load_detector()
     log(opened.description)
     dataset = scan(config.data, Preprocessing(), config.rules)
     for line in skipped_lines(dataset):
@@ -306,7 +306,7 @@ def _model(detector: Detector) -> dict[str, Any]:
     return {
         "network": metadata.config.network.name,
         "weights": metadata.base_weights,
-        "parameters": int(detector.model.count_params()),
+        "parameters": None if detector.model is None else int(detector.model.count_params()),
         "image_size_px": metadata.preprocessing.image_size_px,
         "preprocessing": metadata.preprocessing.fingerprint,
     }

@@ -268,10 +268,13 @@ def _read(path: Path, preprocessing: Preprocessing) -> Image.Image | None:
         return None
 
 
-def _evidence(model: keras.Model, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
+def _evidence(model: keras.Model | None, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
     """Return the evidence (see `heatmap.Explanation`) for uint8 images (S, S, 3); None where it is not available."""
     if not images:
         return []
+    if model is None:
+        log("report.html has no heatmaps, which need the Keras file that the network was exported from")
+        return [None] * len(images)
     from fakereal.model.gradcam import GradCamExplainer
 
     try:

@@ -34,7 +34,7 @@ from fakereal.runtime import log, package_version
 class Detector:
     """A Keras network with its metadata."""
 
-    model: keras.Model
+    model: keras.Model | None  # None: an exported network, which only an engine runs
     metadata: Metadata
 
     def p_real(self, images: np.ndarray) -> np.ndarray:

@@ -18,10 +18,12 @@ from sklearn import metrics as sklearn_metrics
 import predict_and_save_json
 from fakereal import __main__ as door
 from fakereal import html
+from fakereal.cli import run_cli
 from fakereal.config import Config, NetworkConfig
 from fakereal.dataset.scan import scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
+from fakereal.engines.export import export_beside
 from fakereal.errors import DataError, ModelFileError
 from fakereal.evaluation import report
 from fakereal.evaluation.evaluate import (
@@ -104,6 +106,18 @@ def test_the_figures_are_those_of_scikit_learn(outcome):
         sklearn_metrics.average_precision_score(labels, p_fake), abs=1e-6
     )
     assert 0.5 < metrics["accuracy"] < 1.0
+
+
+def test_an_exported_network_gets_the_same_figures_without_heatmaps(model, data, outcome, tmp_path, capsys):
+    exported = shutil.copy(model, tmp_path / "dark.h5")
+    export_beside(Path(exported), model_file.load(model))
+    command = ["evaluate", str(tmp_path / "dark.tflite"), "--data", str(data), "--output", str(tmp_path / "report")]
+    assert run_cli(door.main, command) == 0
+    tree = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert (tree["metrics"], tree["resaves"]) == (outcome.tree["metrics"], outcome.tree["resaves"])
+    assert (tree["model"]["parameters"], tree["model"]["network"]) == (None, "cnn")
+    assert "report.html has no heatmaps" in capsys.readouterr().err
+    assert "None" not in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_every_figure_lies_in_its_interval(outcome):
