@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = argv
     if name in SCRIPTS:
         sys.argv[0] = f"{_program()} {name}"  # the name in the script's help
-        return import_module(SCRIPTS[name]).main(rest)
+        more = {"output": None} if name == "predict" else {}  # only the script writes a file that nobody named
+        return import_module(SCRIPTS[name]).main(rest, **more)
     if name not in COMMANDS:
         build_parser().error(_unknown_command(name))
     return COMMANDS[name][1](command_parser(name).parse_args(rest))

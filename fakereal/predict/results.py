@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice, tee, zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,7 +27,8 @@ from fakereal.provenance import AI_EDITED, AI_GENERATED, SIGNED_REASON
 from fakereal.runtime import one_line
 
 _CHUNK = 4096  # raw predictions that are decided together
-_MAX_SHOWN = 20  # failures on the screen; predictions.json holds all of them
+MAX_SHOWN = 20
+"""Images that the screen names one by one."""
 
 DetailsRow = dict[str, object]
 """Column -> text, number, None or, for `origin`, an object; all rows have the same columns, and no value is NaN."""
@@ -65,18 +69,21 @@ class ResultCounts:
     claim_ai: int = 0  # others whose files claim that AI made or edited them
     failed: int = 0
     failures: list[str] = field(default_factory=list)  # the first ones, name and reason
+    first: list[PredictionResult] = field(default_factory=list)  # at most MAX_SHOWN
 
     def count(self, results: Iterable[PredictionResult]) -> Iterator[PredictionResult]:
         """Count the results and yield them unchanged."""
         for result in results:
             self.total += 1
+            if len(self.first) < MAX_SHOWN:
+                self.first.append(result)
             self.uncertain += result.verdict == calibration.UNCERTAIN
             self.unstable += bool(result.flips)
             self.signed += result.reason == SIGNED_REASON
             self.claim_ai += result.reason != SIGNED_REASON and result.raw.origin.claim in (AI_GENERATED, AI_EDITED)
             if result.label is None:
                 self.failed += 1
-                if len(self.failures) < _MAX_SHOWN:
+                if len(self.failures) < MAX_SHOWN:
                     self.failures.append(f"{one_line(result.raw.item.name)}: {result.raw.error}")
             else:
                 self.labels[result.label] += 1
@@ -156,19 +163,22 @@ def details_of(result: PredictionResult, variants: Sequence[str] = ()) -> Detail
 
 
 def save(
-    results: Iterable[PredictionResult], output: Path, details_file: Path | None = None, variants: Sequence[str] = ()
+    results: Iterable[PredictionResult],
+    output: Path | None,
+    details_file: Path | None = None,
+    variants: Sequence[str] = (),
 ) -> ResultCounts:
     """Write predictions.json and, where asked for, the details, in one pass; each whole or not at all.
 
     Args:
         results: in the order of the document; taken one by one, so there may be any number of them.
-        output: predictions.json.
+        output: predictions.json; `-` for standard output, None to write only the details.
         details_file: its suffix is one of `DETAILS_SUFFIXES`.
         variants: see `details_of`.
     """
     counts = ResultCounts()
     with ExitStack() as files:
-        document = files.enter_context(open_atomic(output))
+        document = files.enter_context(_open_document(output))
         if details_file is None:
             document.writelines(_document(counts.count(results)))
             return counts
@@ -180,6 +190,12 @@ def save(
             document.write(piece)
             table.write(row)
     return counts
+
+
+def _open_document(output: Path | None) -> AbstractContextManager[BinaryIO]:
+    if output is None:
+        return open(os.devnull, "wb")
+    return nullcontext(sys.stdout.buffer) if str(output) == "-" else open_atomic(output)
 
 
 def _document(results: Iterable[PredictionResult]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,8 @@ from fakereal.cli import exit_code
 from fakereal.engines.engine import open_explainer, open_network
 from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
-from fakereal.files import remove_partial_files
-from fakereal.labels import FAKE, REAL
+from fakereal.files import display_path, relative_name, remove_partial_files
+from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.metadata import EXPORTED_SUFFIX, PRETRAINED, is_shipped
@@ -34,6 +34,7 @@ from fakereal.predict.journal import Header, Journal
 from fakereal.predict.pipeline import Overlays, RawPrediction, overlay_names
 from fakereal.predict.results import PredictionResult, ResultCounts, decide_all, save
 from fakereal.preprocessing import Preprocessing
+from fakereal.provenance import AI_EDITED, AI_GENERATED
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, one_line, progress_bar
 
 TRAINED_MODEL = Path("models/my_trained_model.h5")
@@ -43,6 +44,11 @@ DEFAULT_MODELS = (TRAINED_MODEL, PRETRAINED)
 """Where one is missing, the network that was exported beside it is taken."""
 
 DEFAULT_INPUTS = ("data/test",)
+
+STDOUT = Path("-")
+"""As --output: write the predictions to standard output."""
+
+_INPUTS_NAMED = 3  # in the summary: a shell makes thousands of `photos/*.jpg`
 
 MAX_BATCH_SIZE = 1024
 """150 MB of images at 224x224, and several times that inside the network."""
@@ -55,7 +61,7 @@ class PredictConfig:
     input: Sequence[str] = ()  # folders, images, patterns and archives; empty: the list, else DEFAULT_INPUTS
     list_file: Path | None = None  # of paths, "-" for standard input; see `sources.find_images`
     model: Path | None = None  # None: TRAINED_MODEL, else the shipped detector
-    output: Path = Path("predictions.json")
+    output: Path | None = Path("predictions.json")  # STDOUT: standard output; None: not written
     details: Path | None = None  # .json, .jsonl or .csv
     batch_size: int = 32  # images per batch
     threshold: float | None = None  # fake where the calibrated p_fake is at least this; None: the model's own
@@ -65,6 +71,7 @@ class PredictConfig:
     explain: Path | None = None  # folder for overlays that show the evidence for each label
     foreign_model: bool = False  # the model may be a plain Keras file of another program
     engine: str = "auto"  # one of cli.ENGINES
+    listed: bool = False  # print one line per image, for at most results.MAX_SHOWN, in place of the summary
     strict: bool = False  # exit code 1 where anything was left out
     ray: str | None = None  # address of a Ray cluster, see `ray.connect_ray`; None: predict in this process
 
@@ -72,6 +79,11 @@ class PredictConfig:
     def inputs(self) -> tuple[str, ...]:
         """The inputs, without the list."""
         return tuple(map(str, self.input)) or (DEFAULT_INPUTS if self.list_file is None else ())
+
+    @property
+    def output_file(self) -> Path | None:
+        """The file for the predictions, if there is one."""
+        return None if self.output == STDOUT else self.output
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -120,8 +132,8 @@ def prepare(config: PredictConfig) -> tuple[Listing, Predictor]:
     """Check the options, list the images and open the model; see `run`."""
     check_outputs(config)
     model = choose_model(config.model)
-    if not config.resume:
-        journals.refuse_unfinished(journals.path_for(config.output))
+    if not config.resume and config.output_file:
+        journals.refuse_unfinished(journals.path_for(config.output_file))
     listing = list_images(config.inputs, config.recursive, config.list_file)
     if config.explain is not None:
         check_readable_twice(listing)
@@ -146,7 +158,6 @@ def open_predictor(config: PredictConfig, listing: Listing, model: Path) -> Pred
 
 def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> int:
     """Predict a listing with a journal, write the results from it, and print the summary; see `run`."""
-    path = journals.path_for(config.output)
     header = {
         **predictor.identity,
         "batch size": config.batch_size,
@@ -154,8 +165,11 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
         **_overlay_header(config, predictor.decision),
         "folder of images": str(listing.root),
     }
-    with closing(journals.start(path, header, listing.items, config.resume)) as journal:
-        for written in (config.output, config.details):
+    with (
+        _journal_path(config.output_file) as path,
+        closing(journals.start(path, header, listing.items, config.resume)) as journal,
+    ):
+        for written in (config.output_file, config.details):
             if written is not None:
                 remove_partial_files(written.parent, written.name)
         try:
@@ -163,15 +177,46 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
             decided = predictor.decide(journal.predictions(), config)
             counts = save(decided, config.output, config.details, config.variants)
         except BaseException:
-            if len(journal):
+            if len(journal) and config.output_file:
                 done = f"{len(journal):,} of {len(listing.items):,} images"
                 log(f"{done} are finished and saved in {path}: pass --resume to continue")
             raise
         journal.remove()
-    print(summary(counts, config, predictor.worth))
+    _report(counts, config, listing, predictor.worth)
     if counts.failed == counts.total:
-        raise DataError(f"not one of {counts.total:,} images could be read: the lines above say why")
+        raise DataError("not a single image could be read: the lines above say why")
     return exit_code(counts.failed or listing.skipped_folders or listing.empty_inputs, config.strict)
+
+
+@contextmanager
+def _journal_path(output: Path | None) -> Iterator[Path]:
+    """Yield the path of the journal: beside the file for the predictions, or a temporary one."""
+    if output is not None:
+        yield journals.path_for(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="fakereal_") as folder:
+        yield Path(folder, "journal")
+
+
+def _report(counts: ResultCounts, config: PredictConfig, listing: Listing, worth: str | None) -> None:
+    """Print one line per image, or the summary; to stderr where the predictions themselves go to stdout."""
+    say = log if config.output == STDOUT else print
+    if not (config.listed and counts.total <= results.MAX_SHOWN):
+        say(summary(counts, config, worth))
+        return
+    for result in counts.first:
+        say(image_line(result, display_path(relative_name(listing.root / result.raw.item.name, Path.cwd()))))
+    for line in _closing_lines(config, worth):
+        log(line)
+
+
+def image_line(result: PredictionResult, name: str) -> str:
+    """Return the line for one image: verdict, label and confidence, name, and what its file claims or its error."""
+    if result.label is None:
+        return f"{'unreadable':<25}  {name}: {one_line(result.raw.error or '')}"
+    origin = result.raw.origin
+    claim = f" ({origin.as_json()['summary']})" if origin.claim in (AI_GENERATED, AI_EDITED) else ""
+    return f"{result.verdict:<10}  {NAMES[result.label]} {100 * result.confidence:5.1f} %  {name}{claim}"
 
 
 def _overlay_header(config: PredictConfig, decision: DecisionRule) -> Header:
@@ -255,8 +300,7 @@ def report_listing(listing: Listing) -> None:
 def summary(counts: ResultCounts, config: PredictConfig, worth: str | None = None) -> str:
     """Return the summary for stdout: counts, what could not be read and why, and where the results are."""
     predicted = counts.total - counts.failed
-    where = ", ".join([*config.inputs, *([_list_name(config.list_file)] if config.list_file else [])])
-    lines = [f"{counts.total:,} images in {where}"]
+    lines = [f"{counts.total:,} images in {_inputs_text(config)}"]
     rows = [("fake", counts.labels[FAKE]), ("real", counts.labels[REAL]), ("of these uncertain", counts.uncertain)]
     rows += [("of these unstable", counts.unstable)] if config.stability else []
     for name, count in rows:
@@ -271,11 +315,20 @@ def summary(counts: ResultCounts, config: PredictConfig, worth: str | None = Non
         lines += [f"    {failure}" for failure in counts.failures]
     if counts.failed > len(counts.failures):
         lines.append(f"    and {counts.failed - len(counts.failures):,} more, all listed in the file below")
-    lines += [f"what a verdict is worth: {worth}"] if worth else []
-    lines.append(f"predictions: {config.output}")
-    for name, path in (("details", config.details), ("explanations", config.explain)):
-        lines += [f"{name}: {path}"] if path else []
-    return "\n".join(lines)
+    return "\n".join([*lines, *_closing_lines(config, worth)])
+
+
+def _closing_lines(config: PredictConfig, worth: str | None) -> Iterator[str]:
+    if worth:
+        yield f"what a verdict is worth: {worth}"
+    written = {"predictions": config.output_file, "details": config.details, "explanations": config.explain}
+    yield from (f"{name}: {path}" for name, path in written.items() if path)
+
+
+def _inputs_text(config: PredictConfig) -> str:
+    names = [*config.inputs, *([_list_name(config.list_file)] if config.list_file else [])]
+    more = [f"{len(names) - _INPUTS_NAMED:,} more"] if len(names) > _INPUTS_NAMED else []
+    return ", ".join([*names[:_INPUTS_NAMED], *more])
 
 
 def _list_name(list_file: Path) -> str:
@@ -293,13 +346,16 @@ def check_outputs(config: PredictConfig) -> None:
         raise ConfigError(f"--batch-size: expected at most {MAX_BATCH_SIZE}, got {config.batch_size}")
     if config.stability > len(STABILITY_RESAVES):
         raise ConfigError(f"--stability: expected 1 to {len(STABILITY_RESAVES)} variants, got {config.stability}")
-    _check_output("--output", config.output, (".json",))
+    if config.output_file:
+        _check_output("--output", config.output_file, (".json",))
+    elif config.resume:
+        raise ConfigError("--resume: expected the --output of the run that was stopped, got none: add it")
     if config.explain is not None:
         _check_explain(config)
     if config.details is None:
         return
     _check_output("--details", config.details, results.DETAILS_SUFFIXES)
-    if config.details.resolve() == config.output.resolve():
+    if config.output_file and config.details.resolve() == config.output_file.resolve():
         raise ConfigError(f"--details and --output name the same file, {config.details}: name another one")
 
 

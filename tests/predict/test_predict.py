@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from prediction_sets import Brightness, predict
 
+import fakereal.__main__ as program
 import predict_and_save_json as door
 from fakereal.cli import run_cli
 from fakereal.errors import DataError, ModelFileError
@@ -393,6 +395,58 @@ def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(
     assert json.loads(Path("predictions.json").read_text())[0]["index"] == 1
 
 
+def command(*arguments) -> int:
+    return run_cli(program.main, ["predict", *map(str, arguments)])
+
+
+def test_the_command_prints_one_line_per_image_and_writes_no_file(tmp_path, model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    noise(tmp_path / "cat.png", 1)
+    noise(tmp_path / "more/dog.png", 2)
+    (tmp_path / "more/bad.png").write_bytes(b"broken")
+    before = sorted(tmp_path.rglob("*"))
+    assert command("cat.png", "more", "--model", model) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [re.fullmatch(r"(fake|real|uncertain) +(?:fake|real) +\d+\.\d %  (\S+)", lines[n])[2] for n in (0, 2)] == [
+        "cat.png",
+        "more/dog.png",
+    ]
+    assert lines[1].startswith("unreadable                 more/bad.png: ")
+    assert "predictions:" not in said.err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert command("cat.png", "more", "--model", model, "--strict", "--quiet") == 1
+    assert capsys.readouterr() == (said.out, "")
+    assert command("more/bad.png", "--model", model, "--quiet") == 2
+    assert capsys.readouterr().err == "error: not a single image could be read: the lines above say why\n"
+
+
+def test_beyond_20_images_the_command_prints_the_summary(tmp_path, model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paths = [noise(tmp_path / f"in/{number}.png", number) for number in range(21)]
+    assert command("in", "--model", model) == 0
+    assert capsys.readouterr().out.startswith("21 images in in\n  fake ")
+    assert command(*(path.relative_to(tmp_path) for path in paths), "--model", model) == 0
+    assert capsys.readouterr().out.startswith("21 images in in/0.png, in/1.png, in/2.png, 18 more\n")
+
+
+def test_the_command_writes_the_predictions_where_it_is_told_to(tmp_path, model, monkeypatch, capsysbinary):
+    monkeypatch.chdir(tmp_path)
+    noise(tmp_path / "1.png", 1)
+    assert command("1.png", "--model", model, "--output", "p.json") == 0
+    assert capsysbinary.readouterr().out.endswith(b" %  1.png\n")
+    assert command("1.png", "--model", model, "--output", "-") == 0
+    assert capsysbinary.readouterr().out == Path("p.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.png", "p.json"]
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "-"]])
+def test_a_run_without_a_file_cannot_be_resumed(output, tmp_path, model, capsys):
+    noise(tmp_path / "1.png", 1)
+    assert command(tmp_path / "1.png", "--model", model, "--resume", *output) == 2
+    assert "--resume: expected the --output of the run that was stopped" in capsys.readouterr().err
+
+
 def _mistakes(folder: Path):
     good = ["--input", folder / "in", "--model", folder / "model.h5"]
     yield ["--input", folder / "no", *good[2:]], "got nothing there: put images there"
@@ -403,8 +457,8 @@ def _mistakes(folder: Path):
     yield ["--input", folder / "empty", *good[2:]], "only 0 other files and 1 sub-folders: add --recursive"
     yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
     yield ["--input", folder / ("x" * 300), *good[2:]], "got File name too long"
-    yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5 or .keras), got nothing there"
-    yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5 or .keras), got a folder"
+    yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5, .keras or .tflite), got nothing there"
+    yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5, .keras or .tflite), got a folder"
     yield [*good, "--output", folder / "in"], "got the folder"
     yield [*good, "--output", folder / "in/1.png"], "expected a name ending in .json"
     yield [*good, "--output", folder / "model.h5/p.json"], "model.h5: Not a directory"
