@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,29 @@ def make_labeled_images(folder: Path, counts: dict[str, int], seed: int = 0) -> 
             array = np.clip(rng.normal(gray, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(array).save(folder / name / f"{number}.png")
     return folder
+
+
+@contextlib.contextmanager
+def as_a_user_without_rights(folder: Path) -> Iterator[None]:
+    """Run as a user without rights, even where the tests run as root; that user gets the folder."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that a user without rights can reach, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name).resolve()
 
 
 @pytest.fixture

@@ -397,9 +397,13 @@ def _balance_findings(audit: Audit) -> Iterator[Finding]:
         what = f"only {share:.1%} of the images are {rare}"
         advice = f"add {rare} images, or give each more weight: training.class_weights: true in a config file"
         yield Finding("rare_class", False, what, counts[rare], advice)
+    if counts[rare] < shortcuts.MIN_IMAGES:
+        what = f"{counts['fake']:,} fake and {counts['real']:,} real images are too few to judge anything by"
+        advice = "collect at least 50 of each class: a fifth of them is the test"
+        yield Finding("few_images", False, what, sum(counts.values()), advice)
     sources = audit.counts["by_source"]
     one_sided = {name: row for name, row in sources.items() if 0 in row.values()}
     if one_sided and len(sources) > 1:
         what = f"sources with one class only: {len(one_sided):,} of {len(sources):,} ({abbreviate(list(one_sided))})"
-        advice = "add images of the other class to them: what is peculiar to such a source can pass for fake or real"
+        advice = "collect both classes from one source: what is peculiar to a source can pass for fake or real"
         yield Finding("one_sided_sources", False, what, sum(sum(row.values()) for row in one_sided.values()), advice)

@@ -34,7 +34,7 @@ from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
 from fakereal.engines.formats import pad_batch
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import relative_name
-from fakereal.labels import FAKE, NAMES, REAL, label_of_folder
+from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import model_file, networks
 from fakereal.model.metrics import binary_log_loss, roc_auc
 from fakereal.model.weights import PRETRAINED
@@ -218,7 +218,7 @@ def _write_labels(dataset: Dataset, changed: Mapping[Path, int], folder: Path) -
     for record in dataset.records:
         if record.split != "test":
             label = changed.get(record.path, record.label)
-            entries[_class_folder(record.path, dataset.root, record.label)].append((record.path, label, None))
+            entries[record.class_folder or record.path.parent].append((record.path, label, None))
     for skipped in dataset.skipped:
         class_folder = next((parent for parent in skipped.path.parents if parent in entries), None)
         if skipped.failed and class_folder:
@@ -226,16 +226,9 @@ def _write_labels(dataset: Dataset, changed: Mapping[Path, int], folder: Path) -
     written = []
     for class_folder, rows in sorted(entries.items()):
         place = class_folder.relative_to(dataset.root)
-        written.append(folder / place.with_name(f"{place.name}.json"))
+        written.append(folder / place.parent / f"{place.name or class_folder.resolve().name}.json")
         predictions_json.write(written[-1], _predictions(rows, class_folder))
     return written
-
-
-def _class_folder(path: Path, root: Path, label: int) -> Path:
-    """Return the outermost folder whose name gives the label: it holds the whole class, sub-folders included."""
-    parts = path.relative_to(root).parts[:-1]
-    depth = next(depth for depth, name in enumerate(parts, start=1) if label_of_folder(name) == label)
-    return root.joinpath(*parts[:depth])
 
 
 def _predictions(
@@ -265,12 +258,18 @@ def separation_commands(
     def quoted(path: Path) -> str:
         return shlex.quote(str(path))
 
-    output, places = _output_folder(dataset.root), sorted({path.parent.relative_to(folder) for path in written})
+    whole = [path for path in written if not (dataset.root / path.relative_to(folder)).with_suffix("").is_dir()]
+    places = sorted({path.parent.relative_to(folder) for path in written if path not in whole})
+    output = _output_folder(dataset.root)
     decided = f" --decisions {quoted(decisions)}" if decisions else ""
     return [
         f"python image_separate.py {quoted(dataset.root / place)} --predictions {quoted(folder / place)}{decided}"
         f" --output {quoted(output / place)} --mode copy"
         for place in places
+    ] + [
+        f"python image_separate.py {quoted(dataset.root)} --pair {quoted(Path(f'.={path}'))}{decided}"
+        f" --output {quoted(output)} --mode copy"
+        for path in whole
     ]
 
 

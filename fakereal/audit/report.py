@@ -19,7 +19,7 @@ from fakereal.files import relative_name, write_atomic
 from fakereal.labels import NAMES
 
 _ACROSS = ("classes", "splits")
-_FEATURES_SHOWN = 5  # in the terminal
+_FEATURES_SHOWN, _SOURCES_SHOWN = 5, 15  # in the terminal
 _EXAMPLES, _CLUSTERS, _PER_CLUSTER, _PROBLEMS = 8, 12, 4, 12  # thumbnails on the page, each 5 KB
 _SUSPECTS, _SUSPECT_PX = 200, 480  # on the page to decide on, each up to 40 KB, since people enlarge them
 _FILES_LISTED = 100  # of each kind on the page; audit.json has all
@@ -48,9 +48,11 @@ def _counts_lines(audit: Audit) -> list[str]:
     classes = ", ".join(f"{count:,} {name} ({count / total:.1%})" for name, count in counts["by_class"].items())
     found = [f"{audit.dataset.root}: {total:,} images, {classes}"]
     for key, noun in (("by_split", "split"), ("by_source", "source")):
-        for name, row in counts[key].items():
+        for name, row in list(counts[key].items())[:_SOURCES_SHOWN]:
             share = sum(row.values()) / total
             found.append(f"  {noun} {name or '(none)'}: {row['fake']:,} fake, {row['real']:,} real ({share:.1%})")
+        if len(counts[key]) > _SOURCES_SHOWN:
+            found.append(f"  and {len(counts[key]) - _SOURCES_SHOWN:,} more {noun}s (audit.json lists all)")
     for key in ("formats", "sizes"):
         parts = (f"{name} {_list_counts(counts[key][name])}" for name in NAMES)
         found.append(f"  {key}: {'; '.join(parts)}")

@@ -77,6 +77,7 @@ class Unused:
 
     reason: str
     failed: bool = True  # False: the user said so
+    state: str = "not used"  # in the table
 
 
 def read_layout(counts: Mapping[Parts, int], rules: LabelRules, where: str) -> dict[Parts, Place | Unused]:
@@ -262,7 +263,7 @@ class _Tree:
         if not named:
             return self._without_label(folder, path)
         if len({self.labels[each] for each in named}) > 1:
-            self.questions["both"][folder] += self.counts[folder]
+            self.questions["classes"][folder] += self.counts[folder]
         return Place(self.labels[named[0]], "", self._split(folder, path), named[0])
 
     def _without_label(self, folder: Parts, path: Sequence[Parts]) -> Unused:
@@ -271,8 +272,7 @@ class _Tree:
         if not named:
             return Unused("not in a class folder" + (f", but directly in {folder[-1]}/" if folder else ""))
         asked = next((each for each in named if self.counts.get(each)), named[-1])
-        unclear = any(self.names[each].unclear_class or self.names[each].label is not None for each in named)
-        self.questions["either" if unclear else "unknown"][asked] += self.counts[folder]
+        self.questions["class"][asked] += self.counts[folder]
         return Unused("in a folder that names no class")
 
     def _split(self, folder: Parts, path: Sequence[Parts]) -> str | None:
@@ -313,15 +313,18 @@ class _Tree:
     def message(self) -> str:
         """Return the questions in one line, with the options that answer them."""
         clauses = [
-            f"{self._folders_text(asked)} {_QUESTIONS[kind][0 if len(self._grouped(asked)) == 1 else 1]}"
-            for kind, asked in sorted(self.questions.items())
+            text[len(self._grouped(self.questions[kind])) > 1].format(self._folders_text(self.questions[kind]))
+            for kind, text in _QUESTIONS.items()
+            if kind in self.questions
         ]
-        classes = [name for kind in _CLASS_QUESTIONS for name in self._grouped(self.questions.get(kind, Counter()))]
-        splits = [name for kind in ("split", "splits") for name in self._grouped(self.questions.get(kind, Counter()))]
+        classes, splits = (
+            [name for kind in kinds for name in self._grouped(self.questions.get(kind, Counter()))]
+            for kinds in (("class", "classes"), ("split", "splits"))
+        )
         options = [_CLASS_HINT.format(name) for name in classes[:2]] + [_SPLIT_HINT.format(name) for name in splits[:2]]
-        labels = ", or --labels FILE.csv" if classes and self.rules.labels_file is None else ""
-        more = ", ..." if len(classes) > 2 or len(splits) > 2 else ""
-        return f"{'; '.join(clauses)}: add {', '.join(options)}{more}{labels}"
+        more = " ..." if len(classes) > 2 or len(splits) > 2 else ""
+        file = ", or give --labels FILE.csv" if classes and self.rules.labels_file is None else ""
+        return f"{'; '.join(clauses)}: say it with {' '.join(options)}{more}{file}"
 
     def _folders_text(self, asked: Counter[Parts]) -> str:
         noun = "row" if self.rules.labels_file else "image"
@@ -340,13 +343,12 @@ class _Tree:
 
 
 _QUESTIONS = {
-    "unknown": ("names no class that is known", "name no class that is known"),
-    "either": ("could mean either class", "could mean either class"),
-    "both": ("lies in folders of both classes", "lie in folders of both classes"),
-    "split": ("may be a split", "may be splits"),
-    "splits": ("lies in folders of several splits", "lie in folders of several splits"),
+    "class": ("can't tell whether {} is fake or real", "can't tell whether {} are fake or real"),
+    "classes": ("{} is in a fake and in a real folder", "{} are in a fake and in a real folder"),
+    "split": ("can't tell which split {} is", "can't tell which splits {} are"),
+    "splits": ("{} is in folders of several splits", "{} are in folders of several splits"),
 }
-_CLASS_QUESTIONS = ("either", "both", "unknown")
+"""By kind: what is said of one folder and of several."""
 
 
 def _path(folder: Parts) -> list[Parts]:
@@ -431,7 +433,7 @@ def _sources_text(sources: set[str]) -> str:
 
 def _by_source(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
     if isinstance(place, Unused):
-        return _folder_text(folder), _NOT_USED, _NONE
+        return _folder_text(folder), place.state, _NONE
     inside = folder[len(place.folder) :]
     below = next((depth for depth, name in enumerate(inside, start=1) if name == place.source), 0)
     return _folder_text(folder[: len(place.folder) + below]), *_class_and_split(place)
@@ -451,11 +453,8 @@ def _by_name(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
 
 def _by_class(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
     if isinstance(place, Unused):
-        return "(others)", _NOT_USED, _NONE
+        return "(others)", place.state, _NONE
     return "(all)", *_class_and_split(place)
-
-
-_NOT_USED = "not used"
 
 
 def _folder_text(folder: Parts) -> str:

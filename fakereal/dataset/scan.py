@@ -29,6 +29,7 @@ NO_RULES = LabelRules()
 PREDICTION_ENDINGS = ("_preds.json", "_predictions.json")
 """Of the files that predict the images of the folder beside them, see `fakereal.separation.pairing`."""
 
+_UNREADABLE = "unreadable folder"
 _NAMED = 3  # names in an abbreviated list
 
 
@@ -44,6 +45,7 @@ class Record:
     split: str | None  # the given split "train" | "val" | "test", or None
     shorter_px: int = 0  # the shorter side of the image as stored
     thumbnail: bytes = field(default=b"", repr=False)  # gray, 16 rows of 16 pixels; b"": none
+    class_folder: Path | None = None  # the folder that gives the label, or that the image lies in
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES)
         raise DataError(f"{root}: {state}; expected a folder with {known_folder_names()}: check the path")
     wanted, skipped = _find(root, rules)
     records: list[Record] = []
-    for item in parallel_map(lambda each: _read(*each, preprocessing), wanted, "reading images"):
+    for item in parallel_map(lambda each: _read(*each, root, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
     _check_both_classes(dataset)
@@ -113,8 +115,10 @@ def _find(root: Path, rules: LabelRules) -> tuple[list[tuple[Path, Place]], list
         else:
             images[path.relative_to(root).parts[:-1]].append(path)
     places = _places(root, images, [item.path for item in skipped], rules)
-    if places:
-        found = Counter((path.relative_to(root).parts[:-1], place) for path, place in places)
+    found = dict(Counter((path.relative_to(root).parts[:-1], place) for path, place in places))
+    unreadable = [item for item in skipped if item.reason.startswith(_UNREADABLE)]
+    found |= {(item.path.relative_to(root).parts, Unused(item.reason, state="unreadable")): 0 for item in unreadable}
+    if found:
         log("\n".join(table_lines(str(root), found)))
     skipped += [Skipped(path, place.reason, place.failed) for path, place in places if isinstance(place, Unused)]
     return [(path, place) for path, place in places if isinstance(place, Place)], skipped
@@ -163,7 +167,7 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
     """Yield every file; links to folders are followed, to each folder once."""
 
     def refuse(folder: str, error: OSError) -> None:
-        skipped.append(Skipped(Path(folder), f"unreadable folder: {error.strerror}"))
+        skipped.append(Skipped(Path(folder), f"{_UNREADABLE}: {error.strerror}"))
 
     for entry, entered in walk(root, refuse, follow_links=True):
         if not is_folder(entry):
@@ -181,7 +185,7 @@ def _why_no_image(path: Path) -> str:
     return ""
 
 
-def _read(path: Path, place: Place, preprocessing: Preprocessing) -> Record | Skipped:
+def _read(path: Path, place: Place, root: Path, preprocessing: Preprocessing) -> Record | Skipped:
     try:
         data = read_bytes(path)
         image, info = preprocessing.read_with_info(data)
@@ -196,6 +200,7 @@ def _read(path: Path, place: Place, preprocessing: Preprocessing) -> Record | Sk
         split=place.split,
         shorter_px=min(info.width_px, info.height_px),
         thumbnail=thumbnail_of(image),
+        class_folder=root.joinpath(*place.folder),
     )
 
 

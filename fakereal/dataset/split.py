@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,21 @@ from fakereal.dataset.near_duplicates import Cluster, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, scan, skipped_lines
 from fakereal.errors import ConfigError, DataError
 from fakereal.files import relative_name, write_atomic
-from fakereal.labels import NAMES, SPLITS, label_of_name
+from fakereal.labels import FAKE, NAMES, REAL, SPLITS, label_of_name
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log
 
 COLUMNS = ("path", "sha256", "label", "source", "split", "reason")
 """Columns of the manifest, a CSV file."""
 
+MIN_TESTED = 10
+"""Test images of each class; fewer say next to nothing about a detector."""
+
+UNEQUAL = 10
+"""So many times as many images of one class as of the other are worth a warning."""
+
 _LEFT_OUT = "left_out"
+_SOURCES_LISTED = 15
 
 
 @dataclass(frozen=True)
@@ -252,15 +259,55 @@ def summary(split: Split) -> list[str]:
     """Return lines for people: images per split, class and source, and those left out, with the reasons."""
     total = sum(len(getattr(split, name)) for name in SPLITS)
     lines = [_counts_line(name, getattr(split, name), total) for name in SPLITS]
-    sources = sorted({record.source for name in SPLITS for record in getattr(split, name)})
-    if sources != [""]:
-        for source in sources:
-            lines.append(f"  {source or '(no source)'}: " + ", ".join(_source_part(split, source)))
+    lines += _source_lines(split)
     reasons = defaultdict(list)
     for item in split.left_out:
         reasons[item.reason].append(str(item.record.path))
     lines += [f"left out {len(paths)}: {reason} ({abbreviate(paths)})" for reason, paths in reasons.items()]
     return lines + _near_lines(split)
+
+
+def _source_lines(split: Split) -> list[str]:
+    """Return the images per source, split and class, the largest sources first; no line where there are no sources."""
+    counts: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
+    for name in SPLITS:
+        for record in getattr(split, name):
+            counts[record.source][name, record.label] += 1
+    if counts.keys() <= {""}:
+        return []
+    largest = sorted(counts, key=lambda source: (-counts[source].total(), source))
+    lines = []
+    for source in sorted(largest[:_SOURCES_LISTED]):
+        of = counts[source]
+        parts = (f"{name} {of[name, FAKE]:,} fake {of[name, REAL]:,} real" for name in SPLITS)
+        lines.append(f"  {source or '(no source)'}: {', '.join(parts)}")
+    rest = largest[_SOURCES_LISTED:]
+    images = sum(counts[source].total() for source in rest)
+    return [*lines, f"  {len(rest):,} more sources: {images:,} images"] if rest else lines
+
+
+def warnings(split: Split, weighted: bool) -> list[str]:
+    """Return a line where the classes are too unequal to train on as they are, and where the test is too small.
+
+    Args:
+        split: the images.
+        weighted: whether the training weights the classes.
+    """
+    lines = []
+    fake, real = class_counts(record for name in SPLITS for record in getattr(split, name))
+    rare, ratio = NAMES[fake > real], max(fake, real) / min(fake, real)
+    if ratio >= UNEQUAL and not weighted:
+        lines.append(
+            f"warning: {fake:,} fake and {real:,} real images (1:{ratio:.0f}): the detector will hardly find the {rare}"
+            f" ones; add {rare} images, or set training.class_weights: true in a file for --config"
+        )
+    fake, real = class_counts(split.test)
+    if min(fake, real) < MIN_TESTED:
+        lines.append(
+            f"warning: {fake:,} fake and {real:,} real test images are too few to judge a detector: even if all"
+            f" {MIN_TESTED} of {MIN_TESTED} were right, the 95 % interval would be 72 to 100 %"
+        )
+    return lines
 
 
 def _near_lines(split: Split) -> list[str]:
@@ -292,11 +339,6 @@ def _counts_line(name: str, records: tuple[Record, ...], total: int) -> str:
     )
 
 
-def _source_part(split: Split, source: str) -> list[str]:
-    counts = {name: class_counts(r for r in getattr(split, name) if r.source == source) for name in SPLITS}
-    return [f"{name} {fake:,} fake {real:,} real" for name, (fake, real) in counts.items()]
-
-
 def scan_and_split(config: Config) -> tuple[Dataset, Split]:
     """Scan and split the images that a configuration names, and log what was found.
 
@@ -313,7 +355,7 @@ def scan_and_split(config: Config) -> tuple[Dataset, Split]:
         split = read_manifest(Path(config.data.split_file), dataset)
     else:
         split = split_dataset(dataset, config.seed, config.data.shares)
-    for line in [*skipped_lines(dataset), *summary(split)]:
+    for line in [*skipped_lines(dataset), *summary(split), *warnings(split, config.training.class_weights)]:
         log(line)
     return dataset, split
 

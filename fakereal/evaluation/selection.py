@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fakereal.dataset.neutralize import NOTE
 from fakereal.dataset.scan import Dataset, Record
-from fakereal.dataset.split import fingerprint
+from fakereal.dataset.split import MIN_TESTED, fingerprint
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.runtime import log
@@ -51,6 +51,8 @@ def select(dataset: Dataset, split: str, model: Path, trained_on: str | None, se
     skipped = sum(item.failed for item in dataset.skipped) + ambiguous
     if skipped:
         notes.append(f"Left out: {skipped:,} files that are unreadable or labeled both fake and real.")
+    if min(counts) < MIN_TESTED:
+        notes.append(f"Only {counts[FAKE]:,} fake and {counts[REAL]:,} real images: too few to judge the detector.")
     return Selection(tuple(records), description, tuple(notes), skipped)
 
 

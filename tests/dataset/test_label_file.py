@@ -82,8 +82,8 @@ def test_a_file_of_labels_is_read(read, text, rules, expected):
 
 
 REFUSED = {
-    "digits": ("id,label\n1,0\n2,1\n", {}, "0 (1 row), 1 (1 row) name no class that is known: add --class 0=fake"),
-    "three classes": ("id,label\n1,fake\n2,real\n3,edited\n", {}, "edited (1 row) could mean either class"),
+    "digits": ("id,label\n1,0\n2,1\n", {}, "whether 0 (1 row), 1 (1 row) are fake or real: say it with --class 0="),
+    "three classes": ("id,label\n1,fake\n2,real\n3,edited\n", {}, "can't tell whether edited (1 row) is fake or real"),
     "no label": ("id,score\n1,0.3\n", {}, "expected columns with a path (path, image, filename, id ...) and a label"),
     "nothing": ("", {}, "got an empty file"),
     "two labels": ("id,label\n1,fake\n1,real\n", {}, "lines 2 and 3 label 1 differently"),
@@ -117,5 +117,5 @@ def test_the_folders_give_the_split_where_the_file_has_none(read):
     images = ("train_set/1.png", "train_set/2.png", "test_set/3.png")
     text = "id,label\n1,fake\n2,real\n3,real\n"
     assert read(text, images=images) == "fake train | real train | real test"
-    with pytest.raises(DataError, match=r"holdout .* may be a split: add --split-folder holdout"):
+    with pytest.raises(DataError, match=r"which split holdout .* is: say it with --split-folder holdout"):
         read(text, images=("train/1.png", "train/2.png", "holdout/3.png"))

@@ -138,45 +138,75 @@ def test_a_known_layout_is_read(folders, expected):
 
 ASKED = {
     # folders -> what the line says
-    "digits": ("0 1", "0 (7 images), 1 (7 images) name no class that is known: add --class 0=fake|real|skip"),
-    "digits in splits": ("train/0 train/1 test/0 test/1", "0 (14 images), 1 (14 images) name no class that is known"),
-    "unknown words": ("cats dogs", "cats (7 images), dogs (7 images) name no class"),
-    "photos below a generator": ("real fake midjourney/photos", "midjourney/photos (7 images) could mean either class"),
-    "photos beside fake and real": ("fake real photos", "photos (7 images) could mean either class"),
-    "human below a generator": ("real fake stylegan2/human", "stylegan2/human (7 images) could mean either class"),
-    "people below a generator": ("ai nature biggan/people", "biggan/people (7 images) could mean either class"),
-    "Real-ESRGAN beside reals": ("real fake Real-ESRGAN", "Real-ESRGAN (7 images) could mean either class"),
-    "Real-ESRGAN beside fakes": ("fake Real-ESRGAN/x4", "Real-ESRGAN/x4 (7 images) could mean either class"),
-    "RealESRGAN in CamelCase": ("fake RealESRGAN", "RealESRGAN (7 images) could mean either class"),
-    "realistic_vision": ("fake real realistic_vision", "realistic_vision (7 images) names no class"),
-    "unreal": ("fake real unreal", "unreal (7 images) names no class"),
-    "un-real": ("fake real un-real", "un-real (7 images) could mean either class"),
-    "photo-real": ("fake real photo-real", "photo-real (7 images) could mean either class"),
-    "real_estate": ("fake real_estate", "real_estate (7 images) could mean either class"),
-    "a generator as third class": ("real midjourney sdxl", "midjourney (7 images), sdxl (7 images) name no class"),
-    "a third class": ("real fake edited", "edited (7 images) could mean either class"),
-    "two words for reals": ("ai photos camera", "photos (7 images), camera (7 images) could mean either class"),
-    "both words in one name": ("fake real real_and_fake", "real_and_fake (7 images) could mean either class"),
-    "human_ai": ("human_ai real", "human_ai (7 images) could mean either class"),
-    "human_generated": ("ai human_generated", "human_generated (7 images) could mean either class"),
-    "ai-detection": ("ai-detection real", "ai-detection (7 images) could mean either class"),
-    "real in fake": ("fake/real fake/old real", "fake/real (7 images) lies in folders of both classes"),
-    "ground truth": ("Au Tp Groundtruth", "Groundtruth (7 images) names no class"),
-    "a third folder": ("fake real elsewhere", "elsewhere (7 images) names no class"),
+    "digits": (
+        "0 1",
+        "can't tell whether 0 (7 images), 1 (7 images) are fake or real: say it with --class 0=fake|real|skip",
+    ),
+    "digits in splits": (
+        "train/0 train/1 test/0 test/1",
+        "can't tell whether 0 (14 images), 1 (14 images) are fake or real",
+    ),
+    "unknown words": ("cats dogs", "can't tell whether cats (7 images), dogs (7 images) are fake or real"),
+    "photos below a generator": (
+        "real fake midjourney/photos",
+        "can't tell whether midjourney/photos (7 images) is fake or real",
+    ),
+    "photos beside fake and real": ("fake real photos", "can't tell whether photos (7 images) is fake or real"),
+    "human below a generator": (
+        "real fake stylegan2/human",
+        "can't tell whether stylegan2/human (7 images) is fake or real",
+    ),
+    "people below a generator": (
+        "ai nature biggan/people",
+        "can't tell whether biggan/people (7 images) is fake or real",
+    ),
+    "Real-ESRGAN beside reals": ("real fake Real-ESRGAN", "can't tell whether Real-ESRGAN (7 images) is fake or real"),
+    "Real-ESRGAN beside fakes": ("fake Real-ESRGAN/x4", "can't tell whether Real-ESRGAN/x4 (7 images) is fake or real"),
+    "RealESRGAN in CamelCase": ("fake RealESRGAN", "can't tell whether RealESRGAN (7 images) is fake or real"),
+    "realistic_vision": (
+        "fake real realistic_vision",
+        "can't tell whether realistic_vision (7 images) is fake or real",
+    ),
+    "unreal": ("fake real unreal", "can't tell whether unreal (7 images) is fake or real"),
+    "un-real": ("fake real un-real", "can't tell whether un-real (7 images) is fake or real"),
+    "photo-real": ("fake real photo-real", "can't tell whether photo-real (7 images) is fake or real"),
+    "real_estate": ("fake real_estate", "can't tell whether real_estate (7 images) is fake or real"),
+    "a generator as third class": (
+        "real midjourney sdxl",
+        "can't tell whether midjourney (7 images), sdxl (7 images) are fake or real",
+    ),
+    "a third class": ("real fake edited", "can't tell whether edited (7 images) is fake or real"),
+    "two words for reals": (
+        "ai photos camera",
+        "can't tell whether photos (7 images), camera (7 images) are fake or real",
+    ),
+    "both words in one name": (
+        "fake real real_and_fake",
+        "can't tell whether real_and_fake (7 images) is fake or real",
+    ),
+    "human_ai": ("human_ai real", "can't tell whether human_ai (7 images) is fake or real"),
+    "human_generated": ("ai human_generated", "can't tell whether human_generated (7 images) is fake or real"),
+    "ai-detection": ("ai-detection real", "can't tell whether ai-detection (7 images) is fake or real"),
+    "real in fake": ("fake/real fake/old real", "fake/real (7 images) is in a fake and in a real folder"),
+    "ground truth": ("Au Tp Groundtruth", "can't tell whether Groundtruth (7 images) is fake or real"),
+    "a third folder": ("fake real elsewhere", "can't tell whether elsewhere (7 images) is fake or real"),
     "unknown split": (
         "train/fake train/real holdout/fake holdout/real",
-        "holdout (14 images) may be a split: add --split-folder holdout=train|val|test|skip",
+        "can't tell which split holdout (14 images) is: say it with --split-folder holdout=train|val|test|skip",
     ),
-    "a split with another word": ("train/fake train/real test_hard/fake", "test_hard (7 images) may be a split"),
-    "train_val": ("train_val/fake train_val/real test/fake", "train_val (14 images) may be a split"),
-    "two splits": ("train/fake/test train/real", "train/fake/test (7 images) lies in folders of several splits"),
+    "a split with another word": (
+        "train/fake train/real test_hard/fake",
+        "can't tell which split test_hard (7 images) is",
+    ),
+    "train_val": ("train_val/fake train_val/real test/fake", "can't tell which split train_val (14 images) is"),
+    "two splits": ("train/fake/test train/real", "train/fake/test (7 images) is in folders of several splits"),
     "splits in an unknown folder": (
         "cats/train cats/test dogs/train",
-        "cats (14 images), dogs (7 images) name no class",
+        "can't tell whether cats (14 images), dogs (7 images) are fake or real",
     ),
     "unlabeled folder below splits": (
         "train/fake train/real test/1 test/2",
-        "test/1 (7 images), test/2 (7 images) name no class",
+        "can't tell whether test/1 (7 images), test/2 (7 images) are fake or real",
     ),
 }
 
@@ -244,7 +274,7 @@ def test_what_the_user_says_settles_it(folders, rules, expected):
 
 def test_a_name_that_is_mapped_against_the_class_around_it_is_asked_about():
     line = asked("real/photos midjourney/photos fake", classes=("photos=fake",))
-    assert "real/photos (7 images) lies in folders of both classes" in line
+    assert "real/photos (7 images) is in a fake and in a real folder" in line
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import as_a_user_without_rights
 from heic_images import PLAIN
 from PIL import Image
 
@@ -129,10 +130,44 @@ def test_the_class_table_is_logged_before_any_image_is_read(make_folder, capsys)
     ]
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
+def test_an_unreadable_folder_is_named_as_unreadable(open_folder, make_image, capsys):
+    for name in ("fake/1.png", "real/1.png", "real/closed/2.png"):
+        make_image(open_folder / name, len(name))
+    with as_a_user_without_rights(open_folder):
+        (open_folder / "real/closed").chmod(0)
+        dataset = scan(open_folder, SMALL)
+        (open_folder / "real/closed").chmod(0o755)
+    assert [(item.path.name, item.reason) for item in dataset.skipped] == [
+        ("closed", "unreadable folder: Permission denied")
+    ]
+    rows = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert ["real/closed/", "unreadable", "-", "-", "0"] in rows
+
+
+def test_labels_of_a_file_take_the_place_of_class_folders(make_folder, capsys):
+    root = make_folder({"images": 4, "test_set": 2})
+    rows = ["image,label", "images/1.png,ai", "images/2.png,human", "images/3.png,ai", "test_set/1.png,human"]
+    (root / "labels.csv").write_text("\n".join(rows))
+    dataset = scan(root, SMALL, LabelRules(labels_file=root / "labels.csv"))
+    found = {name: (record.label, record.split) for name, record in by_name(dataset).items()}
+    assert found == {
+        "images/1.png": (FAKE, None),
+        "images/2.png": (REAL, None),
+        "images/3.png": (FAKE, None),
+        "test_set/1.png": (REAL, "test"),
+    }
+    assert reasons(dataset)["images/4.png"] == "no label in labels.csv"
+    rows = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert ["images/", "fake", "-", "-", "2"] in rows
+
+
 def test_an_unclear_folder_is_refused_before_any_image_is_read(make_folder):
     root = make_folder({"fake": 1, "real": 1, "midjourney/photos": 2})
     (root / "midjourney/photos/1.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"midjourney/photos \(2 images\) could mean either class: add --class midj"):
+    with pytest.raises(
+        DataError, match=r"whether midjourney/photos \(2 images\) is fake or real: say it with --class midj"
+    ):
         scan(root, SMALL)
     dataset = scan(root, SMALL, LabelRules(classes=("midjourney/photos=fake",)))
     assert [record.source for record in dataset.records] == ["", "midjourney", ""]
@@ -192,7 +227,7 @@ def test_a_link_to_nothing_and_a_pipe_are_skipped(make_folder):
     [
         ({}, "no files: put images into class folders"),
         ({"real": 2}, "0 fake and 2 real images: add a folder of fake images"),
-        ({"cats": 2}, "cats (2 images) names no class that is known: add --class cats=fake|real|skip"),
+        ({"cats": 2}, "can't tell whether cats (2 images) is fake or real: say it with --class cats=fake|real|skip"),
     ],
 )
 def test_a_folder_without_both_classes_is_one_clear_line(make_folder, tmp_path, folders, found):

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import as_a_user_without_rights
 from separation_sets import (
     entry_for,
     folder_of_three,
@@ -130,29 +130,6 @@ def test_two_names_of_one_file_are_separated_and_undone_one_by_one(source, outpu
     assert len(separated(output)) == 3
     separate("--undo", journal_in(output))
     assert tree(source) == before
-
-
-@contextlib.contextmanager
-def as_a_user_without_rights(folder: Path):
-    """Run as a user without rights, even where the tests run as root; that user gets the folder."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that a user without rights can reach, which pytest's own is not."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name).resolve()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions work otherwise here")
