@@ -302,7 +302,7 @@ class _Tree:
         for folder in path:
             if folder in self.labels:
                 break
-            if folder[:-1] in self._holding_splits:
+            if folder[:-1] in self._holding_splits and not is_neutral(folder[-1]):
                 return folder
         return None
 

@@ -132,6 +132,19 @@ def test_file_names_alone_are_a_note_and_no_shortcut(make_image, tmp_path):
     assert [(finding.kind, finding.serious) for finding in audit.findings(audited)] == [("file_names", False)]
 
 
+def test_options_about_folders_are_taken(make_folder, tmp_path, capsys):
+    root = make_folder({"0": 6, "1": 6, "masks": 1})
+    assert main(["audit", str(root), "--class", "0=real", "--class", "1=fake", "--class", "masks=skip"]) == 0
+    shown = capsys.readouterr()
+    assert "12 images, 6 fake (50.0%), 6 real (50.0%)" in shown.out
+    assert "6 fake and 6 real images are too few to judge anything by" in shown.out
+    assert ["1/", "fake", "-", "-", "6"] in [line.split() for line in shown.err.splitlines()]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,is_fake\n" + "".join(f"{a}/{n}.png,{a}\n" for a in (0, 1) for n in range(1, 7)))
+    assert main(["audit", str(root), "--labels", str(labels)]) == 0
+    assert "12 images, 6 fake (50.0%), 6 real (50.0%)" in capsys.readouterr().out
+
+
 def test_counts_say_class_split_and_source(make_folder):
     folders = {
         f"{source}/{split}/{name}": 6 for source in "ab" for split in ("train", "test") for name in ("fake", "real")

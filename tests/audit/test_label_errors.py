@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import keras
@@ -7,8 +8,10 @@ import pytest
 from PIL import Image
 from separation_sets import separate, separated
 
+import image_separate
 from fakereal.audit import label_errors
 from fakereal.config import Config, NetworkConfig
+from fakereal.dataset.layout import LabelRules
 from fakereal.dataset.scan import scan
 from fakereal.errors import DataError
 from fakereal.model import model_file, networks
@@ -121,7 +124,7 @@ def bright_and_dark(root: Path, folders: dict[str, int], count=14, wrong=(3,)):
     """Fill class folders with dark (label 0) and bright images; those numbered `wrong` are of the other kind."""
     rng = np.random.default_rng(0)
     for folder, label in folders.items():
-        (root / folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(1, count + 1):
             bright = label != (number in wrong)
             pixels = rng.integers(150, 250, (8, 8, 3)) if bright else rng.integers(0, 100, (8, 8, 3))
@@ -207,6 +210,22 @@ def test_a_class_folder_below_sources_has_its_json_at_the_same_place(tmp_path):
         "b/1_fake.json",
     ]
     assert len(label_errors.separation_commands(written, dataset, tmp_path)) == 2
+
+
+def test_folders_that_the_user_mapped_and_labels_of_a_file_can_be_separated_too(tmp_path):
+    root = bright_and_dark(tmp_path / "set", {"cats": 0, "dogs": 1}, count=2)
+    dataset = scan(root, Preprocessing(32), LabelRules(classes=("cats=fake", "dogs=real")))
+    written = label_errors.write_predictions(no_suspects(dataset), dataset, tmp_path / "mapped")
+    assert [path.name for path in written] == ["cats.json", "dogs.json"]
+
+    flat = bright_and_dark(tmp_path / "flat", {".": 0}, count=4)
+    (tmp_path / "labels.csv").write_text("id,label\n1,fake\n2,real\n3,real\n4,real\n")
+    dataset = scan(flat, Preprocessing(32), LabelRules(labels_file=tmp_path / "labels.csv"))
+    written = label_errors.write_predictions(no_suspects(dataset), dataset, tmp_path / "listed")
+    (command,) = label_errors.separation_commands(written, dataset, tmp_path / "listed")
+    options = shlex.split(command)[2:]
+    assert image_separate.main([*options[:-3], str(tmp_path / "clean"), *options[-2:]]) == 0
+    assert len(separated(tmp_path / "clean")) == 4
 
 
 def test_a_report_lists_the_suspects_by_name(tmp_path):

@@ -105,6 +105,10 @@ KNOWN = {
     "the same word in both names": ("fake_shoes real_shoes", "fake | real"),
     "the hackathon set": ("fake_cifake_images real_cifake_images test", "fake | real | -"),
     "a test without classes": ("set/fake set/real set/test set", "fake | real | - | -"),
+    "a test beside all others": (
+        "images/fake images/real test_set/fake test_set/real",
+        "fake images | real images | fake test | real test",
+    ),
     "numbers": ("fake1 fake2 real1", "fake | fake | real"),
     "a digit in front says nothing": ("0_fake 1_real", "fake | real"),
     "140k real and fake faces": (

@@ -8,8 +8,17 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from fakereal.config import as_dict, load
 from fakereal.dataset.scan import Dataset, Record, scan
-from fakereal.dataset.split import SPLITS, read_manifest, split_dataset, summary, write_manifest
+from fakereal.dataset.split import (
+    SPLITS,
+    read_manifest,
+    scan_and_split,
+    split_dataset,
+    summary,
+    warnings,
+    write_manifest,
+)
 from fakereal.errors import ConfigError, DataError
 from fakereal.labels import FAKE, REAL
 from fakereal.preprocessing import Preprocessing
@@ -328,3 +337,48 @@ def test_cifakes_378_test_fakes_that_also_train_are_left_out(data_dir):
     assert names == {f"test/FAKE/{name}" for name in listed["test_FAKE_pixel_identical_to_train_FAKE"]}
     assert len(names) == 378
     assert (len(split.train) + len(split.val), len(split.test)) == (100_000, 20_000 - 378)
+
+
+def test_options_about_folders_decide_what_is_trained_on_and_are_kept_in_the_configuration(make_folder, capsys):
+    root = make_folder({"train/0": 9, "train/1": 9, "dev/0": 3, "dev/1": 3, "unseen/0": 4, "unseen/1": 4})
+    flags = {"data.path": str(root), "data.classes": ["0=real", "1=fake"], "data.split_folders": ["unseen=test"]}
+    config = load(None, flags)
+    _, split = scan_and_split(config)
+    assert [len(getattr(split, name)) for name in SPLITS] == [18, 6, 8]
+    assert {item.label for item in split.test if "/0/" in item.path.as_posix()} == {REAL}
+    assert as_dict(config)["data"]["classes"] == ["0=real", "1=fake"]
+    shown = capsys.readouterr().err
+    assert shown.index("which folder counts as what") < shown.index("train ")
+    with pytest.raises(DataError, match=r"whether 0 \(16 images\), 1 \(16 images\) are fake or real"):
+        scan_and_split(load(None, {"data.path": str(root)}))
+
+
+def unequal(root, fake, real):
+    records = [record(root, f"{number:04}", int(number >= fake), f"content {number}") for number in range(fake + real)]
+    return split_dataset(Dataset(root, tuple(records), ()), seed=0)
+
+
+def test_classes_of_1_to_50_are_a_warning_that_names_the_weights(tmp_path):
+    split = unequal(tmp_path, 100, 5000)
+    (line,) = warnings(split, weighted=False)
+    assert line.startswith("warning: 100 fake and 5,000 real images (1:50): the detector will hardly find the fake")
+    assert "training.class_weights: true" in line
+    assert warnings(split, weighted=True) == warnings(unequal(tmp_path, 500, 500), weighted=False) == []
+
+
+def test_twelve_images_are_said_to_be_too_few_to_judge(tmp_path):
+    names = [(split, number) for split in SPLITS for number in range(4)]
+    records = [record(tmp_path, f"{split}{number}", number % 2, f"{split} {number}", split) for split, number in names]
+    split = split_dataset(Dataset(tmp_path, tuple(records), ()), seed=0)
+    (line,) = warnings(split, weighted=False)
+    assert line.startswith("warning: 2 fake and 2 real test images are too few to judge a detector")
+
+
+def test_many_sources_take_few_lines(tmp_path):
+    records = [
+        record(tmp_path, f"{number:04}", number % 2, f"content {number}", source=f"source {number % 40:02}")
+        for number in range(1000)
+    ]
+    lines = summary(split_dataset(Dataset(tmp_path, tuple(records), ()), seed=0))
+    assert lines[-1] == "  25 more sources: 625 images"
+    assert len(lines) == 3 + 15 + 1
