@@ -21,12 +21,13 @@ from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.files import display_path, locked_folders, sha256_of
 from fakereal.labels import NAMES
 from fakereal.prediction_files import Problem, Rules, read
+from fakereal.prediction_rows import listed
 from fakereal.preprocessing import IMAGE_SIZE_PX
 from fakereal.runtime import deferred_interrupts, interrupt_requested, log, parallel_map, progress_bar
 from fakereal.separation import journal as journals
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
 from fakereal.separation.matching import ImageIndex, Matching, match
-from fakereal.separation.pairing import Folder, list_images, pair_folders
+from fakereal.separation.pairing import Folder, Pairing, list_images, pair_folders
 from fakereal.separation.transfer import SkippedFile
 from fakereal.separation.voting import (
     Ballot,
@@ -208,8 +209,9 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
     """
     pairing = pair_folders(options.source, options.output, options.predictions, options.pairs, options.skip)
     if not options.decisions and not any(folder.experiments for folder in pairing.folders):
-        raise DataError(_nothing_paired(options, pairing.folders))
+        raise DataError(pairing.problems[0] if pairing.problems else _nothing_paired(options, pairing))
     plan = Plan(pairing.folders, skipped=list(pairing.skipped), problems=list(map(Problem, pairing.problems)))
+    plan.notes += pairing.notes
     plan.experiments = experiments_of(pairing.folders, options.weights, options.rules.index_shifts)
     separated = _separated(earlier, {folder.path for folder in pairing.folders})
     images = {folder.path: _images_of(folder, separated.get(folder.path, {}), options, plan) for folder in plan.folders}
@@ -223,12 +225,13 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
     return plan
 
 
-def _nothing_paired(options: Options, folders: Sequence[Folder]) -> str:
-    names = ", ".join(display_path(folder.path.name) + "/" for folder in folders[:5]) or "no sub-folder"
+def _nothing_paired(options: Options, pairing: Pairing) -> str:
+    names = ", ".join(display_path(folder.path.name) + "/" for folder in pairing.folders[:5]) or "no sub-folder"
+    others = listed(display_path(file.name) for file in pairing.unused)
     return (
-        f"{display_path(options.source)}: expected sub-folders with prediction JSONs, such as X/ with X.json,"
-        f" X_preds.json or X_predictions.json, got {names} and no JSON for any: name the JSONs with --predictions or"
-        " --pair"
+        f"{display_path(options.source)}: expected sub-folders with prediction files, such as X/ with X.json,"
+        f" X_preds.json or X_predictions.json, got {names} and no file for any: name the files with --predictions or"
+        " --pair FOLDER=FILE" + (f" (found without a folder: {others})" if others else "")
     )
 
 

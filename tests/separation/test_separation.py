@@ -69,7 +69,7 @@ def test_a_pair_of_missing_names_is_one_line_and_exit_code_2(source, output, cap
 def test_folders_without_any_predictions_are_exit_code_2_and_nothing_is_made(source, output, capsys):
     write_image(source / "x" / "1.png")
     assert separate(source, "--output", output) == 2
-    assert "expected sub-folders with prediction JSONs" in capsys.readouterr().err
+    assert "expected sub-folders with prediction files" in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -101,7 +101,7 @@ def test_a_json_that_matches_no_folder_is_listed(source, output, capsys):
     folder_of_three(source)
     predictions(source / "typo_preds.json", "real")
     assert separate(source, "--output", output) == 1
-    assert "typo_preds.json: matches no sub-folder" in capsys.readouterr().out
+    assert "typo_preds.json: matches no folder" in capsys.readouterr().out
 
 
 def test_files_without_a_number_and_in_folders_within_are_found_by_their_path(source, output):
