@@ -89,6 +89,11 @@ class ImageIndex:
         return frozenset(number for image in self.images if (number := _number_of(image.name)) is not None)
 
 
+def match_exactly(document: Document, index: ImageIndex) -> Matching:
+    """Return which entry means which image, for documents whose names are known to be right."""
+    return _matching(document, index, [(item, *_find_exact(item.key, index)) for item in document.predictions])
+
+
 def match(document: Document, index: ImageIndex, name: str, shift: int | None = None) -> Matching:
     """Return which entry means which image.
 
@@ -104,6 +109,17 @@ def match(document: Document, index: ImageIndex, name: str, shift: int | None = 
     _check_shift(document, index, name, shift)
     shared = len(_shared_folders([_parts(item.image)[:-1] for item in document.predictions if item.image]))
     found = [(item, *_find(_shifted(item.key, shift or 0), index, shared)) for item in document.predictions]
+    return _matching(document, index, found)
+
+
+def _matching(document: Document, index: ImageIndex, found: Sequence[tuple[Prediction, list[Path], bool]]) -> Matching:
+    """Return the entries that mean one image, and that no other means in another way.
+
+    Args:
+        document: the predictions.
+        index: the images.
+        found: each prediction with the images that it may mean, and whether they have the exact name.
+    """
     keys: dict[Path, set[Key]] = {}
     for item, images, _ in found:
         for image in images:
@@ -119,6 +135,10 @@ def match(document: Document, index: ImageIndex, name: str, shift: int | None = 
     return Matching(tuple(matches), tuple(problems), ambiguous)
 
 
+def _find_exact(key: Key, index: ImageIndex) -> tuple[list[Path], bool]:
+    return index.exact.get(_composed(key) if isinstance(key, str) else key, []), True
+
+
 def _find(key: Key, index: ImageIndex, shared: int) -> tuple[list[Path], bool]:
     """Return the images that a key may mean, and whether it is their exact name.
 
@@ -127,9 +147,9 @@ def _find(key: Key, index: ImageIndex, shared: int) -> tuple[list[Path], bool]:
         index: the images.
         shared: number of leading folders that all names of the document share; they may be unknown here.
     """
-    exact = index.exact.get(_composed(key) if isinstance(key, str) else key)
-    if exact or isinstance(key, int):
-        return exact or [], True
+    exact = _find_exact(key, index)
+    if exact[0] or isinstance(key, int):
+        return exact
     parts = _parts(key)
     own = [
         n for n, part in enumerate(parts[:-1], start=1) if part.casefold() == _composed(index.folder.name).casefold()

@@ -21,7 +21,7 @@ from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.prediction_files import Document, Problem
 from fakereal.prediction_rows import listed
 from fakereal.runtime import log
-from fakereal.separation.matching import ImageIndex, Matching, match
+from fakereal.separation.matching import ImageIndex, Matching, match_exactly
 from fakereal.separation.pairing import Folder
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ def human_decisions(
     ballots = {image: Ballot() for image in images}
     name = display_path(document.path.name)
     document = _relative_to(source, document, set(images))
-    matching = match(document, ImageIndex(source, tuple(images)), name)
+    matching = match_exactly(document, ImageIndex(source, tuple(images)))
     cast_votes(matching, Experiment(document.path, name, name), ballots)
     decided = {}
     for image, ballot in ballots.items():

@@ -248,6 +248,13 @@ def test_names_of_another_folder_are_not_taken_for_this_one(source, output):
     assert separated(output) == {f"fake_images/x__{number}.png" for number in (1, 2, 3)}
 
 
+def test_a_decision_of_a_person_means_the_image_of_that_very_name(source, output, tmp_path):
+    images(source / "x", (1, 2), ".jpg")
+    decisions = predictions(tmp_path / "decisions.json", **{"x/1.png": "fake", "x/2.jpg": "real", "x/0.jpg": "fake"})
+    assert run(source, output, "--decisions", decisions) == 1
+    assert separated(output) == {"real_images/x__2.jpg"}
+
+
 # Indices that count from another number than the files
 
 
