@@ -1,6 +1,7 @@
 """Prediction files as people have them: where they lie, what they are called, and which entry means which image."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -378,3 +379,129 @@ def test_columns_may_be_named(source, output):
     (source / "x.csv").write_text("pic,answer\n1.png,fake\n2.png,real\n3.png,fake\n")
     assert run(source, output, "--columns", "pic,answer") == 0
     assert separated(output) == ALL_THREE
+
+
+# The hackathon set as it is, and as others might have it
+
+
+def written(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def as_mapping(path, entries):
+    written(path, {f"{index}.png": label for index, label in entries})
+
+
+def as_table(path, entries):
+    path.unlink()
+    rows = "".join(f"data/{index}.png,{label.title()}\n" for index, label in entries)
+    written(path.with_suffix(".csv"), "Image,Label\n" + rows)
+
+
+def as_upper_case(path, entries):
+    path.unlink()
+    written(path.with_suffix(".JSON"), [{"INDEX": str(i), "PREDICTION": label.upper()} for i, label in entries])
+
+
+def as_wrapped(path, entries):
+    written(path, {"model": "net", "predictions": [{"file": f"{i}.PNG", "class": label} for i, label in entries]})
+
+
+def as_lines(path, entries):
+    path.unlink()
+    written(path.with_suffix(".jsonl"), "\n".join(json.dumps({"id": i, "verdict": label}) for i, label in entries))
+
+
+def as_lists(path, entries):
+    written(path, {label: [f"{i}.jpg" for i, other in entries if other == label] for label in ("fake", "real")})
+
+
+def as_numbers(path, entries):
+    written(path, {i: ("fake", "real").index(label) for i, label in entries})
+
+
+def as_probabilities(path, entries):
+    written(path, [{"index": i, "p_fake": 0.9 if label == "fake" else 0.2} for i, label in entries])
+
+
+def from_zero(path, entries):
+    written(path, [{"index": i - 1, "prediction": label} for i, label in entries])
+
+
+def one_level_up(path, entries):
+    shutil.move(path, path.parent.parent / path.name)
+
+
+def inside(path, entries):
+    shutil.move(path, path.parent / path.name.replace("_preds.json", "_images") / "predictions.json")
+
+
+def as_second_copy(path, entries):
+    shutil.move(path, path.with_name(f"{path.stem} (1).json"))
+
+
+def in_a_doubled_folder(path, entries):
+    folder = path.parent / path.name.replace("_preds.json", "_images")
+    outer = folder.with_name(f"{folder.name}-2025")
+    outer.mkdir()
+    folder.rename(outer / folder.name)
+
+
+LAYOUTS = {
+    as_mapping: (),
+    as_table: (),
+    as_upper_case: (),
+    as_wrapped: (),
+    as_lines: (),
+    as_lists: (),
+    as_numbers: ("--labels-as", "0=fake,1=real"),
+    as_probabilities: ("--threshold", "p_fake=0.5"),
+    from_zero: ("--index-shift", "fake_cifake_preds=1", "--index-shift", "real_cifake_preds=1"),
+    one_level_up: (),
+    inside: (),
+    as_second_copy: (),
+    in_a_doubled_folder: (),
+}
+"""Each changes one prediction file of the set, and needs these options."""
+
+
+@pytest.fixture
+def hackathon(data_dir, tmp_path):
+    """A copy of the set whose images are hard links, and the expected result."""
+    source = tmp_path / "set" / "hackathon"
+    shutil.copytree(data_dir("hackathon"), source, copy_function=os.link)
+    expected = set()
+    for name in ("fake_cifake", "real_cifake"):
+        path = source / f"{name}_preds.json"
+        content = json.loads(path.read_text())
+        path.unlink()  # the link, not the original
+        path.write_text(json.dumps(content))
+        expected |= {f"{each['prediction']}_images/{name}_images__{each['index']}.png" for each in content}
+    return source, expected
+
+
+def separated_names(output) -> set[str]:
+    return {f"{path.parent.name}/{path.name}" for path in output.glob("*_images/*")}
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_the_hackathon_set_gives_the_same_result_in_every_layout(hackathon, output, layout):
+    source, expected = hackathon
+    for path in sorted(source.glob("*_preds.json")):
+        layout(path, [(entry["index"], entry["prediction"]) for entry in json.loads(path.read_text())])
+    if LAYOUTS[layout]:
+        assert run(source, output, "--mode", "link", "--no-check") == 2
+        assert not output.exists()
+    run(source, output, "--mode", "link", "--no-check", *LAYOUTS[layout])
+    assert separated_names(output) == expected
+    assert len(expected) == 2000
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_hackathon_set_in_a_doubled_folder_gives_the_same_result(hackathon, output):
+    source, expected = hackathon
+    run(source.parent, output, "--mode", "link", "--no-check")
+    assert separated_names(output) == expected
