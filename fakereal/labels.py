@@ -22,7 +22,10 @@ _CERTAIN = {
     " deepfake deepfakes".split(),
     REAL: "real reals genuine authentic".split(),
 }
-"""These name a class wherever they stand. All fake ones also do with any other word beside them: `AI_baroque`."""
+"""These name a class wherever they stand. The fake ones do with unknown words behind them, too: `AI_baroque`."""
+
+_CERTAIN_LAST = {"fake", "fakes", "deepfake", "deepfakes"}
+"""These also with unknown words before them: `midjourney_fake`, but not `user_generated`."""
 
 _BESIDE = {
     FAKE: "faceswap faceswaps swapped swap edited altered photoshopped spliced forgery artificial cgi tp gan gans"
@@ -41,8 +44,14 @@ _SPLIT_OF_WORD = {
     **dict.fromkeys("test testing tests testset".split(), "test"),
     **dict.fromkeys("eval evaluation".split(), EVALUATION),
 }
+_HELD_OUT = {"holdout", "heldout", "held", "unseen", "ood"}
+"""These may name a split of its own, and are asked about."""
+
 _NEGATIONS = {"non", "not", "no"}
-_UNDECIDED = set("or vs versus and mixed both detection detector detect classification classifier unknown".split())
+_UNDECIDED = set(
+    "or vs versus and mixed both detection detector detect classification classifier unknown without free before after"
+    " pre post anti".split()
+)
 """With one of these beside it, a class word names no class: `real_vs_fake`, `ai-detection`."""
 
 _NEUTRAL = set(
@@ -94,6 +103,7 @@ def read_folder_name(name: str) -> FolderName:
     named = _read_class(words)
     alone = named.label is None and not named.unclear_class
     unclear = len(splits) > 1 or bool(splits and alone and not _NEUTRAL.issuperset(words))
+    unclear = unclear or not _HELD_OUT.isdisjoint(words)
     split = splits.pop() if splits and not unclear else None
     return FolderName(named.label, named.certain, named.words, named.rest, split, named.unclear_class, unclear)
 
@@ -116,6 +126,8 @@ def _read_class(words: list[str]) -> FolderName:
     if (found[FAKE] and found[REAL]) or rest & (_UNDECIDED | _NEGATIONS) or _is_style(words):
         return FolderName(unclear_class=True)
     label = FAKE if found[FAKE] else REAL
+    if rest and label == FAKE and not (words[0] in _CERTAIN[FAKE] or words[-1] in _CERTAIN_LAST):
+        return FolderName(unclear_class=True)
     if rest and not certain[label]:
         return FolderName(unclear_class=True)
     is_certain = bool(certain[label]) and (label == FAKE or not rest)

@@ -147,6 +147,7 @@ class _Tree:
         self.given_split = self._given("--split-folder", self.rules.split_folders, (*SPLITS, _SKIP))
         self.splits = self._read_splits()
         self.below: dict[Parts, set[int]] = defaultdict(set)  # labels of the class folders in a folder
+        self.surely_below: dict[Parts, set[int]] = defaultdict(set)  # of those whose names are certain
         self.labels = self._read_labels()
         self._apply_patterns()
 
@@ -218,6 +219,8 @@ class _Tree:
                 labels[folder] = label
                 for depth in range(1, len(folder)):
                     self.below[folder[:depth]].add(label)
+                    if self.names[folder].certain or folder in self.given_class:
+                        self.surely_below[folder[:depth]].add(label)
         return labels
 
     def _above(self, folder: Parts) -> Parts:
@@ -249,8 +252,10 @@ class _Tree:
         return self.given_class.get(folder, _SKIP) != _SKIP
 
     def _holds_both(self, folder: Parts) -> bool:
-        """Whether a folder holds folders of both classes, and so is a source, unless it is called just fake or real."""
-        return len(self.below[folder]) == 2 and not self.names[folder].is_plain
+        """Whether a folder holds folders of both classes, and so is a source: never one called just fake or real."""
+        name = self.names[folder]
+        below = self.surely_below if name.certain else self.below
+        return len(below[folder]) == 2 and not name.is_plain
 
     def place(self, folder: Parts) -> Place | Unused:
         """Return what one folder's images are; where that is unclear, note the question."""

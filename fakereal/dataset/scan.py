@@ -169,7 +169,10 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
     def refuse(folder: str, error: OSError) -> None:
         skipped.append(Skipped(Path(folder), f"{_UNREADABLE}: {error.strerror}"))
 
-    for entry, entered in walk(root, refuse, follow_links=True):
+    def pass_over(path: str) -> None:
+        skipped.append(Skipped(Path(path), "hidden, or left behind by a system", failed=False))
+
+    for entry, entered in walk(root, refuse, follow_links=True, on_hidden=pass_over):
         if not is_folder(entry):
             yield Path(entry.path)
         elif not entered:

@@ -113,7 +113,9 @@ def test_hidden_folders_and_what_systems_leave_behind_are_passed_over(make_folde
         (root / name).write_bytes(b"x")
     dataset = scan(root, SMALL)
     assert set(by_name(dataset)) == {"fake/1.png", "real/1.png"}
-    assert dataset.skipped == ()
+    assert skipped_lines(dataset) == [
+        "skipped 8: hidden, or left behind by a system (.DS_Store, .ipynb_checkpoints, __MACOSX, and 5 more)"
+    ]
 
 
 def test_the_class_table_is_logged_before_any_image_is_read(make_folder, capsys):
