@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fakereal.cli import ENGINES, STABILITY_RESAVES, Parser, parse_count, parse_path, parse_share, run_cli
+from fakereal.model import foreign
 
 OUTPUT = Path("predictions.json")
 """The default of --output; the command `fakereal predict` has none."""
@@ -45,7 +46,7 @@ def parser(output: Path | None) -> Parser:
     add("--explain", type=Path, metavar="DIR", help="folder for heatmaps of the evidence for each label")
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
     add("--engine", choices=ENGINES, default="auto", help="inference engine; auto: the fastest that matches Keras")
-    add("--foreign-model", action="store_true", help="accept a plain Keras file of another program as the model")
+    foreign.add_options(options)
     options.add_common_options()
     return options
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from fakereal import __version__, cli
 from fakereal.cli import EXIT_OK, Parser, exit_code
 from fakereal.errors import ConfigError, DataError
+from fakereal.model import foreign
 from fakereal.runtime import log, start_keras
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 SCRIPTS = {"separate": "image_separate", "train": "train_model", "predict": "predict_and_save_json"}
 """Commands that are the same as a script, which parses its own options."""
 
-_FOREIGN_MODEL_HELP = "accept a plain Keras file that another program saved"
 _MODEL_HELP = "the model file (default: models/my_trained_model.h5, else the shipped detector)"
 _ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
 
@@ -176,7 +176,7 @@ def _evaluate_options(command: Parser) -> None:
     add("--resave-images", type=cli.parse_whole, metavar="N", help=resave_help)
     add("--batch-size", type=cli.parse_count, default=32, metavar="N", help="images per network call")
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
-    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+    foreign.add_options(command)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
@@ -264,25 +264,27 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _export_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
-    format_help = "of the result: .tflite, .onnx, or .xml with .bin"
+    format_help = "of the result: .tflite, .onnx, .xml with .bin, or a model file of Keras (.keras, .h5)"
     add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
     add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
     add("--int8", action="store_true", help="8-bit integers: a third of the size, calibrated and tested on --data")
     data_help = "labeled images for --int8: half of them calibrate it, half test it"
     add("--data", type=Path, metavar="DIR", help=data_help)
-    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+    foreign.add_options(command)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """Write a detector as LiteRT, ONNX or OpenVINO file, to run it without TensorFlow.
+    """Write a detector as LiteRT, ONNX or OpenVINO file, to run it without TensorFlow; or as a model file.
 
     Examples:
       python -m fakereal export models/pretrained.h5 --format litert
       python -m fakereal export models/my_trained_model.h5 --format onnx --output detector.onnx
       python -m fakereal export models/my_trained_model.h5 --format openvino --int8 --data data/clean
+      python -m fakereal export theirs.h5 --format keras --foreign-output p_fake --foreign-scale 0-1
 
     The result is compared with the model first, and written only where it gives the same answers. Beside it, FILE.json
-    describes the input, the output and how a label is made of it. onnx and openvino need requirements-export.txt.
+    describes the input, the output and how a label is made of it. onnx and openvino need requirements-export.txt. With
+    --format keras, the result is a model file that needs no --foreign options any more.
     """
     from fakereal.engines.export import ExportConfig, run
     from fakereal.predict.run import choose_model, log_model
@@ -295,7 +297,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 def _web_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
-    add("--foreign-model", action="store_true", help=_FOREIGN_MODEL_HELP)
+    foreign.add_options(command)
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
     add("--port", type=int, default=8000, metavar="N", help="0: any free one")
@@ -325,7 +327,7 @@ def run_web(arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
     )
     token = arguments.token or os.environ.get("FAKEREAL_TOKEN") or None
-    names = ("model", "foreign_model", "host", "port", "engine")
+    names = ("model", "foreign", "host", "port", "engine")
     options = {name: getattr(arguments, name) for name in names}
     return run_server(WebConfig(**options, token=token, limits=limits, cors=tuple(arguments.cors)))
 

@@ -26,8 +26,8 @@ ENGINES = ("auto", "keras", "litert", "openvino")
 STABILITY_RESAVES = ("jpeg90", "jpeg70", "jpeg50", "scale0.5", "blur1")
 """What `--stability N` takes the first N of, see `fakereal.model.resaves`."""
 
-EXPORT_FORMATS = ("litert", "onnx", "openvino")
-"""Values of `export --format`, see `fakereal.engines.formats`."""
+EXPORT_FORMATS = ("litert", "onnx", "openvino", "keras")
+"""Values of `export --format`, see `fakereal.engines.export`."""
 
 
 def exit_code(left_out: object, strict: bool) -> int:

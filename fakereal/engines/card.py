@@ -174,7 +174,7 @@ def make_card(
             " calibrated_p_fake = 1 - 1 / (1 + exp(-log(p / (1 - p)) / temperature));"
             " fake where calibrated_p_fake is at least threshold; uncertain where it lies inside the band",
         },
-        "network": metadata.config.network.name,
+        "network": metadata.network,
         "gate": {"words": gate.description, **gate.figures},
         "self_test": {
             "meaning": "p_real of the images that fakereal.engines.parity.synthetic_images makes",

@@ -7,6 +7,7 @@ that, prediction imports no TensorFlow.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from fakereal.engines.formats import LITERT, RUNTIMES, ConvertedNetwork, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import EngineRefused
 from fakereal.files import sha256_of
+from fakereal.model.foreign import ForeignModel
 from fakereal.model.heatmap import Explainer, Explanation
-from fakereal.model.metadata import EXPORTED_SUFFIX, FOREIGN_NOTE, Metadata, check_suffix, of_foreign, read_own
+from fakereal.model.metadata import EXPORTED_SUFFIX, Metadata, check_suffix, of_foreign, read_own
 from fakereal.runtime import capture_output, log, one_line, package_version, start_keras
 
 if TYPE_CHECKING:
@@ -45,10 +47,18 @@ class ModelFile:
     """A model file: metadata and hash are read once, the Keras network is loaded when it is first needed."""
 
     path: Path
-    metadata: Metadata | None  # None: a plain Keras file of another program
+    metadata: Metadata | None  # None: a Keras file of another program
     sha256: str  # of the file's content
     detector: Detector | None = None
     exported: ExportedModel | None = None  # the same network, ready for LiteRT
+    foreign: ForeignModel | None = None  # how a file of another program is used
+
+    @property
+    def key(self) -> str:
+        """A hash of what the network computes."""
+        if self.metadata is not None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256} {self.foreign.key}".encode()).hexdigest()
 
     def load(self) -> Detector:
         """Return the Keras network; ModelFileError where the file is an exported network."""
@@ -57,7 +67,7 @@ class ModelFile:
             start_keras()
             from fakereal.model import model_file
 
-            self.detector = model_file.load_network(self.path, self.metadata)
+            self.detector = model_file.load_network(self.path, self.metadata, self.foreign)
         return self.detector
 
 
@@ -80,6 +90,11 @@ class OpenedNetwork:
     def is_exported(self) -> bool:
         """Whether the model file is an exported network, so that there is no Keras network to load."""
         return self.file.path.suffix == EXPORTED_SUFFIX
+
+    @property
+    def identity(self) -> str:
+        """What the outputs depend on: the file, and how one of another program is used."""
+        return self.file.sha256 if self.file.metadata else f"{self.file.sha256} {self.file.foreign.key}"
 
     def load_detector(self) -> Detector:
         """Return the Keras network of the same file."""
@@ -105,7 +120,7 @@ class ConvertedExplainer:
 def open_network(
     model: Path,
     wanted: str = AUTO,
-    foreign: bool = False,
+    foreign: ForeignModel | None = None,
     threads: int | None = None,
     detector: Detector | None = None,
     cache: Path | None = None,
@@ -116,7 +131,7 @@ def open_network(
         model: the model file.
         wanted: one of `cli.ENGINES`. `auto` takes the first of FAST that is available and passes the comparison
             with Keras, else Keras.
-        foreign: also accept a plain Keras file of another program.
+        foreign: also accept a Keras file of another program, used as this says.
         threads: for a converted network, see `ConvertedNetwork`; Keras chooses its own number.
         detector: the network in the file, if it is already loaded.
         cache: folder of converted networks; None: the user's.
@@ -131,7 +146,7 @@ def open_network(
             raise EngineRefused(f"--engine {wanted}: {model} is an exported network, which only LiteRT runs")
         return _open_exported(file, threads)
     if file.metadata is None:
-        log(FOREIGN_NOTE)
+        log(foreign.note)
     if wanted == AUTO and has_gpu():
         return _open_keras(file, ["a GPU is available"])
     reasons = []
@@ -145,15 +160,15 @@ def open_network(
     return _open_keras(file, reasons)
 
 
-def _read_file(model: Path, foreign: bool, detector: Detector | None) -> ModelFile:
+def _read_file(model: Path, foreign: ForeignModel | None, detector: Detector | None) -> ModelFile:
     """Read a model file's metadata, which the network beside it has too: to read those takes no h5py."""
     if model.suffix == EXPORTED_SUFFIX:
         exported = read_exported(model)
         return ModelFile(model, exported.metadata, exported.sha256, exported=exported)
     sha256 = sha256_of(model) if model.is_file() else ""
-    exported = find_beside(model, sha256) if sha256 and not foreign else None
-    metadata = exported.metadata if exported else read_own(model, foreign)
-    return ModelFile(model, metadata, sha256, detector, exported)
+    exported = find_beside(model, sha256) if sha256 and foreign is None else None
+    metadata = exported.metadata if exported else read_own(model, foreign is not None)
+    return ModelFile(model, metadata, sha256, detector, exported, foreign)
 
 
 def _open_keras(file: ModelFile, reasons: Sequence[str]) -> OpenedNetwork:
@@ -179,9 +194,9 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
         results.append(f": {result.description}")
         return Conversion.of(files, detector.metadata.preprocessing.image_size_px, result)
 
-    network, size_px = open_converted(name, file.sha256, convert_and_compare, cache, threads)
+    network, size_px = open_converted(name, file.key, convert_and_compare, cache, threads)
     description = f"engine: {runtime.title} {runtime.version}, {network.threads} threads{''.join(results)}"
-    metadata = file.metadata or of_foreign(size_px)
+    metadata = file.metadata or of_foreign(size_px, file.foreign)
     return OpenedNetwork(network, metadata, f"{name} {runtime.version}", description, file)
 
 

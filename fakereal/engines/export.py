@@ -20,13 +20,17 @@ from fakereal.engines.card import OriginalModel, card_path, make_card
 from fakereal.engines.formats import LITERT, RUNTIMES, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import ConfigError, DataError, EngineRefused
-from fakereal.files import sha256_of, write_atomic
-from fakereal.model.metadata import EXPORTED_SUFFIX, beside, read_metadata
+from fakereal.files import replacing, sha256_of, write_atomic
+from fakereal.model.foreign import ForeignModel
+from fakereal.model.metadata import EXPORTED_SUFFIX, beside, check_suffix, read_metadata
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, progress_bar, start_keras
 
 if TYPE_CHECKING:  # it imports Keras
     from fakereal.model.model_file import Detector
+
+KERAS = "keras"
+"""The format of our own model files; the others are those of `RUNTIMES`."""
 
 _BATCH = 64  # images in memory at once while an int8 network is tested
 
@@ -36,11 +40,11 @@ class ExportConfig:
     """Options of an export."""
 
     model: Path
-    format: str  # one of RUNTIMES
+    format: str  # one of `cli.EXPORT_FORMATS`: RUNTIMES, or a model file of Keras
     output: Path | None = None  # the format's main file; None: beside the model
     int8: bool = False  # a third of the size; needs `data`
     data: Path | None = None  # labeled images: one half calibrates int8, the other half tests it
-    foreign_model: bool = False  # the model may be a plain Keras file of another program
+    foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     strict: bool = False  # exit code 1 where images of `data` could not be read
 
 
@@ -68,6 +72,8 @@ def run(config: ExportConfig) -> int:
 
 def export(config: ExportConfig) -> ExportResult:
     """Convert a model, compare the result with Keras and, where it passes, write it; see `run`."""
+    if config.format == KERAS:
+        return _export_model_file(config)
     runtime = RUNTIMES[config.format]
     output = _output(config, runtime)
     if config.int8 != (config.data is not None):
@@ -80,7 +86,7 @@ def export(config: ExportConfig) -> ExportResult:
     start_keras()
     from fakereal.model import model_file
 
-    detector = model_file.load(config.model, foreign=config.foreign_model)
+    detector = model_file.load(config.model, config.foreign)
     dataset = _scan(config.data, detector.metadata.preprocessing) if config.data is not None else None
     files, result = _convert_and_compare(config.format, detector, dataset)
     if not result.passed:
@@ -131,6 +137,28 @@ def _write(
     for path, content in written.items():
         write_atomic(path, content)
     return tuple(written)
+
+
+def _export_model_file(config: ExportConfig) -> ExportResult:
+    """Write a model file of our own, with the settings of a foreign model in it; see `export`."""
+    output = config.output or beside(config.model, f"{config.model.stem}_fakereal.keras")
+    if config.int8 or config.data:
+        raise ConfigError(f"--int8 and --data: not available with --format {KERAS}")
+    check_suffix(output)
+    if output.exists() and output.samefile(config.model):
+        raise ConfigError(f"--output: {output} is the model itself: name another file")
+    start_keras()
+    from fakereal.model import model_file
+
+    detector = model_file.load(config.model, config.foreign)
+    images = parity.parity_images(detector.metadata.preprocessing.image_size_px)
+    expected = detector.p_real(images)
+    with replacing(output, output.suffix) as written:
+        model_file.save(written, detector)
+        result = parity.compare_outputs(expected, model_file.load(written).p_real(images))
+        if not result.passed:
+            raise EngineRefused(f"--format {KERAS}: not written, because {result.description}")
+    return ExportResult((output,), result, 0)
 
 
 def _output(config: ExportConfig, runtime: Runtime) -> Path:

@@ -31,6 +31,7 @@ from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import metrics
 from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
 from fakereal.model.calibration import labels as labels_from
+from fakereal.model.foreign import ForeignModel, OutputSpread
 from fakereal.model.metadata import beside
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
@@ -55,7 +56,7 @@ class EvaluateConfig:
     resave_images: int | None = None  # random sample that is re-saved too; None: all; 0: none
     batch_size: int = 32
     engine: str = "auto"  # one of `cli.ENGINES`
-    foreign_model: bool = False  # accept a plain Keras file of another program
+    foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     rules: LabelRules = NO_RULES  # what the user says about the folders
     command: str = ""  # the command line, for the report
 
@@ -107,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         FakeRealError: in one line, with what to do.
     """
     folder = config.output or _default_folder(config.model, config.data)
-    opened = engines_engine.open_network(config.model, config.engine, config.foreign_model)
+    opened = engines_engine.open_network(config.model, config.engine, config.foreign)
     detector = Detector(None, opened.metadata) if opened.is_exported else opened.load_detector()
     log(opened.description)
     dataset = scan(config.data, Preprocessing(), config.rules)
@@ -119,8 +120,12 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         opened.network, metadata.preprocessing, dataset.root, selected.records, opened.engine, config.batch_size,
         config.resave_images, metadata.config.seed,
     )  # fmt: skip
+    doubt = OutputSpread.of(images.p_real).doubt if metadata.foreign else ""
+    if doubt:
+        log(f"warning: {doubt}")
+    notes = (*selected.notes, *([f"Suspicious: {doubt}."] if doubt else []))
     subject = Subject(config.model.name, opened.model_sha256, str(config.data), selected.description, config.command,
-                      selected.notes)  # fmt: skip
+                      notes)  # fmt: skip
     return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder, selected.skipped)
 
 
@@ -304,7 +309,7 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
 def _model(detector: Detector) -> dict[str, Any]:
     metadata = detector.metadata
     return {
-        "network": metadata.config.network.name,
+        "network": metadata.network,
         "weights": metadata.base_weights,
         "parameters": None if detector.model is None else int(detector.model.count_params()),
         "image_size_px": metadata.preprocessing.image_size_px,

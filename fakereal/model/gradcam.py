@@ -6,19 +6,31 @@ only. It needs the TensorFlow backend, as Keras has no gradient API of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import dropwhile
+from typing import Any
+
 import keras
 import numpy as np
 
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model.heatmap import Explanation
-from fakereal.model.networks import BASE
+from fakereal.runtime import one_line
+
+_CONVOLUTIONS = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
+"""Layers that make maps: whatever comes before the first of them is the image itself."""
 
 
 class GradCamExplainer:
-    """A network split at its last convolutional maps: one pass through the front, the gradient through the tail only.
+    """Any network with convolutional maps and a last Dense layer of one unit, however its layers are nested.
 
     Args:
-        model: as `networks.build` returns it, or any functional model that ends in a Dense layer of one unit.
+        model: as `networks.build` or `foreign_network.adapt` returns it.
 
     Raises:
         ConfigError: another backend than TensorFlow.
@@ -33,14 +45,18 @@ class GradCamExplainer:
             )
         import tensorflow as tf
 
-        self._output = model.layers[-1]
+        self._model, self._output = model, model.layers[-1]
         if not isinstance(self._output, keras.layers.Dense) or self._output.units != 1:
+            raise ModelFileError(f"the network does not end in a Dense layer of one unit (but in {self._output.name})")
+        self._maps = _last_maps_layer(model)
+        # One graph for every batch size, traced now: it takes seconds, and must not happen while others predict
+        images = tf.TensorSpec([None, *model.input_shape[1:]])
+        try:
+            self._run = tf.function(self._explain, input_signature=[images]).get_concrete_function()
+        except (TypeError, ValueError, KeyError) as error:
             raise ModelFileError(
-                f"explanations: expected a network that ends in a Dense layer of one unit, found {self._output.name}"
-            )
-        self._front, self._tail = _split(model)
-        # One graph for every batch size: tracing takes seconds
-        self._run = tf.function(self._explain, input_signature=[tf.TensorSpec([None, *model.input_shape[1:]])])
+                f"the network has no gradient from its output to its last maps ({one_line(error)[:120]})"
+            ) from error
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Return the outputs alone, like `Detector.p_real`."""
@@ -48,46 +64,69 @@ class GradCamExplainer:
 
     def explain(self, images: np.ndarray) -> Explanation:
         """Return the outputs for uint8 images (n, S, S, 3) and the evidence for each."""
-        p_real, evidence = self._run(images.astype(np.float32))
+        import tensorflow as tf
+
+        p_real, evidence = self._run(tf.constant(images, tf.float32))
         return Explanation(np.asarray(p_real, np.float64).reshape(-1), np.asarray(evidence, np.float32))
 
     def _explain(self, images):
         import tensorflow as tf
 
-        maps = self._front(images, training=False)
-        with tf.GradientTape() as tape:
-            tape.watch(maps)
-            features = self._tail(maps, training=False)
+        maps, features = [], []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+            def watch(inputs, output):
+                tape.watch(output)
+                maps.append(output)
+
+            with (
+                _observed(self._maps, watch),
+                _observed(self._output, lambda inputs, output: features.append(inputs)),
+            ):
+                p_real = self._model(images, training=False)
             # Before the sigmoid, whose gradient vanishes for confident outputs. The logit is the score of real, and its
             # negative that of fake, so one gradient explains both. An image's logit depends on no other image.
-            logit = keras.ops.matmul(features, self._output.kernel) + self._output.bias
-        weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2), keepdims=True)
-        return self._output(features), tf.reduce_sum(weights * maps, axis=-1)
+            logit = keras.ops.matmul(features[-1], self._output.kernel) + self._output.bias
+        gradient = tape.gradient(logit, maps[-1])
+        if gradient is None:
+            raise ValueError("the output does not depend on the last maps")
+        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+        return p_real, tf.cast(tf.reduce_sum(weights * maps[-1], axis=-1), tf.float32)
 
 
-def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Return the network up to its last convolutional maps, and from there to the input of its last layer."""
-    names = [layer.name for layer in model.layers]
-    if BASE not in names:  # a network of another program, without a nested base
-        maps = _last_maps(model)
-        return keras.Model(model.inputs, maps), keras.Model(maps, model.layers[-1].input)
-    place = names.index(BASE)
-    base = model.layers[place]
-    maps = _last_maps(base)
-    pixels, tail_input = keras.Input(model.input_shape[1:]), keras.Input(maps.shape[1:])
-    front = _layer_chain([*model.layers[1:place], keras.Model(base.inputs, maps)], pixels)
-    tail = _layer_chain([keras.Model(maps, base.output), *model.layers[place + 1 : -1]], tail_input)
-    return keras.Model(pixels, front), keras.Model(tail_input, tail)
+@contextmanager
+def _observed(layer: keras.Layer, observe: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Show a function the inputs and the output of each call of a layer.
+
+    Cutting a network at a layer would do the same, but Keras can't cut inside a nested model or a Sequential.
+    """
+    call = layer.call
+
+    def observed_call(inputs, *args, **kwargs):
+        output = call(inputs, *args, **kwargs)
+        observe(inputs, output)
+        return output
+
+    layer.call = observed_call
+    try:
+        yield
+    finally:
+        del layer.call
 
 
-def _last_maps(model: keras.Model) -> keras.KerasTensor:
-    for layer in reversed(model.layers):
-        if not isinstance(layer, keras.layers.InputLayer) and len(getattr(layer.output, "shape", ())) == 4:
-            return layer.output
-    raise ModelFileError(f"explanations: expected a network with convolutional maps, found none in {model.name}")
+def _last_maps_layer(model: keras.Model) -> keras.Layer:
+    """Return the last layer, in nested models too, whose output is an image-like map of more than one pixel."""
+    for layer in reversed(list(dropwhile(lambda layer: not isinstance(layer, _CONVOLUTIONS), _leaves(model)))):
+        shape = getattr(layer.output, "shape", ())
+        if len(shape) == 4 and shape[1:3] != (1, 1):
+            return layer
+    raise ModelFileError("the network has no convolutional layers, which heatmaps are made from")
 
 
-def _layer_chain(layers: list[keras.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
-    for layer in layers:
-        x = layer(x, training=False) if isinstance(layer, keras.Model) else layer(x)
-    return x
+def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yield the layers of a model and of those nested in it, in the order of their calls, without the inputs."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fakereal.errors import ConfigError, FakeRealError, ModelFileError
 from fakereal.files import sha256_of, shipped_file
 from fakereal.labels import NAMES
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.foreign import ForeignModel
 from fakereal.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -41,8 +42,6 @@ DAMAGE = (
 PRETRAINED = shipped_file("models/pretrained.h5")
 """The shipped model, whose base is the offline start for transfer learning."""
 
-FOREIGN_NOTE = "foreign model: its output is taken as the probability of REAL, from RGB pixels in 0..255"
-
 
 @dataclass(frozen=True)
 class Metadata:
@@ -56,6 +55,12 @@ class Metadata:
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
     history: tuple[dict[str, Any], ...] = ()  # one row per epoch
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that trained it
+    foreign: dict[str, Any] = field(default_factory=dict)  # how a network of another program is used; empty: our own
+
+    @property
+    def network(self) -> str:
+        """The name of the network, `foreign` for one of another program."""
+        return "foreign" if self.foreign else self.config.network.name
 
 
 def is_shipped(model: Path) -> bool:
@@ -82,9 +87,14 @@ def _refuse_exported(path: Path) -> None:
         )
 
 
-def of_foreign(image_size_px: int) -> Metadata:
-    """Return the metadata assumed for a plain Keras file of another program."""
-    return Metadata(Config(image_size=image_size_px), Preprocessing(image_size_px), base_weights="a foreign model")
+def of_foreign(image_size_px: int, foreign: ForeignModel) -> Metadata:
+    """Return the metadata of a Keras file of another program."""
+    return Metadata(
+        Config(image_size=image_size_px),
+        Preprocessing(image_size_px),
+        base_weights="a foreign model",
+        foreign=dataclasses.asdict(replace(foreign, size_px=image_size_px)),
+    )
 
 
 def read_own(path: Path, foreign: bool) -> Metadata | None:
@@ -97,7 +107,8 @@ def read_own(path: Path, foreign: bool) -> Metadata | None:
     metadata = read_metadata(path)
     if metadata is None and not foreign:
         raise ModelFileError(
-            f"{path}: a Keras file of another program, without fakereal's metadata: add --foreign-model to use it"
+            f"{path}: a Keras file of another program, without fakereal's metadata: add --foreign-model to use it, and"
+            " --foreign-output and --foreign-scale, which say what its outputs and pixels mean"
         )
     return metadata
 
@@ -155,7 +166,7 @@ def to_text(metadata: Metadata) -> str:
     }
     tree = {
         "format": FORMAT,
-        "network": metadata.config.network.name,
+        "network": metadata.network,
         "image_size_px": metadata.preprocessing.image_size_px,
         "preprocessing": metadata.preprocessing.fingerprint,
         "class_order": list(NAMES),
@@ -189,6 +200,7 @@ def from_text(text: str, path: Path) -> Metadata:
             preprocessing=Preprocessing.from_fingerprint(tree["preprocessing"]),
             decision=DecisionRule(decision["threshold"], decision["temperature"], tuple(decision["band"])),
             history=tuple(tree["history"]),
+            foreign=tree.get("foreign", {}),
             **{key: tree[key] for key in ("base_weights", "data", "metrics", "versions")},
         )
     except ConfigError as error:

@@ -16,10 +16,10 @@ import numpy as np
 
 from fakereal.errors import DataError, ModelFileError
 from fakereal.files import replacing
-from fakereal.model import networks
+from fakereal.model import foreign_network, networks
+from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import (
     DAMAGE,
-    FOREIGN_NOTE,
     Metadata,
     check_suffix,
     of_foreign,
@@ -85,35 +85,38 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield from _layers(layer)
 
 
-def load(path: Path, foreign: bool = False) -> Detector:
+def load(path: Path, foreign: ForeignModel | None = None) -> Detector:
     """Read a model file; see `load_network`.
 
     Args:
         path: the file.
-        foreign: also accept a plain Keras file of another program.
+        foreign: also accept a Keras file of another program, used as this says.
 
     Raises:
         ModelFileError: missing, damaged, foreign (without `foreign`) or made with another preprocessing.
     """
-    metadata = read_own(path, foreign)
+    metadata = read_own(path, foreign is not None)
     if metadata is None:
-        log(FOREIGN_NOTE)
-    return load_network(path, metadata)
+        log(foreign.note)
+    return load_network(path, metadata, foreign)
 
 
-def load_network(path: Path, metadata: Metadata | None) -> Detector:
+def load_network(path: Path, metadata: Metadata | None, foreign: ForeignModel | None = None) -> Detector:
     """Rebuild the network that the file's metadata name from our own list, and load only its weights.
 
     Args:
         path: the file.
-        metadata: what `read_own` returned for it. None: a plain Keras file of another program, loaded in Keras' safe
-            mode; it must map images of shape (S, S, 3), 0..255, to one probability of real.
+        metadata: what `read_own` returned for it. None: a Keras file of another program, see `foreign_network.load`.
+        foreign: how to use a file of another program.
 
     Raises:
-        ModelFileError: damaged, or a foreign network of another shape.
+        ModelFileError: damaged, or a foreign network that can't be used.
     """
     if metadata is None:
-        return _load_foreign(path)
+        model = foreign_network.adapt(foreign_network.load(path), foreign or ForeignModel(), path)
+        return Detector(model, of_foreign(model.input_shape[1], foreign or ForeignModel()))
+    if metadata.foreign:
+        return Detector(foreign_network.load(path), metadata)
     name = metadata.config.network.name
     try:
         model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
@@ -129,19 +132,6 @@ def _load_weights(model: keras.Model, path: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         model.load_weights(archive.extract("model.weights.h5", folder))
-
-
-def _load_foreign(path: Path) -> Detector:
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-        shape, output = tuple(model.input_shape), tuple(model.output_shape)
-    except Exception as error:
-        raise ModelFileError(f"{path}: a Keras model that does not load ({error})") from error
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3 or output[1:] != (1,):
-        raise ModelFileError(
-            f"{path}: expected a network from images (S, S, 3) to one probability, got one from {shape} to {output}"
-        )
-    return Detector(model, of_foreign(shape[1]))
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from fakereal.config import NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks
 from fakereal.model.metadata import PRETRAINED, read_metadata
-from fakereal.runtime import log, one_line
+from fakereal.runtime import capture_output, log, one_line
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,18 @@ def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: Ne
 
 def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWeights:
     """Load a weights file of the base alone, such as Keras' `efficientnetb0_notop.h5`."""
+    if network.name not in networks.APPLICATIONS:
+        raise ModelFileError(
+            f"{path}: expected a model file of train_model.py with a {network.name}, found other weights"
+        )
+    source = networks.APPLICATIONS[network.name](include_top=False, weights=None, pooling="avg")
     try:
-        source = networks.APPLICATIONS[network.name](include_top=False, weights=None, pooling="avg")
-        source.load_weights(path)
+        with capture_output(), warnings.catch_warnings():  # Keras warns once per layer that the file doesn't have
+            warnings.simplefilter("ignore")
+            source.load_weights(path)
     except (KeyError, ValueError, OSError) as error:
-        raise ModelFileError(f"{path}: not the weights of a {network.name} base ({one_line(error)[:120]})") from error
+        reason = one_line(error).partition(" Example error")[0][:120]
+        raise ModelFileError(f"{path}: not the weights of a base {network.name} ({reason})") from error
     _copy_by_name(source, base)
     return BaseWeights(path.name, pretrained=True)
 

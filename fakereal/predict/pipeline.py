@@ -40,6 +40,7 @@ _MAX_WORKERS = 16
 _MAX_BATCHES_PER_GROUP = 8  # a million unreadable files must neither fill the memory nor stop the progress bar
 _MAX_WAITING_BYTES = 128 * 2**20  # of files that one thread reads for the others, from compressed archives
 _CAPTION_PX = 26
+_ROUNDING = 1e-6  # by which the sum of some outputs of a softmax may exceed 1
 _MAX_NAME_BYTES = 200  # of the 255 that file systems usually allow
 
 T = TypeVar("T")
@@ -162,12 +163,12 @@ def with_output(prediction: RawPrediction, p_real: float, *variants_p_real: floa
     outputs = (p_real, *variants_p_real)
     if not np.isfinite(outputs).all():
         return replace(prediction, error="the network's output is not a number (NaN or infinite)")
-    if not all(0.0 <= p <= 1.0 for p in outputs):
+    if not all(-_ROUNDING <= p <= 1.0 + _ROUNDING for p in outputs):
         raise ModelFileError(
             f"expected a network whose output is p_real, from 0 to 1, got {p_real:.4g} for {prediction.item.name}:"
             " give it a sigmoid output, or train one with train_model.py"
         )
-    first, *others = (round(float(p), DECIMALS) for p in outputs)
+    first, *others = (round(min(max(float(p), 0.0), 1.0), DECIMALS) for p in outputs)
     return replace(prediction, p_real=first, variants_p_real=tuple(others))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from fakereal.engines.card import files_of
 from fakereal.errors import ConfigError, DataError, FakeRealError
+from fakereal.model.foreign import ForeignModel
 from fakereal.predict import pipeline
 from fakereal.predict import results as predict_results
 from fakereal.predict.containers import ObjectStore
@@ -50,7 +51,7 @@ class WorkerConfig:
     files: Any  # Ray's reference to name -> content of the model's files: the nodes need no shared disk for them
     model_name: str
     engine: str  # name and version: the bytes of the results depend on both
-    foreign_model: bool
+    foreign: ForeignModel | None
     batch_size: int
     variants: tuple[str, ...]
 
@@ -69,7 +70,7 @@ class Worker:
             for name, content in ray.get(config.files).items():
                 Path(folder, name).write_bytes(content)
             model = Path(folder, config.model_name)
-            opened = open_network(model, config.engine.split()[0].lower(), config.foreign_model, threads)
+            opened = open_network(model, config.engine.split()[0].lower(), config.foreign, threads)
         if opened.engine != config.engine:
             raise ConfigError(
                 f"--ray: all nodes need {config.engine}, as here, but {platform.node()} has {opened.engine}:"
@@ -134,7 +135,7 @@ def run(config: PredictConfig) -> int:
         import ray
 
         files = ray.put({path.name: path.read_bytes() for path in files_of(predictor.model)})
-        engine, foreign = str(predictor.identity["engine"]), config.foreign_model
+        engine, foreign = str(predictor.identity["engine"]), config.foreign
         worker = WorkerConfig(files, predictor.model.name, engine, foreign, config.batch_size, config.variants)
         return complete(config, listing, RayPredictor(**vars(predictor), worker=worker))
 

@@ -21,6 +21,7 @@ from fakereal.files import open_atomic
 from fakereal.labels import FAKE, NAMES
 from fakereal.model import calibration
 from fakereal.model.calibration import DECIMALS, DecisionRule
+from fakereal.model.foreign import OutputSpread
 from fakereal.predict.pipeline import RawPrediction
 from fakereal.predictions_json import Prediction, json_list, pieces, prediction_for
 from fakereal.provenance import AI_EDITED, AI_GENERATED, SIGNED_REASON
@@ -70,6 +71,7 @@ class ResultCounts:
     failed: int = 0
     failures: list[str] = field(default_factory=list)  # the first ones, name and reason
     first: list[PredictionResult] = field(default_factory=list)  # at most MAX_SHOWN
+    spread: OutputSpread = field(default_factory=OutputSpread)
 
     def count(self, results: Iterable[PredictionResult]) -> Iterator[PredictionResult]:
         """Count the results and yield them unchanged."""
@@ -87,6 +89,7 @@ class ResultCounts:
                     self.failures.append(f"{one_line(result.raw.item.name)}: {result.raw.error}")
             else:
                 self.labels[result.label] += 1
+                self.spread.add(result.raw.p_real)
             yield result
 
 

@@ -17,13 +17,14 @@ from itertools import islice
 from pathlib import Path
 
 from fakereal.cli import exit_code
-from fakereal.engines.engine import open_explainer, open_network
+from fakereal.engines.engine import OpenedNetwork, open_explainer, open_network
 from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
 from fakereal.files import display_path, relative_name, remove_partial_files
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import EXPORTED_SUFFIX, PRETRAINED, is_shipped
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict import journal as journals
@@ -69,7 +70,7 @@ class PredictConfig:
     resume: bool = False  # continue an unfinished run with the same output
     stability: int = 0  # number of STABILITY_RESAVES that are predicted too
     explain: Path | None = None  # folder for overlays that show the evidence for each label
-    foreign_model: bool = False  # the model may be a plain Keras file of another program
+    foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     engine: str = "auto"  # one of cli.ENGINES
     listed: bool = False  # print one line per image, for at most results.MAX_SHOWN, in place of the summary
     strict: bool = False  # exit code 1 where anything was left out
@@ -102,6 +103,7 @@ class Predictor:
     overlays: Overlays | None = None  # where given, each image is explained too
     model: Path | None = None  # the file that the network was opened from
     worth: str | None = None  # what verdicts on images of unseen origin have been worth, in one sentence
+    foreign: bool = False  # the network is one of another program, whose pixels and outputs may mean something else
 
     def predict(self, items: Iterable[Item], config: PredictConfig) -> Iterator[RawPrediction]:
         """Yield the raw prediction of each item, in order; close the generator to end its threads."""
@@ -125,6 +127,8 @@ def run(config: PredictConfig) -> int:
             could be read.
     """
     listing, predictor = prepare(config)
+    if predictor.overlays is None:
+        config = replace(config, explain=None)  # neither journal nor summary may name heatmaps that don't exist
     return complete(config, listing, predictor)
 
 
@@ -144,16 +148,28 @@ def prepare(config: PredictConfig) -> tuple[Listing, Predictor]:
 
 def open_predictor(config: PredictConfig, listing: Listing, model: Path) -> Predictor:
     """Open a model file, with what the options change; may take seconds."""
-    opened = open_network(model, config.engine, config.foreign_model)
+    opened = open_network(model, config.engine, config.foreign)
     log(opened.description)
     decision = with_threshold(opened.metadata.decision, config.threshold)
-    preprocessing, overlays = opened.metadata.preprocessing, None
-    if config.explain is not None:
-        names = overlay_names(listing.items.names)
-        overlays = Overlays(config.explain, open_explainer(opened), preprocessing, decision, names)
-    identity = {"model": opened.model_sha256, "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
-    worth = unseen.sentence(opened.metadata.metrics)
-    return Predictor(opened.network, preprocessing, decision, identity, overlays, model, worth)
+    preprocessing = opened.metadata.preprocessing
+    overlays = _overlays(config, listing, opened, decision) if config.explain is not None else None
+    identity = {"model": opened.identity, "preprocessing": preprocessing.fingerprint, "engine": opened.engine}
+    worth, foreign = unseen.sentence(opened.metadata.metrics), bool(opened.metadata.foreign)
+    return Predictor(opened.network, preprocessing, decision, identity, overlays, model, worth, foreign)
+
+
+def _overlays(
+    config: PredictConfig, listing: Listing, opened: OpenedNetwork, decision: DecisionRule
+) -> Overlays | None:
+    """Return what writes the heatmaps; None, with a line, for a network that has none."""
+    opened.load_detector()  # an exported network is refused, as its model file has heatmaps
+    try:
+        explainer = open_explainer(opened)
+    except ModelFileError as error:
+        log(f"warning: no heatmaps: {error}; the predictions are made all the same")
+        return None
+    names = overlay_names(listing.items.names)
+    return Overlays(config.explain, explainer, opened.metadata.preprocessing, decision, names)
 
 
 def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> int:
@@ -182,6 +198,8 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
                 log(f"{done} are finished and saved in {path}: pass --resume to continue")
             raise
         journal.remove()
+    if predictor.foreign and (doubt := counts.spread.doubt):
+        log(f"warning: {doubt}")
     _report(counts, config, listing, predictor.worth)
     if counts.failed == counts.total:
         raise DataError("not a single image could be read: the lines above say why")

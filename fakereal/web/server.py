@@ -34,6 +34,7 @@ from cheroot.server import HTTPConnection, HTTPRequest, SizeCheckWrapper
 
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK
 from fakereal.errors import ConfigError
+from fakereal.model.foreign import ForeignModel
 from fakereal.runtime import limit_malloc_arenas, log
 from fakereal.web import http
 from fakereal.web.http import Limits
@@ -55,7 +56,7 @@ class WebConfig:
     """Options of `python -m fakereal web`."""
 
     model: Path | None = None  # None: the first default model that exists
-    foreign_model: bool = False  # allow a Keras file of another program
+    foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port
     token: str | None = None  # bearer token required on every request; None disables authentication
@@ -82,7 +83,7 @@ def run_server(config: WebConfig) -> int:
     path = choose_model(config.model)
     listening = listen(config.host, config.port)  # before the model is loaded, so that a taken port is reported at once
     log_model(path)
-    opened = open_network(path, config.engine, config.foreign_model)
+    opened = open_network(path, config.engine, config.foreign)
     log(opened.description)
     predictor = from_opened(opened, path, config.limits)
     predictor.worker.wait_until_warm()

@@ -128,7 +128,7 @@ def _public_facts(metadata: Metadata, path: Path) -> dict[str, Any]:
     """Return what everybody may know: no path, no name of a user's folder."""
     return {
         "name": path.stem,
-        "network": metadata.config.network.name,
+        "network": metadata.network,
         "image_size_px": metadata.preprocessing.image_size_px,
         "preprocessing": metadata.preprocessing.fingerprint,
         "decision": {

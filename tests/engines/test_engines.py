@@ -23,7 +23,7 @@ from fakereal.engines.engine import open_network
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import EngineRefused, ModelFileError
 from fakereal.model.calibration import DecisionRule
-from fakereal.model.metadata import FOREIGN_NOTE
+from fakereal.model.foreign import ForeignModel
 from fakereal.runtime import start_keras
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
@@ -147,11 +147,11 @@ def test_a_foreign_model_is_converted_too_but_only_where_it_is_allowed(tmp_path,
     foreign = keras.Sequential([*layers, keras.layers.Dense(1, activation="sigmoid")])
     foreign.save(tmp_path / "foreign.keras")
     for _ in range(2):
-        opened = open_network(tmp_path / "foreign.keras", foreign=True)
+        opened = open_network(tmp_path / "foreign.keras", foreign=ForeignModel())
         assert opened.engine.startswith("litert")
         assert opened.metadata.preprocessing.image_size_px == 48
         assert opened.load_detector().p_real(noise_images(1, size=48)).shape == (1,)
-        assert capsys.readouterr().err.count(FOREIGN_NOTE) == 1
+        assert capsys.readouterr().err.count(ForeignModel().note) == 1
     expected = foreign.predict_on_batch(noise_images(size=48).astype(np.float32))[:, 0]
     assert opened.network.p_real(noise_images(size=48)) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ModelFileError, match="add --foreign-model"):

@@ -40,6 +40,7 @@ from fakereal.labels import FAKE, REAL
 from fakereal.model import metrics as model_metrics
 from fakereal.model import model_file, networks
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.foreign import ForeignModel
 from fakereal.model.model_file import Detector, Metadata
 from fakereal.model.resaves import REPORT_RESAVES
 from fakereal.predict.inputs import list_images
@@ -214,9 +215,9 @@ def test_a_network_without_maps_is_reported_without_heatmaps(detector, data, tmp
     inputs = keras.Input((32, 32, 3))
     flat = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, flat).save(tmp_path / "flat.keras")
-    config = EvaluateConfig(tmp_path / "flat.keras", data, resave_images=0, foreign_model=True)
+    config = EvaluateConfig(tmp_path / "flat.keras", data, resave_images=0, foreign=ForeignModel())
     done = evaluate_and_report(config)
-    assert "report.html has no heatmaps: explanations: expected" in capsys.readouterr().err
+    assert "report.html has no heatmaps: the network has no convolutional layers" in capsys.readouterr().err
     text = (done.folder / "report.html").read_text(encoding="utf-8")
     assert text.count("<img ") == len(done.tree["mistakes"])
     assert "Grad-CAM" not in text

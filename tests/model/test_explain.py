@@ -227,7 +227,7 @@ def test_a_network_that_has_nothing_to_explain_is_refused_with_a_reason():
 
     layers = keras.layers
     for stack, found in (
-        ([layers.Flatten(), layers.Dense(1)], "convolutional maps, found none"),
+        ([layers.Flatten(), layers.Dense(1)], "no convolutional layers"),
         ([layers.Conv2D(1, 3), layers.GlobalMaxPooling2D()], "Dense layer of one unit"),
         ([layers.Conv2D(1, 3), layers.Flatten(), layers.Dense(2)], "Dense layer of one unit"),
     ):

@@ -11,6 +11,7 @@ from fakereal.config import Config, NetworkConfig
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model import model_file, networks, weights
 from fakereal.model.calibration import DecisionRule
+from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import Metadata, read_metadata
 from fakereal.model.model_file import Detector
 from fakereal.preprocessing import Preprocessing
@@ -142,11 +143,11 @@ def test_a_model_of_another_script_needs_the_flag_and_a_fitting_shape(tmp_path):
     keras.Model(inputs, keras.layers.Dense(2)(outputs)).save(tmp_path / "two.keras")
     with pytest.raises(ModelFileError, match="--foreign-model"):
         model_file.load(tmp_path / "foreign.keras")
-    foreign = model_file.load(tmp_path / "foreign.keras", foreign=True)
+    foreign = model_file.load(tmp_path / "foreign.keras", foreign=ForeignModel())
     assert foreign.metadata.preprocessing.image_size_px == 40
     assert foreign.p_real(pixels(size=40)).shape == (5,)
-    with pytest.raises(ModelFileError, match="expected a network from images"):
-        model_file.load(tmp_path / "two.keras", foreign=True)
+    with pytest.raises(ModelFileError, match="its output has 2 values per image: add --foreign-output softmax:"):
+        model_file.load(tmp_path / "two.keras", foreign=ForeignModel())
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
@@ -155,8 +156,8 @@ def test_a_foreign_model_with_code_in_it_is_refused(tmp_path, suffix):
     inputs = keras.Input((32, 32, 3))
     outputs = keras.layers.Lambda(lambda x: x[:, :1, 0, 0])(inputs)
     keras.Model(inputs, outputs).save(path)
-    with pytest.raises(ModelFileError, match="does not load"):
-        model_file.load(path, foreign=True)
+    with pytest.raises(ModelFileError, match="is a Lambda, whose code is never run"):
+        model_file.load(path, foreign=ForeignModel())
 
 
 def test_the_efficientnet_sees_what_imagenet_training_saw():
