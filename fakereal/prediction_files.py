@@ -6,8 +6,8 @@ A file that can be read in two ways is refused as a whole; the error names the o
 from __future__ import annotations
 
 import argparse
-import csv
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class Problem:
 
     text: str
     file: str = ""  # as shown; a summary counts the entries of one file and kind
-    kind: str = ""  # what the entries have in common, such as "entries name no image"; empty for a sentence on its own
+    kind: str = ""  # what the entries have in common, such as "for no image in x/"; empty for a sentence on its own
     example: str = ""  # such as "entry 3"
     key: int | str | None = None  # the image that an entry names, where only its label can't be used
 
@@ -88,11 +88,8 @@ def read(path: Path, rules: Rules | None = None) -> Document:
         raise DataError(f"{display_path(path)}: can't read the prediction file: {error.strerror or error}") from error
     except Refused as error:
         raise DataError(f"{display_path(path)}: {error}") from error
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise DataError(
-            f"{display_path(path)}: expected predictions as JSON, JSON Lines or CSV with a header, got a file that is"
-            f" none of them ({error})"
-        ) from error
+    except UnicodeError as error:
+        raise DataError(f"{display_path(path)}: expected text in UTF-8, got other bytes: save it as UTF-8") from error
     return Document(path, predictions, tuple(_problem(each, display_path(path)) for each in unusable), notes)
 
 
@@ -112,7 +109,8 @@ def _read(path: Path, rules: Rules) -> tuple[tuple[Prediction, ...], list[Unusab
 
 
 def _problem(entry: Unusable, file: str) -> Problem:
-    return Problem(f"{file}: {entry.entry}: {entry.detail}", file, entry.kind, entry.entry, entry.key)
+    example = f"{entry.entry}: {entry.value}" if entry.value else entry.entry
+    return Problem(f"{file}: {entry.entry}: {entry.detail}", file, entry.kind, example, entry.key)
 
 
 # Which keys hold the image and the label
@@ -134,8 +132,8 @@ def _keys(rows: Sequence[Row], rules: Rules) -> tuple[list[str], list[str]]:
             "label (prediction, label, class, verdict ...)" if images else "image (index, image, file, path, id ...)"
         )
         raise Refused(
-            f"expected a key or column for the {wanted}, got {listed(known)}: pass --columns IMAGE,LABEL with the names"
-            " that the file has"
+            f"expected a key or column for the {wanted}, got {listed(known)}: pass --columns with the names of the"
+            f" image's and the label's, such as --columns {','.join([*known, 'label'][:2])}"
         )
     return images, labels
 
@@ -146,9 +144,9 @@ def _entry(row: Row, image_keys: Sequence[str], label_keys: Sequence[str]) -> _E
     if key is None:
         shown = short({name: value for name, value in row.values.items() if value is not None})
         detail = f'expected either "index" (a whole number) or "image" (a path), got {shown}'
-        return Unusable(row.entry, "entries name no image", detail)
+        return Unusable(row.entry, "without the name of an image", detail)
     if not any(name in row.values for name in label_keys):
-        return Unusable(row.entry, "entries have no label", 'expected the prediction "fake" or "real", got none', key)
+        return Unusable(row.entry, "without a label", 'expected the prediction "fake" or "real", got none', key=key)
     nested = [value for name in label_keys if isinstance(value := row.values.get(name), list | dict)]
     if nested:
         return _no_label(row.entry, nested[0], key)
@@ -159,7 +157,8 @@ def _entry(row: Row, image_keys: Sequence[str], label_keys: Sequence[str]) -> _E
 
 def _no_label(entry: str, value: object, key: int | str) -> Unusable:
     detail = f'expected the prediction "fake" or "real", got {short(value)}'
-    return Unusable(entry, "entries have a label that is neither fake nor real", detail, key)
+    kind = "with a label that is neither fake nor real, whose meaning --labels-as can give"
+    return Unusable(entry, kind, detail, short(value), key)
 
 
 def _image(values: Sequence[object]) -> int | str | None:
@@ -184,7 +183,7 @@ def _refuse_differing(entries: Sequence[_Entry], image_keys: Sequence[str], labe
     if differing:
         options = " or ".join(f"--columns {image_keys[0]},{key}" for key in label_keys)
         raise Refused(
-            f"{' and '.join(label_keys)} differ in {len(differing):,} of {len(entries):,} entries"
+            f"the values of {' and '.join(label_keys)} differ in {len(differing):,} of {len(entries):,} entries"
             f" ({listed(differing)}): pass {options}"
         )
 
@@ -208,11 +207,13 @@ def _meanings(
     words = [text for text in rest if text not in numbers]
     if numbers and (words or notes):
         raise Refused(
-            f"some labels are numbers ({listed(numbers)}), others are not ({listed([*words, *meanings])}): pass"
-            f" --labels-as {_example(numbers)} with what the numbers mean"
+            f"some labels are words ({listed([*words, *meanings])}), others numbers ({listed(numbers)}): say what the"
+            f" numbers mean with --labels-as, such as --labels-as {_example(numbers)}"
         )
     if not numbers:
-        return {**meanings, **_of_words(words, bool(notes))}, notes
+        of_words = _of_words(words, bool(notes))
+        other = [f"{word} is {NAMES[label]}" for word, label in of_words.items() if word not in NAMES]
+        return {**meanings, **of_words}, (*notes, *([f"labels: {', '.join(other)}"] if other else []))
     if not rules.threshold:
         raise Refused(_question(numbers, label_keys[0]))
     by_threshold = _by_threshold(numbers, label_keys[0], rules.threshold)
@@ -233,10 +234,14 @@ def _question(numbers: Mapping[str, float], key: str) -> str:
     are_classes = len(numbers) <= _MAX_CLASSES and all(number.is_integer() for number in numbers.values())
     if key in PROBABILITY_KEYS or not are_classes:
         owner = PROBABILITY_KEYS.get(key)
-        options = [_threshold_option(label, 0.5) for label in ((FAKE, REAL) if owner is None else (owner,))]
+        options = [
+            f"{_threshold_option(label, 0.5)} (an image is {NAMES[label]} from 0.5 on)"
+            for label in ((FAKE, REAL) if owner is None else (owner,))
+        ]
+        name = key if owner is None else f"p_{NAMES[owner]}"
         return (
-            f"{key} holds numbers from {min(numbers.values()):g} to {max(numbers.values()):g}, not labels: pass"
-            f" {' or '.join(options)}, with the probability from which on an image is called so"
+            f"{name} holds numbers from {min(numbers.values()):g} to {max(numbers.values()):g}, not labels: if they are"
+            f" probabilities, pass {' or '.join(options)}"
         )
     texts = sorted(numbers)
     options = [f"--labels-as {_example(texts, first)}" for first in (FAKE, REAL)]
@@ -264,7 +269,10 @@ def _of_words(words: Sequence[str], has_others: bool) -> dict[str, int | None]:
     if None not in labels and len(words) == len(labels) == len(set(labels)):
         return dict(zip(words, labels, strict=True))
     if not exact and not has_others:
-        raise Refused(f"the labels are {listed(words)}: pass --labels-as {_example(words)}, with what they mean")
+        raise Refused(
+            f"expected the labels fake and real, got {listed(words)}: say what they mean with --labels-as, such as"
+            f" --labels-as {shlex.quote(_example(words))}"
+        )
     return exact
 
 

@@ -44,8 +44,9 @@ class Unusable:
     """One entry that can't be used."""
 
     entry: str  # "entry 3"
-    kind: str  # what it has in common with others, such as "entries are not objects"
+    kind: str  # what it has in common with others, such as "without keys"
     detail: str
+    value: str = ""  # the particular of the kind, for an example
     key: int | str | None = None  # the image that it names, where only its label can't be used
 
 
@@ -66,13 +67,17 @@ def parse(text: str, is_json: bool) -> list[Row | Unusable]:
 
     Raises:
         Refused: the text has another form.
-        ValueError: it is no JSON; RecursionError and csv.Error likewise.
     """
     if not text.strip():
         raise Refused("it is empty")
-    if is_json or text.lstrip()[:1] in ("[", "{"):
-        return list(_json_rows(_load(text)))
-    return list(_table_rows(text))
+    try:
+        if is_json or text.lstrip()[:1] in ("[", "{"):
+            return list(_json_rows(_load(text)))
+        return list(_table_rows(text))
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"invalid JSON ({error}): correct it, or export it again") from error
+    except csv.Error as error:
+        raise Refused(f"invalid CSV ({error}): correct it, or export it again") from error
 
 
 def plain(key: str) -> str:
@@ -122,7 +127,7 @@ def _list_row(entry: str, content: object) -> Row | Unusable:
         return Row(entry, {"image": content[0], "prediction": content[1]})
     if not isinstance(content, _Object):
         detail = f"expected an object with index and prediction, got {type(content).__name__}"
-        return Unusable(entry, "entries are not objects", detail)
+        return Unusable(entry, "without keys", detail)
     if len(content) == 1 and not {*IMAGE_KEYS, *LABEL_KEYS} & set(map(plain, content)):
         return _mapping_row(entry, *content.pairs[0])
     return _object_row(entry, content)
@@ -132,7 +137,7 @@ def _object_row(entry: str, content: _Object) -> Row | Unusable:
     values = {plain(key): value for key, value in content.pairs}
     repeated = [key for key, value in content.pairs if values[plain(key)] != value]
     if repeated:
-        return Unusable(entry, "entries have a key twice", f"expected one value for {repeated[0]!r}, got two")
+        return Unusable(entry, "with a key twice", f"expected one value for {repeated[0]!r}, got two")
     return Row(entry, values)
 
 
@@ -181,6 +186,6 @@ def _table_rows(text: str) -> Iterator[Row | Unusable]:
     for number, cells in enumerate(table[1:], start=1):
         if len(cells) > len(keys):
             detail = f"expected {len(keys)} cells as in the header, got {len(cells)}"
-            yield Unusable(f"entry {number}", "entries have too many cells", detail)
+            yield Unusable(f"entry {number}", "with too many cells", detail)
         else:
             yield Row(f"entry {number}", {key: cell or None for key, cell in zip(keys, cells, strict=False)})

@@ -186,9 +186,9 @@ def test_the_details_that_prediction_writes_are_read(tmp_path, suffix):
     ("text", "reason"),
     [
         ("", "it is empty"),
-        ("{", "expected predictions as JSON, JSON Lines or CSV with a header"),
-        ("nonsense", "expected predictions as JSON, JSON Lines or CSV with a header"),
-        ("[" * 100_000, "expected predictions as JSON, JSON Lines or CSV with a header"),
+        ("{", "invalid JSON (Expecting property name"),
+        ("nonsense", "invalid JSON (Expecting value"),
+        ("[" * 100_000, "invalid JSON (maximum recursion depth"),
         ("{}", "it holds no predictions"),
         ("7", "expected a list like"),
         ("null", "expected a list like"),
@@ -206,7 +206,7 @@ def test_content_of_another_form_is_refused_in_one_sentence(tmp_path, text, reas
 def test_bytes_that_are_not_text_are_refused(tmp_path):
     path = tmp_path / "preds.json"
     path.write_bytes(b"\xff\xfe\x00")
-    assert "a file that is none of them" in refusal(path)
+    assert refusal(path) == "expected text in UTF-8, got other bytes: save it as UTF-8"
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -234,15 +234,20 @@ def test_zeros_and_ones_are_refused_until_their_meaning_is_given(tmp_path, value
 
 def test_truth_values_and_unknown_words_are_refused_until_their_meaning_is_given(tmp_path):
     path = written(tmp_path, {"1.png": True, "2.png": False})
-    assert refusal(path) == "the labels are true, false: pass --labels-as true=fake,false=real, with what they mean"
+    assert refusal(path) == (
+        "expected the labels fake and real, got true, false: say what they mean with --labels-as,"
+        " such as --labels-as true=fake,false=real"
+    )
     assert read_labels(path, Rules(labels={"true": 0, "false": 1})) == NAMED
     path = written(tmp_path, {"1.png": "Class A", "2.png": "Class B"})
-    assert "--labels-as class a=fake,class b=real" in refusal(path)
+    assert "--labels-as 'class a=fake,class b=real'" in refusal(path)
 
 
 def test_one_other_word_for_each_label_is_read_and_a_third_one_is_not(tmp_path):
-    assert read_labels(written(tmp_path, {"1.png": "AI-generated", "2.png": "Authentic"})) == NAMED
-    assert "the labels are deepfake, tampered, authentic" in refusal(
+    path = written(tmp_path, {"1.png": "AI-generated", "2.png": "Authentic"})
+    assert read_labels(path) == NAMED
+    assert read(path).notes == ("labels: ai-generated is fake, authentic is real",)
+    assert "got deepfake, tampered, authentic: say what they mean" in refusal(
         written(tmp_path, {"1.png": "deepfake", "2.png": "tampered", "3.png": "authentic"})
     )
 
@@ -250,7 +255,7 @@ def test_one_other_word_for_each_label_is_read_and_a_third_one_is_not(tmp_path):
 def test_a_third_value_may_be_skipped(tmp_path):
     path = written(tmp_path, {"1.png": 0, "2.png": 1, "3.png": 2})
     assert "the labels are 0, 1, 2" in refusal(path)
-    assert "some labels are numbers (2)" in refusal(path, Rules(labels={"0": 0, "1": 1}))
+    assert "others numbers (2): say what the numbers mean" in refusal(path, Rules(labels={"0": 0, "1": 1}))
     document = read(path, Rules(labels={"0": 0, "1": 1, "2": None}))
     assert [item.label for item in document.predictions] == [0, 1, None]
 
@@ -258,8 +263,9 @@ def test_a_third_value_may_be_skipped(tmp_path):
 def test_probabilities_are_refused_until_a_threshold_is_given(tmp_path):
     path = written(tmp_path, {"1.png": 0.7, "2.png": 0.2})
     assert refusal(path) == (
-        "label holds numbers from 0.2 to 0.7, not labels: pass --threshold p_fake=0.5 or --threshold p_real=0.5,"
-        " with the probability from which on an image is called so"
+        "label holds numbers from 0.2 to 0.7, not labels: if they are probabilities,"
+        " pass --threshold p_fake=0.5 (an image is fake from 0.5 on)"
+        " or --threshold p_real=0.5 (an image is real from 0.5 on)"
     )
     assert read_labels(path, Rules(threshold=(0, 0.5))) == NAMED
     assert read_labels(path, Rules(threshold=(1, 0.2))) == {"1.png": 1, "2.png": 1}
@@ -271,7 +277,10 @@ def test_probabilities_are_refused_until_a_threshold_is_given(tmp_path):
 
 def test_a_column_of_p_fake_or_p_real_says_itself_what_it_holds(tmp_path):
     path = written(tmp_path, "file,p_fake\n1.png,0.9\n2.png,0.5\n", "x.csv")
-    assert "pass --threshold p_fake=0.5, with the probability" in refusal(path)
+    assert refusal(path) == (
+        "p_fake holds numbers from 0.5 to 0.9, not labels: if they are probabilities,"
+        " pass --threshold p_fake=0.5 (an image is fake from 0.5 on)"
+    )
     assert read_labels(path, Rules(threshold=(0, 0.6))) == NAMED
     assert refusal(path, Rules(threshold=(1, 0.4))) == (
         "expected p_real for --threshold p_real=0.4, got p_fake: pass --threshold p_fake=0.6"
@@ -283,7 +292,8 @@ def test_a_column_of_p_fake_or_p_real_says_itself_what_it_holds(tmp_path):
 def test_words_and_numbers_as_labels_are_refused_until_the_numbers_have_a_meaning(tmp_path):
     path = written(tmp_path, [{"index": 1, "prediction": "fake"}, {"index": 2, "prediction": 1}])
     assert refusal(path) == (
-        "some labels are numbers (1), others are not (fake): pass --labels-as 1=fake with what the numbers mean"
+        "some labels are words (fake), others numbers (1): say what the numbers mean with --labels-as,"
+        " such as --labels-as 1=fake"
     )
     assert read_labels(path, Rules(labels={"1": 1})) == {1: 0, 2: 1}
 
@@ -291,7 +301,7 @@ def test_words_and_numbers_as_labels_are_refused_until_the_numbers_have_a_meanin
 def test_two_columns_of_labels_that_differ_are_refused_until_one_is_chosen(tmp_path):
     path = written(tmp_path, "image,label,prediction\n1.png,real,fake\n2.png,real,real\n", "x.csv")
     assert refusal(path) == (
-        "prediction and label differ in 1 of 2 entries (1.png): pass --columns image,prediction"
+        "the values of prediction and label differ in 1 of 2 entries (1.png): pass --columns image,prediction"
         " or --columns image,label"
     )
     assert read_labels(path, Rules(columns=("Image", "prediction"))) == NAMED
@@ -299,7 +309,8 @@ def test_two_columns_of_labels_that_differ_are_refused_until_one_is_chosen(tmp_p
 
 def test_columns_with_other_names_are_given(tmp_path):
     path = written(tmp_path, "pic,answer\n1.png,fake\n2.png,real\n", "x.csv")
-    assert "got pic, answer: pass --columns IMAGE,LABEL" in refusal(path)
+    assert refusal(path).endswith("such as --columns pic,answer")
+    assert "got pic, answer: pass --columns" in refusal(path)
     assert read_labels(path, Rules(columns=("pic", "answer"))) == NAMED
 
 

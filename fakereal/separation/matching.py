@@ -162,16 +162,14 @@ def _problem(key: Key, images: Sequence[Path], document: Document, index: ImageI
     file, folder = display_path(document.path), display_path(index.folder.name)
     entry = f"index {key}" if isinstance(key, int) else f"image {display_path(key)!r}"
     if not images:
-        return Problem(
-            f"{file}: {entry}: the folder has no such image", file, f"entries name no image in {folder}/", entry
-        )
+        return Problem(f"{file}: {entry}: the folder has no such image", file, f"for no image in {folder}/", entry)
     names = ", ".join(display_path(image.name) for image in images)
     if len(images) == 1:
         return Problem(
-            f"{file}: {entry}: another entry means {names}, too", file, "entries mean the image of another", entry
+            f"{file}: {entry}: another entry means {names}, too", file, "for the image of another entry", entry
         )
     return Problem(
-        f"{file}: {entry}: {len(images)} images match ({names})", file, "entries match several images", entry
+        f"{file}: {entry}: {len(images)} images match ({names})", file, "that could mean several images", entry
     )
 
 
@@ -201,9 +199,9 @@ def _check_shift(document: Document, index: ImageIndex, name: str, shift: int | 
         best = 1 if counts_from_0 and fitting(best) <= fitting(1) else best
         raise DataError(
             f"{display_path(document.path)}: its indices run from {min(indices)} to {max(indices)}, but the files in"
-            f" {display_path(index.folder.name)}/ from {min(files)} to {max(files)}: pass --index-shift {name}={best}"
-            f" if index {min(indices)} means file {min(indices) + best},"
-            f" or --index-shift {name}=0 if every index is the number of its file"
+            f" {display_path(index.folder.name)}/ are numbered from {min(files)} to {max(files)}:"
+            f" pass --index-shift {name}={best} if index {min(indices)} means file {min(indices) + best},"
+            f" or --index-shift {name}=0 if index {min(files)} means file {min(files)}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -190,7 +191,8 @@ def _settle(search: _Search, source: Path) -> Iterator[str]:
         for folder in folders:
             search.found[folder] = []
         names = " and ".join(f"{_shown(folder, source)}/" for folder in folders)
-        yield f"{display_path(file)}: fits {names}: pass --pair {_shown(folders[0], source)}={display_path(file)}"
+        option = shlex.quote(f"{_shown(folders[0], source)}={display_path(file)}")
+        yield f"{display_path(file)}: fits {names}: name the right one, such as --pair {option}"
     for folder, files in search.found.items():
         if len(files) > 1:
             search.found[folder], problem = _one_of_each_name(folder, files, source)
@@ -205,10 +207,15 @@ def _one_of_each_name(folder: Path, files: Sequence[Path], source: Path) -> tupl
         groups.setdefault((file.parent, _COPY_MARK.sub("", file.stem).casefold()), []).append(file)
     for copies in groups.values():
         if len(copies) > 1 and len(set(map(sha256_of, copies))) > 1:
-            names = " and ".join(display_path(file) for file in copies)
-            option = f"--pair {_shown(folder, source)}={display_path(copies[0])}"
-            return [], f"{names} differ, and both fit {_shown(folder, source)}/: name the right one, such as {option}"
-    return [min(copies, key=lambda file: (len(file.name), file.name)) for copies in groups.values()], ""
+            names = [display_path(file) for file in sorted(copies, key=_by_length)]
+            option = shlex.quote(f"{_shown(folder, source)}={names[0]}")
+            both = f"{' and '.join(names)} differ, and both fit {_shown(folder, source)}/"
+            return [], f"{both}: name the right one, such as --pair {option}"
+    return [min(copies, key=_by_length) for copies in groups.values()], ""
+
+
+def _by_length(file: Path) -> tuple[int, str]:
+    return len(file.name), file.name
 
 
 def _names(found: dict[Path, list[Path]], source: Path) -> dict[Path, str]:

@@ -105,7 +105,7 @@ def _counts(result: SeparationResult, options: Options) -> Iterator[str]:
     reasons = Counter(file.reason for file in result.skipped).most_common()
     yield from (f"  {count:,}: {REASONS[reason]}" for reason, count in reasons)
     if result.plan.problems:
-        yield f"  {len(result.plan.problems):,} prediction files or entries could not be used"
+        yield f"  {len(result.plan.problems):,}: prediction files and entries that can't be used"
 
 
 def _left_out_lines(skipped: Iterable[SkippedFile], plan: Plan, source: Path) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
         kinds: dict[str, list[str]] = {}
         for problem in found:
             kinds.setdefault(problem.kind, []).append(problem.example)
-        yield f"{file}: " + "; ".join(f"{len(each):,} {kind} ({_few(each)})" for kind, each in kinds.items())
+        yield f"{file}: " + "; ".join(f"{_entries(len(each))} {kind} ({_few(each)})" for kind, each in kinds.items())
 
 
 def _skipped_lines(skipped: Iterable[SkippedFile], source: Path) -> Iterator[str]:
@@ -144,6 +144,10 @@ def _skipped_lines(skipped: Iterable[SkippedFile], source: Path) -> Iterator[str
             yield from (f"skipped   {_shown(file.path, source)}: {REASONS[reason]}{detail}" for file, detail in details)
         else:
             yield f"skipped   {images}: {REASONS[reason]} ({_few([display_path(file.path.name) for file in files])})"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count:,} entries"
 
 
 def _few(examples: Sequence[str]) -> str:

@@ -362,7 +362,7 @@ def _compare_with_earlier(entry: Entry, label: int | None, plan: Plan) -> None:
         )
         folder, kind = (
             display_path(entry.source.parent),
-            "images are in the other class since an earlier run: undo it first",
+            "for images that an earlier run put into the other class: undo that run first",
         )
         plan.problems.append(Problem(problem, folder, kind, display_path(entry.source.name)))
 

@@ -114,9 +114,10 @@ def cast_votes(
         labels.setdefault(each.image, set()).add(each.prediction.label)
     conflicts = [display_path(image.name) for image, given in labels.items() if given >= {FAKE, REAL}]
     if conflicts and not skip_conflicts:
+        images = "an image is" if len(conflicts) == 1 else f"{len(conflicts):,} images are"
         raise DataError(
-            f"{display_path(experiment.path)}: it calls {len(conflicts):,} of its images both fake and real"
-            f" ({listed(conflicts)}): correct the file, or pass --skip-conflicts to leave these images out"
+            f"{display_path(experiment.path)}: {images} called both fake and real ({listed(conflicts)}): correct the"
+            " file, or pass --skip-conflicts to leave them out"
         )
     for image, sentence in matching.ambiguous.items():
         ballots[image].abstentions.append(("ambiguous", sentence))

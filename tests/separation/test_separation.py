@@ -125,7 +125,7 @@ def test_a_json_that_cannot_be_read_is_listed_and_its_folder_is_left_alone(sourc
     assert len(separated(output)) == 3
     out = capsys.readouterr().out
     assert out.count("unusable ") == 1
-    assert re.search(r"unusable  \S*/x_preds.json: (expected|it is empty)", out)
+    assert re.search(r"unusable  \S*/x_preds.json: (expected|invalid JSON|it is empty)", out)
     assert "skipped   x/2.png: its prediction file can't be used (x_preds.json)" in out
 
 
@@ -160,7 +160,7 @@ def test_300_wrong_entries_are_one_line_and_their_images_another(source, output,
     assert separate(source, "--output", output) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
-        f"unusable  {source}/x.json: 300 entries name no image in x/"
+        f"unusable  {source}/x.json: 300 entries for no image in x/"
         " (image 'cat0.png', image 'cat1.png', image 'cat2.png', ...)",
         "skipped   x/ (300 images): no entry in any prediction file (1.png, 10.png, 100.png, ...)",
     ]
@@ -177,8 +177,8 @@ def test_a_file_that_calls_an_image_both_fake_and_real_is_refused_unless_told_to
     before = tree(source)
     assert separate(source, "--output", output) == 2
     assert capsys.readouterr().err == (
-        f"error: {source}/x_preds.json: it calls 1 of its images both fake and real (1.png): correct the file, or pass"
-        " --skip-conflicts to leave these images out\n"
+        f"error: {source}/x_preds.json: an image is called both fake and real (1.png): correct the file, or pass"
+        " --skip-conflicts to leave them out\n"
     )
     assert tree(source) == before
     assert separate(source, "--output", output, "--skip-conflicts") == 1

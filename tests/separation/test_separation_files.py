@@ -100,8 +100,8 @@ def test_two_copies_that_differ_are_refused_until_one_is_named(source, output, c
     predictions(source / "x_preds (1).json", "real", "real", "real")
     message = refused(source, output, capsys)
     assert message == (
-        f"{source}/x_preds (1).json and {source}/x_preds.json differ, and both fit x/:"
-        f" name the right one, such as --pair x={source}/x_preds (1).json"
+        f"{source}/x_preds.json and {source}/x_preds (1).json differ, and both fit x/:"
+        f" name the right one, such as --pair x={source}/x_preds.json"
     )
     assert run(source, output, "--pair", f"x={source}/x_preds.json") == 0
     assert separated(output) == ALL_THREE
@@ -147,7 +147,9 @@ def test_one_file_that_fits_two_folders_is_refused_until_it_is_paired(source, ou
         folder_of_three(source / parent)
         (source / parent / "x_preds.json").unlink()
     file = predictions(source / "x.json", "fake", "real", "fake")
-    assert refused(source, output, capsys) == f"{file}: fits a/x/ and b/x/: pass --pair a/x={file}"
+    assert (
+        refused(source, output, capsys) == f"{file}: fits a/x/ and b/x/: name the right one, such as --pair a/x={file}"
+    )
     assert run(source, output, "--pair", f"a/x={file}", "--pair", f"b/x={file}") == 0
     assert len(separated(output)) == 6
 
@@ -286,7 +288,10 @@ def test_shifted_indices_are_refused_until_the_shift_is_given(source, output, ca
     images(source / "x", files)
     indexed(source / "x.json", indices, named)
     message = refused(source, output, capsys)
-    assert f"its indices run from {indices[0]} to {indices[-1]}, but the files in x/ from {files[0]}" in message
+    assert (
+        f"its indices run from {indices[0]} to {indices[-1]}, but the files in x/ are numbered from {files[0]}"
+        in message
+    )
     assert f"pass --index-shift x.json={shift} if index {indices[0]} means file {indices[0] + shift}, or" in message
     run(source, output, "--index-shift", f"x.json={shift}")
     expected = {i + shift: ("fake", "real")[i % 2] for i in indices if i + shift in files}
