@@ -204,7 +204,7 @@ def _relative_to(source: Path, document: Document, images: Container[Path]) -> D
         else:
             elsewhere += 1
     if elsewhere:
-        log(f"{elsewhere:,} decisions are about images outside {display_path(source)}, and are not used")
+        log(f"decisions about images outside {display_path(source)}, not used: {elsewhere:,}")
     return replace(document, predictions=tuple(kept))
 
 
