@@ -349,7 +349,8 @@ def label_error_findings(tree: dict[str, Any], commands: Sequence[str]) -> list[
     if not count:
         return []
     low, high = tree["interval"]
-    what = f"{count:,} suspect label{'s' * (count > 1)}; estimated number of wrong ones: {tree['expected']:,} (95 % CI {low:,}-{high:,})"
+    labels = f"{count:,} suspect label{'s' * (count > 1)}"
+    what = f"{labels}; estimated number of wrong ones: {tree['expected']:,} (95 % CI {low:,}-{high:,})"
     if tree["reliable"]:
         advice = "decide on them in report.html; or apply all suggestions with image_separate.py, alone or as a vote"
         return [Finding("label_errors", True, what, count, advice, "\n".join(commands))]
