@@ -26,7 +26,7 @@ THUMBNAIL_PX = 16
 NO_RULES = LabelRules()
 """Only the names of the folders count."""
 
-PREDICTION_ENDINGS = ("_preds.json", "_predictions.json")
+_PREDICTION_ENDINGS, _PREDICTION_SUFFIXES = ("_preds", "_predictions"), (".json", ".csv")
 """Of the files that predict the images of the folder beside them, see `fakereal.separation.pairing`."""
 
 _UNREADABLE = "unreadable folder"
@@ -146,11 +146,15 @@ def _check_predictions(root: Path, classes: Mapping[Parts, int], files: Sequence
         files: that are no images.
         rules: a folder that they name is fine.
     """
+    by_name = {(*folder[:-1], folder[-1].lower()): folder for folder in classes if folder}
     for path in files:
-        stem = next((path.name.removesuffix(end) for end in PREDICTION_ENDINGS if path.name.endswith(end)), "")
-        above = path.relative_to(root).parts[:-1]
-        for folder in ((*above, stem), (*above, f"{stem}_images")):
-            if folder in classes and not rules.names(folder):
+        stem = path.stem.lower()
+        ending = next((end for end in _PREDICTION_ENDINGS if stem.endswith(end)), None)
+        if ending is None or path.suffix.lower() not in _PREDICTION_SUFFIXES:
+            continue
+        above, name = path.relative_to(root).parts[:-1], stem.removesuffix(ending)
+        for folder in (by_name.get((*above, name)), by_name.get((*above, f"{name}_images"))):
+            if folder and not rules.names(folder):
                 name = "/".join(folder)
                 raise DataError(
                     f"{root}: {name}/ has predictions beside it ({path.name}), so its name may not be the truth: sort"

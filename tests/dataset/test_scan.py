@@ -254,7 +254,7 @@ def test_odd_names_are_read(make_folder):
     assert len(scan(root, SMALL).records) == 5
 
 
-@pytest.mark.parametrize("name", ["fake_a_preds.json", "fake_a_images_predictions.json"])
+@pytest.mark.parametrize("name", ["fake_a_preds.json", "fake_a_images_predictions.json", "Fake_A_preds.CSV"])
 def test_raw_folders_with_predictions_of_their_own_are_not_labeled_by_their_names(make_folder, name):
     root = make_folder({"fake_a_images": 1, "real_a_images": 1})
     (root / name).write_text("[]")

@@ -293,6 +293,18 @@ def test_a_neutralized_copy_is_reported_as_possibly_seen(seen_model, data, tmp_p
     assert "warning: The model may have been trained on some of these images" in capsys.readouterr().err
 
 
+def test_options_about_folders_are_taken(model, tmp_path, capsys):
+    data = make_labeled_images(tmp_path / "digits", {"0": 5, "1": 4})
+    arguments = ["evaluate", str(model), "--data", str(data), "--output", str(tmp_path / "r"), "--resave-images", "0"]
+    with pytest.raises(DataError, match=r"whether 0 .*, 1 .* are fake or real"):
+        door.main(arguments)
+    assert door.main([*arguments, "--class", "0=real", "--class", "1=fake"]) == 0
+    tree = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert (tree["data"]["fake"], tree["data"]["real"]) == (4, 5)
+    assert "Only 4 fake and 5 real images: too few to judge the detector." in tree["subject"]["notes"]
+    assert ["1/", "fake", "-", "-", "4"] in [line.split() for line in capsys.readouterr().err.splitlines()]
+
+
 def test_a_report_on_another_folder_is_not_replaced(model, data, tmp_path):
     own = tmp_path / "m.h5"
     shutil.copy(model, own)
