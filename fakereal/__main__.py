@@ -212,7 +212,8 @@ def _compare_options(command: Parser) -> None:
         "configs", type=cli.parse_path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files"
     )
     add("--data", dest="path", metavar="DIR", help="the labeled images, for all of them")
-    add("--split", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
+    command.add_label_options()
+    add("--split", dest="split_file", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
     add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="for everything")
     settings_help = "a key for all of them, such as training.epochs=5; repeatable"
     add("--set", type=cli.parse_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -246,8 +247,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fakereal.files import locked
     from fakereal.training import compare, comparison
 
-    flags = {"data.path": arguments.path, "data.split_file": arguments.split}
-    overrides = {key: value for key, value in flags.items() if value is not None} | dict(arguments.settings)
+    keys = ("path", "split_file", "classes", "split_folders", "labels_file")
+    flags = {f"data.{key}": value for key in keys if (value := getattr(arguments, key)) is not None}
+    overrides = flags | dict(arguments.settings)
     with locked(arguments.output / ".lock"):
         runs = compare.plan(arguments.configs, arguments.output, overrides)
         failed = compare.train_all(runs)

@@ -60,9 +60,9 @@ def read_labels(file: Path, root: Path, images: Sequence[Path], rules: LabelRule
     classes = _classes(file, rows, rules)
     found, missing = _match(file, root, images, rows, classes)
     if not found:
-        raise DataError(f"{file}: none of its {len(rows):,} rows names an image in {root} (such as {missing[0]})")
+        raise DataError(f"{file}: no path in it names an image in {root} (the first: {missing[0]})")
     if missing:
-        log(f"{file}: {len(missing):,} of {len(rows):,} rows name no image in {root} (such as {missing[0]})")
+        log(f"{file}: {len(missing):,} of {len(rows):,} rows name no image in {root} (the first: {missing[0]})")
     folders = Counter(image.relative_to(root).parts[:-1] for image in images)
     in_file = any(row.split for row in rows)
     splits = dict.fromkeys(folders) if in_file else read_splits(folders, rules, str(root))

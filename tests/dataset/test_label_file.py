@@ -89,7 +89,7 @@ REFUSED = {
     "two labels": ("id,label\n1,fake\n1,real\n", {}, "lines 2 and 3 label 1 differently"),
     "columns that disagree": ("id,label,is_fake\n1,fake,0\n", {}, "line 2: the columns label, isfake contradict"),
     "no yes or no": ("id,is_fake\n1,0.7\n", {}, "line 2: expected 0 or 1 in the column isfake, got '0.7'"),
-    "no image": ("id,label\n7,fake\n8,real\n", {}, "none of its 2 rows names an image"),
+    "no image": ("id,label\n7,fake\n8,real\n", {}, "no path in it names an image"),
     "a split": ("id,label,split\n1,fake,a\n2,real,b\n", {}, "line 2: expected the split train, val or test, got 'a'"),
 }  # fmt: skip
 

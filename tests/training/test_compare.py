@@ -94,6 +94,16 @@ def test_a_wrong_call_is_one_clear_line_before_anything_is_trained(more, expecte
         door.main(["compare", *more])
 
 
+def test_options_about_folders_hold_for_all_configurations(make_folder, tmp_path):
+    root = make_folder({"0": 2, "1": 2})
+    options = ["compare", str(ROOT / "configs" / "cnn.yaml"), "--data", str(root), "--output", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=r"whether 1 \(2 images\) is fake or real"):
+        door.main([*options, "--class", "0=real"])
+    (tmp_path / "labels.csv").write_text("id,label\n7,fake\n")
+    with pytest.raises(DataError, match="no path in it names an image"):
+        door.main([*options, "--labels", str(tmp_path / "labels.csv")])
+
+
 def test_recipes_on_other_pictures_are_refused(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(f"data: {{path: {name}}}\n")
