@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         undone = report.undo_lines(journal, returned), returned.completed, returned.skipped
         return _finish(*undone, args.strict, returned.interrupted)
     lists = (tuple(args.predictions), tuple(args.pair), tuple(args.skip))
-    votes = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions)
+    votes = (args.min_agreement, not args.no_check, tuple(args.weight), args.decisions, args.force)
     options = separate.Options(args.source, args.output, args.mode, *lists, *votes, prediction_files.rules_of(args))
     if args.dry_run:
         plan = separate.preview(options)

@@ -17,7 +17,7 @@ _EXAMPLES = """examples:
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
 inside one folder per source; unclear names are asked about. Beside the model, NAME_run/ gets report, split, history."""
 
-_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict")
+_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict", "force")
 """Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""
 
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fakereal.evaluation.report import training_lines
     from fakereal.training import run
 
-    outcome = run.train_and_report(effective, options.output, options.resume)
+    outcome = run.train_and_report(effective, options.output, options.resume, options.force)
     print("\n".join(training_lines(outcome.detector)))
     runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return cli.EXIT_INTERRUPTED if outcome.interrupted else cli.exit_code(outcome.left_out, options.strict)

@@ -88,7 +88,7 @@ def command_parser(name: str) -> Parser:
     add_options, run = COMMANDS[name]
     parser = Parser(prog=f"{_program()} {name}", description=cleandoc(run.__doc__))
     add_options(parser)
-    parser.add_common_options()
+    parser.add_common_options(replaces=name not in ("web", "demo"))
     return parser
 
 
@@ -112,6 +112,7 @@ def run_audit(arguments: argparse.Namespace) -> int:
     """
     from fakereal.audit import audit, report
     from fakereal.dataset.scan import scan
+    from fakereal.files import keep_backups
     from fakereal.preprocessing import Preprocessing
 
     if arguments.label_errors and not arguments.report:
@@ -120,11 +121,12 @@ def run_audit(arguments: argparse.Namespace) -> int:
     audited = audit.audit_dataset(dataset)
     suspects, apply, decide = None, [], []
     if arguments.label_errors:
-        suspects, apply, decide = _find_label_errors(dataset, audited.clusters, arguments.report)
+        suspects, apply, decide = _find_label_errors(dataset, audited.clusters, arguments.report, arguments.force)
     found = audit.findings(audited, audit.label_error_findings(suspects, apply) if suspects else ())
     print("\n".join(report.lines(audited, found)))
     if arguments.report:
-        report.write_report(arguments.report, audited, found, suspects, decide)
+        with keep_backups(*report.files_in(arguments.report), force=arguments.force):
+            report.write_report(arguments.report, audited, found, suspects, decide)
         log(f"\nreport: {arguments.report / 'report.html'}")
     incomplete = _write_neutral_copy(dataset, arguments.neutralize) if arguments.neutralize else False
     serious = any(finding.serious for finding in found)
@@ -138,18 +140,20 @@ def _label_rules(arguments: argparse.Namespace) -> LabelRules:
 
 
 def _find_label_errors(
-    dataset: Dataset, clusters: Sequence[Cluster], folder: Path
+    dataset: Dataset, clusters: Sequence[Cluster], folder: Path, force: bool
 ) -> tuple[dict, list[str], list[str]]:
     """Return the suspects as JSON, and the commands that apply all suggestions, or what people decide."""
     start_keras()
     from fakereal.audit import label_errors
+    from fakereal.files import keep_backups
 
     found = label_errors.find_label_errors(dataset, clusters)
     suggested, given = folder / "label_errors", folder / "given_labels"
-    written = label_errors.write_predictions(found, dataset, suggested)
+    with keep_backups(*suggested.rglob("*.json"), *given.rglob("*.json"), force=force):
+        written = label_errors.write_predictions(found, dataset, suggested)
+        labels = label_errors.write_given_labels(dataset, given)
     apply = label_errors.separation_commands(written, dataset, suggested)
-    written = label_errors.write_given_labels(dataset, given)
-    decide = label_errors.separation_commands(written, dataset, given, Path("decisions.json"))
+    decide = label_errors.separation_commands(labels, dataset, given, Path("decisions.json"))
     log("\n".join(label_errors.summary(found)))
     return label_errors.as_json(found, dataset.root), apply, decide
 
@@ -244,7 +248,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Train what is missing, write the comparison and print its table."""
-    from fakereal.files import locked
+    from fakereal.files import keep_backups, locked
     from fakereal.training import compare, comparison
 
     keys = ("path", "split_file", "classes", "split_folders", "labels_file")
@@ -252,9 +256,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     overrides = flags | dict(arguments.settings)
     with locked(arguments.output / ".lock"):
         runs = compare.plan(arguments.configs, arguments.output, overrides)
-        failed = compare.train_all(runs)
+        failed = compare.train_all(runs, arguments.force)
     table = comparison.comparison_rows([run for run in runs if run.name not in failed])
-    comparison.write_comparison(arguments.output, table, failed, _command_line())
+    with keep_backups(*comparison.files_in(arguments.output), force=arguments.force):
+        comparison.write_comparison(arguments.output, table, failed, _command_line())
     print("\n".join(comparison.comparison_markdown(table, failed)))
     log(f"\ncomparison: {arguments.output / 'comparison.html'}")
     if len(failed) == len(runs):

@@ -116,8 +116,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"_{name}", nargs="?", help=help, **settings)
         self.add_argument(f"--{name}", dest=dest or name, help=f"the same as {settings['metavar']}", **settings)
 
-    def add_common_options(self) -> None:
-        """Add the options of all commands, as the last ones."""
+    def add_common_options(self, replaces: bool = True) -> None:
+        """Add the options of all commands, as the last ones; `replaces`: whether it may replace earlier results."""
+        if replaces:
+            self.add_argument("--force", action="store_true", default=False,
+                help="replace earlier results without keeping them as NAME.bak")  # fmt: skip
         self.add_argument("--strict", action="store_true", default=False,
             help="exit code 1 where anything was left out or found")  # fmt: skip
         self.add_argument("--quiet", action="store_true", default=False,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import glob
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Container, Iterator
+import shutil
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from fakereal.errors import DataError
+from fakereal.runtime import log
 
+_BACKUPS_NAMED = 3  # on the screen
 _RUBBISH = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", ".DS_Store"}
 _LONGEST_STEM = 100  # characters of a name that its temporary file repeats: file systems allow 255 bytes
 
@@ -62,6 +66,56 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         if isinstance(error, OSError):
             raise DataError(f"{path}: can't be written: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def keep_backups(*paths: Path | None, force: bool = False) -> Iterator[None]:
+    """Keep each file that the block replaces by another content as `NAME.bak`, and log which.
+
+    Where there is a backup already, the next one is `NAME.bak2`: none is replaced. Each is made before the block, so
+    that a kill loses nothing. The block must replace the files (`write_atomic`), not write into them.
+
+    Args:
+        paths: of the files; those that don't exist yet, and None, are skipped.
+        force: keep no backups.
+    """
+    existing = [path for path in paths if path is not None and path.is_file()]
+    backups = {} if force else {path: _back_up(path) for path in existing}
+    try:
+        yield
+    finally:
+        kept = [backup for path, (backup, is_new) in backups.items() if not _is_unchanged(path, backup, is_new)]
+        if kept:
+            _log_backups(kept)
+
+
+def _log_backups(backups: Sequence[Path]) -> None:
+    names = ", ".join(display_path(path) for path in backups[:_BACKUPS_NAMED])
+    more = f" and {len(backups) - _BACKUPS_NAMED} more" if len(backups) > _BACKUPS_NAMED else ""
+    log(f"replaced other results, which are kept as {names}{more} (--force keeps none)")
+
+
+def _back_up(path: Path) -> tuple[Path, bool]:
+    """Return a second name of a file, or a copy where there are no such links, and whether it was made just now."""
+    number, backup = 1, path.with_name(f"{path.name}.bak")
+    while backup.exists():
+        if filecmp.cmp(path, backup, shallow=False):
+            return backup, False
+        number += 1
+        backup = path.with_name(f"{path.name}.bak{number}")
+    try:
+        backup.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, backup)
+    return backup, True
+
+
+def _is_unchanged(path: Path, backup: Path, is_new: bool) -> bool:
+    """Return whether a file has its earlier content; a backup that was made just now is not needed then."""
+    unchanged = path.is_file() and filecmp.cmp(path, backup, shallow=False)
+    if unchanged and is_new:
+        backup.unlink()
+    return unchanged
 
 
 def remove_partial_files(folder: Path, name: str | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fakereal.errors import DataError
 from fakereal.files import (
+    keep_backups,
     locked,
     locked_folders,
     open_atomic,
@@ -99,3 +100,64 @@ def test_a_lock_keeps_another_process_out_and_dies_with_its_own(tmp_path, hold):
         other.wait()
         with hold(path):
             pass
+
+
+def test_what_is_replaced_by_another_content_is_kept_and_named(tmp_path, capsys):
+    path, same, new = (tmp_path / name for name in ("p.json", "same.csv", "new.csv"))
+    for content in (b"first", b"second", b"third"):
+        with keep_backups(path, same, new, None):
+            write_atomic(path, content)
+            write_atomic(same, b"as before")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        "p.json": b"third",
+        "p.json.bak": b"first",
+        "p.json.bak2": b"second",
+        "same.csv": b"as before",
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in lines] == [
+        f"replaced other results, which are kept as {path}{suffix}" for suffix in (".bak", ".bak2")
+    ]
+
+
+def test_a_content_that_is_kept_already_is_not_kept_twice(tmp_path, capsys):
+    path = tmp_path / "p.json"
+    for content in (b"first", b"second", b"first", b"second"):
+        with keep_backups(path):
+            write_atomic(path, content)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.json", "p.json.bak", "p.json.bak2"]
+    assert capsys.readouterr().err.count("p.json.bak ") == 2
+
+
+def test_with_force_nothing_is_kept(tmp_path, capsys):
+    path = tmp_path / "p.json"
+    for content in (b"first", b"second"):
+        with keep_backups(path, force=True):
+            write_atomic(path, content)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.json"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_write_that_fails_leaves_the_file_and_no_backup(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_bytes(b"first")
+    with pytest.raises(KeyboardInterrupt), keep_backups(path):
+        raise KeyboardInterrupt
+    assert [file.name for file in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_kill_after_the_replacement_leaves_the_backup(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_bytes(b"first")
+    code = (
+        "import os, sys, pathlib\n"
+        "from fakereal.files import keep_backups, write_atomic\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "with keep_backups(path): write_atomic(path, b'second'); os._exit(9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code, path], env=environment, check=False).returncode == 9
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        "p.json": b"second",
+        "p.json.bak": b"first",
+    }

@@ -194,6 +194,11 @@ def _name(path: Path, audit: Audit) -> str:
     return relative_name(path, audit.dataset.root)
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return what `write_report` writes into a folder."""
+    return [folder / "audit.json", folder / "report.html"]
+
+
 def write_report(
     folder: Path,
     audit: Audit,

@@ -20,7 +20,7 @@ from fakereal.engines.card import OriginalModel, card_path, make_card
 from fakereal.engines.formats import LITERT, RUNTIMES, Runtime
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import ConfigError, DataError, EngineRefused
-from fakereal.files import replacing, sha256_of, write_atomic
+from fakereal.files import keep_backups, replacing, sha256_of, write_atomic
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import EXPORTED_SUFFIX, beside, check_suffix, read_metadata
 from fakereal.preprocessing import Preprocessing
@@ -45,6 +45,7 @@ class ExportConfig:
     int8: bool = False  # a third of the size; needs `data`
     data: Path | None = None  # labeled images: one half calibrates int8, the other half tests it
     foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
+    force: bool = False  # replace another exported model without a backup
     strict: bool = False  # exit code 1 where images of `data` could not be read
 
 
@@ -93,7 +94,9 @@ def export(config: ExportConfig) -> ExportResult:
         option = f"--format {config.format}{' --int8' * config.int8}"
         raise EngineRefused(f"{option}: not written, because {result.description}")
     original = OriginalModel(sha256_of(config.model), foreign=read_metadata(config.model) is None)
-    written = _write(config.format, output, files, detector, original, result, config.int8)
+    replaced = [output.with_suffix(suffix) for suffix in files]
+    with keep_backups(*replaced, card_path(output), force=config.force):
+        written = _write(config.format, output, files, detector, original, result, config.int8)
     failed = sum(each.failed for each in dataset.skipped) if dataset else 0
     return ExportResult(written, result, failed)
 
@@ -153,7 +156,7 @@ def _export_model_file(config: ExportConfig) -> ExportResult:
     detector = model_file.load(config.model, config.foreign)
     images = parity.parity_images(detector.metadata.preprocessing.image_size_px)
     expected = detector.p_real(images)
-    with replacing(output, output.suffix) as written:
+    with keep_backups(output, force=config.force), replacing(output, output.suffix) as written:
         model_file.save(written, detector)
         result = parity.compare_outputs(expected, model_file.load(written).p_real(images))
         if not result.passed:

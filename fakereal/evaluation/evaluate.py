@@ -59,6 +59,7 @@ class EvaluateConfig:
     foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     rules: LabelRules = NO_RULES  # what the user says about the folders
     command: str = ""  # the command line, for the report
+    force: bool = False  # replace an earlier report without a backup
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from fakereal.evaluation.evaluate import (
     evaluate_test_split,
     prediction_rows,
 )
-from fakereal.files import write_atomic
+from fakereal.files import keep_backups, write_atomic
 from fakereal.labels import NAMES, SPLITS
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
@@ -56,6 +56,9 @@ METRIC_NAMES = {
 }
 """The metrics of `model.metrics.measure` as the report calls them, in its order."""
 
+REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
+"""What `write_report` writes."""
+
 _THUMBNAIL_PX = 224
 
 
@@ -66,7 +69,8 @@ def evaluate_and_report(config: EvaluateConfig) -> EvaluationResult:
         FakeRealError: in one line, with what to do; nothing is written then.
     """
     result = evaluate(config)
-    write_report(result)
+    with keep_backups(*(result.folder / name for name in REPORT_FILES), force=config.force):
+        write_report(result)
     return result
 
 

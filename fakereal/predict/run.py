@@ -20,7 +20,7 @@ from fakereal.cli import exit_code
 from fakereal.engines.engine import OpenedNetwork, open_explainer, open_network
 from fakereal.engines.formats import Network
 from fakereal.errors import ConfigError, DataError, ModelFileError
-from fakereal.files import display_path, relative_name, remove_partial_files
+from fakereal.files import display_path, keep_backups, relative_name, remove_partial_files
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
@@ -73,6 +73,7 @@ class PredictConfig:
     foreign: ForeignModel | None = None  # accept a Keras file of another program, used as this says
     engine: str = "auto"  # one of cli.ENGINES
     listed: bool = False  # print one line per image, for at most results.MAX_SHOWN, in place of the summary
+    force: bool = False  # replace earlier results without a backup
     strict: bool = False  # exit code 1 where anything was left out
     ray: str | None = None  # address of a Ray cluster, see `ray.connect_ray`; None: predict in this process
 
@@ -191,7 +192,8 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
         try:
             predict_remaining(journal, listing.items, predictor, config)
             decided = predictor.decide(journal.predictions(), config)
-            counts = save(decided, config.output, config.details, config.variants)
+            with keep_backups(config.output_file, config.details, force=config.force):
+                counts = save(decided, config.output, config.details, config.variants)
         except BaseException:
             if len(journal) and config.output_file:
                 done = f"{len(journal):,} of {len(listing.items):,} images"

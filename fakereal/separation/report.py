@@ -18,7 +18,7 @@ from pathlib import Path
 from fakereal import html, predictions_json
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
-from fakereal.files import display_path, relative_name, write_atomic
+from fakereal.files import display_path, keep_backups, relative_name, write_atomic
 from fakereal.labels import NAMES
 from fakereal.prediction_files import Problem
 from fakereal.separation.journal import CLASS_FOLDERS, Entry, Journal, TransferResult
@@ -203,6 +203,7 @@ def write_report(result: SeparationResult, options: Options) -> ReportFiles:
     if not output.is_dir():
         return ReportFiles()
     report = {
+        "source": os.path.relpath(source, output),
         "counts": _class_counts(result),
         "decided_by_people": result.plan.decided,
         "weights": dict(_weights(result.plan)),
@@ -211,8 +212,18 @@ def write_report(result: SeparationResult, options: Options) -> ReportFiles:
         "stayed": [_as_json(file, source) for file in result.skipped],  # a published key
         "problems": [problem.text for problem in result.plan.problems],
     }
-    write_atomic(output / REPORT_NAME, (json.dumps(report, indent=4) + "\n").encode("ascii"))
-    return ReportFiles(output / REPORT_NAME, review)
+    path = output / REPORT_NAME
+    with keep_backups(path, force=options.force or _source_of(path) == report["source"]):
+        write_atomic(path, (json.dumps(report, indent=4) + "\n").encode("ascii"))
+    return ReportFiles(path, review)
+
+
+def _source_of(report: Path) -> str | None:
+    """Return the source of an earlier report, None where there is none."""
+    try:
+        return json.loads(report.read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _class_counts(result: SeparationResult) -> dict[str, int]:

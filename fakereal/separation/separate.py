@@ -59,6 +59,7 @@ class Options:
     check_images: bool = True  # decode every image, and skip the damaged ones
     weights: tuple[str, ...] = ()  # NAME=N
     decisions: Path | None = None  # prediction JSON of people, who outrank every vote
+    force: bool = False  # replace the report on another source without a backup
     rules: Rules = field(default_factory=Rules)  # how to read what a prediction file doesn't say itself
 
 

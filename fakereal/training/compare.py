@@ -123,8 +123,13 @@ def _assignments(manifest: Path) -> dict[str, str]:
     return {row["sha256"].lower(): row["split"] for row in manifest_rows(manifest) if row["split"] in SPLITS}
 
 
-def train_all(runs: Sequence[Run]) -> dict[str, str]:
-    """Train what isn't trained yet; return for each run that failed the last line that it printed."""
+def train_all(runs: Sequence[Run], force: bool = False) -> dict[str, str]:
+    """Train what isn't trained yet; return for each run that failed the last line that it printed.
+
+    Args:
+        runs: what `plan` returned.
+        force: keep no backup of a model of another configuration that is replaced.
+    """
     failed = {}
     for position, run in enumerate(runs, start=1):
         title = f"{position}/{len(runs)} {run.name}"
@@ -133,7 +138,7 @@ def train_all(runs: Sequence[Run]) -> dict[str, str]:
             continue
         log(f"{title}: training (log: {run.log})")
         started = time.monotonic()
-        code = _train(run)
+        code = _train(run, force)
         done = run.cost.exists()
         log(f"{title}: {'done' if done else 'failed'} after {(time.monotonic() - started) / 60:.1f} minutes")
         if not done:
@@ -157,22 +162,22 @@ def _asked(run: Run) -> str:
     )
 
 
-def _train(run: Run) -> int:
+def _train(run: Run, force: bool) -> int:
     """Train in a process of its own, so that memory, devices and seeds of one run don't affect the next."""
     resume = _is_asked(run)
     run.cost.unlink(missing_ok=True)
     if not resume:
         (run.records / "checkpoint.npz").unlink(missing_ok=True)  # of another configuration
     write_atomic(run.asked, _asked(run).encode())
-    code = _run_script(run, resume)
+    code = _run_script(run, resume, force)
     if resume and code == EXIT_ERROR and START_OVER in _last_line(run.log):  # other images than at the first attempt
-        code = _run_script(run, resume=False)
+        code = _run_script(run, False, force)
     return code
 
 
-def _run_script(run: Run, resume: bool) -> int:
+def _run_script(run: Run, resume: bool, force: bool) -> int:
     command = [sys.executable, _TOP / "train_model.py", "--config", run.asked, "--output", run.model,
-               "--end-with-stdin", *(["--resume"] if resume else [])]  # fmt: skip
+               "--end-with-stdin", *["--resume"] * resume, *["--force"] * force]  # fmt: skip
     # The pipe ends with this process, however that happens, and the training ends with the pipe. `subprocess.run` would
     # kill it on Ctrl-C, and leave its temporary files behind.
     with open(run.log, "ab" if resume else "wb") as output:

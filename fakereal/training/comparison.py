@@ -126,6 +126,11 @@ def mcnemar(one: dict[str, bool], other: dict[str, bool]) -> float | None:
     return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return what `write_comparison` writes into a folder."""
+    return [folder / f"comparison.{suffix}" for suffix in ("md", "csv", "html")]
+
+
 def write_comparison(folder: Path, table: Sequence[Row], failed: dict[str, str], command: str) -> None:
     """Write comparison.md, comparison.csv and comparison.html."""
     write_atomic(folder / "comparison.md", ("\n".join(comparison_markdown(table, failed)) + "\n").encode())

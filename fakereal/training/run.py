@@ -18,14 +18,16 @@ from fakereal.config import Config, DataConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_manifest
+from fakereal.engines.card import files_of
 from fakereal.engines.export import export_beside
+from fakereal.errors import FakeRealError
 from fakereal.evaluation.evaluate import predict_records
 from fakereal.evaluation.report import report_training
-from fakereal.files import locked, write_atomic
+from fakereal.files import keep_backups, locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import model_file, networks, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
-from fakereal.model.metadata import Metadata, weights_sha256
+from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
 from fakereal.model.metrics import measure
 from fakereal.model.model_file import Detector
 from fakereal.model.weights import BaseWeights, load_base
@@ -41,6 +43,7 @@ MAX_TRAIN_MEASURED = 5_000
 MIN_LEFT_OUT_SOURCES = 3
 """Of each class, before figures on left-out sources say anything about sources that nobody has seen."""
 
+_RECORD_SUFFIXES = (".yaml", ".csv", ".tsv", ".json", ".html", ".png")
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
 
 
@@ -62,13 +65,14 @@ class TrainResult:
         return bool(self.skipped or self.diverged)
 
 
-def train_and_report(config: Config, output: Path, resume: bool = False) -> TrainResult:
+def train_and_report(config: Config, output: Path, resume: bool = False, force: bool = False) -> TrainResult:
     """Train a detector, measure it, and write the model file and the records of the run.
 
     Args:
         config: the whole configuration.
         output: the model file, `.h5` or `.keras`; `<name>_run/` beside it gets the run's records.
         resume: continue from the checkpoint of a killed run.
+        force: keep no backup of the results of another training that this one replaces.
 
     Raises:
         FakeRealError: with one line that says what to do.
@@ -81,16 +85,34 @@ def train_and_report(config: Config, output: Path, resume: bool = False) -> Trai
         config = resolve_neutral_settings(config, dataset)
         audited = _audit(config, dataset, split)
         detector, trained = _train(config, split, folder, resume, audited)
-        model_file.save(output, detector)
-        export_beside(output, detector)
-        # Only now: a training that ended early must not replace the records of the existing model.
-        _write_records(folder, detector, dataset, split)
-        report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
         skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
         advice = _advice(config, trained.origin)
         result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
-        _write_cost(result)
+        with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
+            model_file.save(output, detector)
+            export_beside(output, detector)
+            # Only now: a training that ended early must not replace the records of the existing model.
+            _write_records(folder, detector, dataset, split)
+            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
+            _write_cost(result)
     return result
+
+
+def _results_in(output: Path, folder: Path) -> list[Path]:
+    """Return the files that a training replaces: the model, its exported network, and the records."""
+    return [*files_of(output), *sorted(path for path in folder.iterdir() if path.suffix in _RECORD_SUFFIXES)]
+
+
+def _is_of_same_training(output: Path, detector: Detector) -> bool:
+    """Return whether a model file is of these images and this configuration, so that nothing of it is lost."""
+    try:
+        before, now = read_metadata(output), detector.metadata
+    except FakeRealError:
+        return False
+    return before is not None and (before.config, before.data.get("fingerprint")) == (
+        now.config,
+        now.data.get("fingerprint"),
+    )
 
 
 def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:

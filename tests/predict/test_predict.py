@@ -447,6 +447,21 @@ def test_a_run_without_a_file_cannot_be_resumed(output, tmp_path, model, capsys)
     assert "--resume: expected the --output of the run that was stopped" in capsys.readouterr().err
 
 
+def test_predictions_of_other_images_are_kept_and_named(tmp_path, model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        noise(tmp_path / name / f"{name}.png", 1)
+    assert run("a", "--model", model, "--details", "d.csv") == 0
+    before = {name: Path(name).read_bytes() for name in ("predictions.json", "d.csv")}
+    assert run("a", "--model", model, "--details", "d.csv") == 0
+    assert "replaced" not in capsys.readouterr().err
+    assert run("b", "--model", model, "--details", "d.csv") == 0
+    assert "replaced other results, which are kept as predictions.json.bak, d.csv.bak (" in capsys.readouterr().err
+    assert {name: Path(f"{name}.bak").read_bytes() for name in before} == before
+    assert run("a", "--model", model, "--force") == 0
+    assert sorted(path.name for path in tmp_path.glob("*.bak*")) == ["d.csv.bak", "predictions.json.bak"]
+
+
 def _mistakes(folder: Path):
     good = ["--input", folder / "in", "--model", folder / "model.h5"]
     yield ["--input", folder / "no", *good[2:]], "got nothing there: put images there"

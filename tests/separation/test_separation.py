@@ -256,6 +256,21 @@ def test_several_experiments_vote_and_a_tie_is_skipped_with_its_votes(source, ou
     assert "first.json: real, second.json: fake" in capsys.readouterr().out
 
 
+def test_the_report_on_another_source_is_kept_and_that_on_the_same_one_is_not(source, output, tmp_path, capsys):
+    folder_of_three(source, "x")
+    folder_of_three(tmp_path / "other", "y")
+    assert separate(source, "--output", output) == 0
+    write_image(source / "x" / "9.png", 9)
+    assert separate(source, "--output", output) == 1
+    assert "replaced" not in capsys.readouterr().err
+    before = (output / "separation_report.json").read_bytes()
+    assert separate(tmp_path / "other", "--output", output) == 0
+    assert "which are kept as " in capsys.readouterr().err
+    assert (output / "separation_report.json.bak").read_bytes() == before
+    assert separate(source, "--output", output, "--force") == 1
+    assert not (output / "separation_report.json.bak2").exists()
+
+
 def test_all_jsons_beside_a_folder_vote(source, output):
     folder_of_three(source, "x", "fake", "fake", "fake")
     predictions(source / "x.json", "real", "fake", "fake")

@@ -467,3 +467,19 @@ def test_a_loss_that_runs_away_keeps_the_best_epoch_and_is_not_taken_for_ctrl_c(
     outcome = train_here(images, tmp_path / "m.h5", epochs=5)
     assert (outcome.diverged, outcome.interrupted) == (True, False)
     assert [row["val_loss"] for row in outcome.detector.metadata.history] == [0.5, 0.4]
+
+
+def test_a_model_of_other_images_is_kept_with_its_records_and_one_of_the_same_training_is_not(
+    images, tmp_path, make_set, train_here, capsys
+):
+    output = tmp_path / "model.h5"
+    for _ in range(2):
+        train_here(images, output, epochs=1)
+    assert list(tmp_path.rglob("*.bak")) == []
+    before = output.read_bytes()
+    make_set(tmp_path / "other", 38)
+    train_here(tmp_path / "other", output, epochs=1)
+    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.bak")}
+    assert kept >= {"model.h5.bak", "model.tflite.bak", "model_run/split.csv.bak", "model_run/report.html.bak"}
+    assert "replaced other results, which are kept as " in capsys.readouterr().err
+    assert (tmp_path / "model.h5.bak").read_bytes() == before
