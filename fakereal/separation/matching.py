@@ -8,7 +8,7 @@ than the files are refused: each would label the neighbor of its image.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -18,7 +18,7 @@ from fakereal.decoding import is_image_name
 from fakereal.errors import DataError
 from fakereal.files import display_path
 from fakereal.prediction_files import Document, Problem
-from fakereal.predictions_json import Prediction, key_of_file
+from fakereal.predictions_json import Prediction
 
 Key = int | str
 _MAX_DIGITS = 18  # of a number; int() refuses numbers of 5,000 digits
@@ -51,42 +51,46 @@ class ImageIndex:
     images: tuple[Path, ...]
 
     @cached_property
-    def _names(self) -> dict[Path, set[PurePosixPath]]:
-        """Each image's path relative to the folder, and to the folder within that holds all images, if there is one.
+    def _names(self) -> list[tuple[Path, str]]:
+        """Each image with its path relative to the folder, and to the folder within that holds all images, if any.
 
         An image outside the folder is named by its absolute path.
         """
-        inside = [image.relative_to(self.folder) for image in self.images if image.is_relative_to(self.folder)]
-        shared = _shared_folders([path.parts[:-1] for path in inside]) if len(inside) == len(self.images) else ()
-        names = {}
-        for image in self.images:
-            path = image.relative_to(self.folder) if image.is_relative_to(self.folder) else image
-            name = PurePosixPath(_composed(path.as_posix()))
-            names[image] = {name, PurePosixPath(*name.parts[len(shared) :])}
-        return names
+        prefix = f"{self.folder.as_posix().rstrip('/')}/"
+        names = [(image, _composed(image.as_posix().removeprefix(prefix))) for image in self.images]
+        shared = _shared_folders(name.split("/")[:-1] for _, name in names)
+        if not shared or shared[0] == "":  # the second: absolute paths
+            return names
+        return [*names, *((image, name.split("/", len(shared))[-1]) for image, name in names)]
 
     @cached_property
     def exact(self) -> dict[Key, list[Path]]:
         """The images by number and by path."""
         found: dict[Key, list[Path]] = {}
-        for image, names in self._names.items():
-            for key in {key for name in names for key in (key_of_file(name), name.as_posix())}:
-                found.setdefault(key, []).append(image)
+        for image, name in self._names:
+            found.setdefault(name, []).append(image)
+            if "/" not in name and (number := _number_of(name)) is not None:
+                found.setdefault(number, []).append(image)
         return found
 
     @cached_property
     def loose(self) -> dict[_LooseKey, list[Path]]:
         """The images by path without case and extension."""
         found: dict[_LooseKey, list[Path]] = {}
-        for image, names in self._names.items():
-            for key in {_loose_key(name.parts) for name in names}:
-                found.setdefault(key, []).append(image)
+        for image, name in self._names:
+            found.setdefault(_loose_key(name.split("/")), []).append(image)
         return found
 
     @cached_property
     def numbers(self) -> frozenset[int]:
         """The numbers that files are named by, wherever they lie."""
         return frozenset(number for image in self.images if (number := _number_of(image.name)) is not None)
+
+    @cached_property
+    def siblings(self) -> frozenset[str]:
+        """The names of the folders beside this one, in lower case."""
+        beside = self.folder.parent.iterdir() if self.folder.parent.is_dir() else ()
+        return frozenset(path.name.casefold() for path in beside if path != self.folder and path.is_dir())
 
 
 def match_exactly(document: Document, index: ImageIndex) -> Matching:
@@ -107,7 +111,7 @@ def match(document: Document, index: ImageIndex, name: str, shift: int | None = 
         DataError: the indices seem to be shifted against the files, or the shift doesn't fit them.
     """
     _check_shift(document, index, name, shift)
-    shared = len(_shared_folders([_parts(item.image)[:-1] for item in document.predictions if item.image]))
+    shared = len(_shared_folders(_parts(item.image)[:-1] for item in document.predictions if item.image))
     found = [(item, *_find(_shifted(item.key, shift or 0), index, shared)) for item in document.predictions]
     return _matching(document, index, found)
 
@@ -151,10 +155,9 @@ def _find(key: Key, index: ImageIndex, shared: int) -> tuple[list[Path], bool]:
     if exact[0] or isinstance(key, int):
         return exact
     parts = _parts(key)
-    own = [
-        n for n, part in enumerate(parts[:-1], start=1) if part.casefold() == _composed(index.folder.name).casefold()
-    ]
-    cuts = sorted({*range(shared + 1), *own})
+    own_name = index.folder.name.casefold()
+    cuts = {cut for cut, part in enumerate(parts[:-1], start=1) if cut <= shared or part.casefold() == own_name}
+    cuts = [0, *sorted(cut for cut in cuts if parts[cut - 1].casefold() not in index.siblings)]
     return list(dict.fromkeys(image for cut in cuts for image in index.loose.get(_loose_key(parts[cut:]), ()))), False
 
 
@@ -193,7 +196,8 @@ def _check_shift(document: Document, index: ImageIndex, name: str, shift: int | 
                 f" {len(indices):,} indices then name a file, without it {fitting(0):,}: leave it out"
             )
         return
-    best = max((1, -1, min(files) - min(indices), max(files) - max(indices)), key=fitting)
+    ends = {min(files) - min(indices), max(files) - max(indices)}
+    best = max((1, -1, *(ends if len(ends) == 1 else ())), key=fitting)
     counts_from_0 = 0 in indices and 0 not in files
     if counts_from_0 or fitting(best) > fitting(0):
         best = 1 if counts_from_0 and fitting(best) <= fitting(1) else best
@@ -206,9 +210,10 @@ def _check_shift(document: Document, index: ImageIndex, name: str, shift: int | 
 
 
 def _number_of(key: Key | None) -> int | None:
+    """Return the number that a key is, or that the file it names is called by."""
     if not isinstance(key, str):
         return key
-    stem = PurePosixPath(key).stem
+    stem = _stem(key.rpartition("/")[2])
     return int(stem) if stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS else None
 
 
@@ -230,18 +235,31 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(_composed(name.replace("\\", "/"))).parts
+def _stem(name: str) -> str:
+    """Like `Path.stem`, without a Path: there may be a million of them."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in _composed(name.replace("\\", "/")).split("/") if part not in ("", ".")]
 
 
 def _loose_key(parts: Sequence[str]) -> _LooseKey:
     name = parts[-1] if parts else ""
-    stem = PurePosixPath(name).stem if is_image_name(name, hidden=True) else name
-    number = _number_of(name) if stem != name else None
-    return (*(part.casefold() for part in parts[:-1]), stem.casefold() if number is None else number)
+    if not is_image_name(name, hidden=True):
+        return tuple(part.casefold() for part in parts)
+    number = _number_of(name)
+    return (*(part.casefold() for part in parts[:-1]), _stem(name).casefold() if number is None else number)
 
 
-def _shared_folders(folders: Collection[Sequence[str]]) -> tuple[str, ...]:
+def _shared_folders(folders: Iterable[Sequence[str]]) -> Sequence[str]:
     """Return the leading folders that all paths have in common."""
-    levels = zip(*folders, strict=False) if folders else ()
-    return tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+    shared: Sequence[str] | None = None
+    for each in folders:
+        if shared is None or each[: len(shared)] != shared:
+            pairs = zip(each, each if shared is None else shared, strict=False)
+            shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        if not shared:
+            break
+    return shared or ()

@@ -251,6 +251,15 @@ def test_names_of_another_folder_are_not_taken_for_this_one(source, output):
     assert separated(output) == {f"fake_images/x__{number}.png" for number in (1, 2, 3)}
 
 
+def test_names_that_all_lead_to_the_folder_beside_are_not_taken_for_this_one(source, output, capsys):
+    folder_of_three(source)
+    write_image(source / "Y" / "1.png")
+    (source / "x_preds.json").write_text(json.dumps({f"data/y/{number}.png": "fake" for number in (1, 2, 3)}))
+    assert run(source, output) == 2
+    assert "image 'data/y/1.png': the folder has no such image" in capsys.readouterr().out
+    assert separated(output) == set()
+
+
 def test_a_decision_of_a_person_means_the_image_of_that_very_name(source, output, tmp_path):
     images(source / "x", (1, 2), ".jpg")
     decisions = predictions(tmp_path / "decisions.json", **{"x/1.png": "fake", "x/2.jpg": "real", "x/0.jpg": "fake"})
@@ -322,6 +331,7 @@ def test_an_index_whose_label_is_unknown_counts_as_well(source, output, capsys):
         (range(1, 21), range(2, 21)),
         (range(1, 21), range(1, 20)),
         (range(1, 20), range(1, 21)),
+        (range(1, 21), [n for n in range(1, 31) if n not in (5, 17)]),
         (range(1, 101), [3, 50, 99]),
         ([3, 50, 99], range(1, 101)),
     ],
