@@ -268,10 +268,16 @@ def is_image_name(name: str, hidden: bool = False) -> bool:
     return name.lower().endswith(_NAMES) and (hidden or not name.startswith("."))
 
 
-def has_image_content(path: Path | str) -> bool:
-    """Say whether a file is an image by its first bytes, whatever its name; False where it can't be read."""
+def file_type(path: Path | str) -> FileType | None:
+    """Return what a file is by its first bytes, whatever its name; None where nothing tells, or it can't be read."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
-            return content.begins_like_image(file.read(content.HEAD_BYTES))
+            return content.recognize(file.read(content.HEAD_BYTES))
     except OSError:
-        return False
+        return None
+
+
+def has_image_content(path: Path | str) -> bool:
+    """Say whether a file is an image by its first bytes, whatever its name; False where it can't be read."""
+    found = file_type(path)
+    return found is not None and found.is_image

@@ -72,7 +72,9 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=_quiet or not console.is_terminal, transient=True) as progress:
+    # Not console.is_terminal, which FORCE_COLOR turns on, too: a notebook sets it, and would show control characters.
+    is_shown = not _quiet and sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=not is_shown, transient=True) as progress:
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heic_images import ROTATED
 from PIL import Image, PngImagePlugin
 
 from fakereal import content_credentials, provenance
@@ -392,6 +393,19 @@ def test_credentials_are_found_in_less_common_formats(kind, signer, trusted):
 def test_credentials_are_found_in_avif(signer, trusted):
     content = signer.sign(saved("AVIF"), "image/avif", [maker.created("trainedAlgorithmicMedia")])
     assert read_origin(content).evidence == "signed"
+
+
+@needs_c2pa
+def test_credentials_are_found_in_heic(signer, trusted):
+    content = signer.sign(ROTATED, "image/heic", [maker.created("trainedAlgorithmicMedia")])
+    assert read_origin(content).evidence == "signed"
+
+
+def test_the_camera_of_a_heic_photo_is_read():
+    assert read_origin(ROTATED).camera == "Phone"
+    assert read_embedded_metadata(ROTATED).mime == "image/heic"
+    general = ROTATED[:8] + b"mif1" + ROTATED[12:]
+    assert read_embedded_metadata(general).mime == "image/heic"
 
 
 @needs_c2pa

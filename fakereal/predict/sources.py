@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fakereal.decoding import SUFFIXES, has_image_content, is_image_name
+from fakereal.decoding import SUFFIXES, file_type, has_image_content, is_image_name
 from fakereal.errors import DataError, FakeRealError
 from fakereal.files import is_folder, is_hidden, walk
 from fakereal.predict import containers
@@ -95,10 +95,11 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
     if is_archive_name(value):
         return [of_archive(value)]
     if not _is_image(value):
+        found = file_type(value)
         raise DataError(
             f"{value}: expected a folder of images, an image ({' '.join(SUFFIXES)}) or an archive"
-            f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), got another file: name the"
-            " images with --input, or list them with --list FILE"
+            f" ({' '.join(containers.ARCHIVE_SUFFIXES)}), got another file{f' ({found.name})' if found else ''}: name"
+            " the images with --input, or list them with --list FILE"
         )
     named.append(_absolute_file(value))
     return []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from heic_images import ROTATED
 from PIL import Image
 
 from fakereal.dataset import image_metadata
@@ -18,6 +19,15 @@ def test_facts_come_from_the_header(make_image, tmp_path):
     assert (found.exif, found.icc, found.progressive) == (True, False, True)
     assert found.name_pattern == "a_4 (1)"
     assert found.file_bytes == path.stat().st_size
+
+
+def test_facts_of_heic_are_its_own_and_not_the_decoders(tmp_path):
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(ROTATED)
+    found = image_metadata.read_file_facts(path)
+    assert (found.format, found.extension, found.width_px, found.height_px) == ("HEIF", ".heic", 48, 36)
+    assert (found.exif, found.frames, found.tags) == (True, 1, "")
+    assert image_metadata.measure_all_pixels([path])[0].brightness > 0
 
 
 @pytest.mark.parametrize("quality", [5, 30, 50, 75, 90, 95, 100])

@@ -6,6 +6,7 @@ import pytest
 from heic_images import PLAIN
 from prediction_sets import Brightness, png, predict, tarred, write, zipped
 
+from fakereal.errors import DataError
 from fakereal.model.calibration import DecisionRule
 from fakereal.predict.inputs import list_images
 from fakereal.predict.results import details_of, save
@@ -64,6 +65,12 @@ def test_every_image_by_name_or_by_content_has_its_place_and_the_others_are_list
 def test_an_image_without_a_known_name_can_be_named_by_itself(tmp_path):
     listing = list_images([write(tmp_path / "photo", png()), write(tmp_path / ".hidden.png", png())])
     assert [item.name for item in listing.items] == [".hidden.png", "photo"]
+
+
+def test_another_file_that_is_named_by_itself_is_refused_by_what_it_is(tmp_path):
+    video = write(tmp_path / "holiday.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")
+    with pytest.raises(DataError, match=r"expected a folder of images, an image .* got another file \(MP4 video\)"):
+        list_images(video)
 
 
 def test_a_zip_with_backslashes_gives_the_names_of_one_with_slashes(tmp_path):

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from heic_images import ROTATED
 from separation_sets import folder_of_three, journal_in, names_in, predictions, separate, separated, tree, write_image
 
 import image_separate
@@ -31,6 +32,22 @@ def test_each_name_of_the_predictions_is_found(source, output, name):
     predictions(source / name, "real")
     assert separate(source, "--output", output) == 0
     assert separated(output) == {"real_images/x__1.png"}
+
+
+def test_heic_is_separated_and_what_is_no_image_stays_with_the_reason(source, output, capsys):
+    for name, data in (
+        ("1.heic", ROTATED),
+        ("2", ROTATED),
+        ("3.jpg", b"<!doctype html>"),
+        ("4.jxl", b"\xff\x0a\xfa\x7f"),
+    ):
+        write_image(source / "x" / name).write_bytes(data)
+    predictions(source / "x.json", "real", "fake", "real", "real")
+    assert separate(source, "--output", output) == 1
+    assert separated(output) == {"real_images/x__1.heic", "fake_images/x__2"}
+    said = capsys.readouterr().out
+    assert "HTML page, not an image: the download probably failed" in said
+    assert "JPEG XL image, a format that is not read: convert it to PNG or JPEG" in said
 
 
 def test_the_predictions_of_x_are_never_taken_for_those_of_x_images_too(source, output, capsys):
