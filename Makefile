@@ -14,7 +14,7 @@ READY_DEV := $(VENV)/.ready-dev
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format docs pretrained clean
+.PHONY: help setup demo test test-all lint format docs pretrained pretrained-tflite clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -46,6 +46,9 @@ pretrained: models/cifake.h5  ## train the shipped detector again: SETS=DIR hold
 	$(BIN)/python -m tools.assemble_pretraining_set --sets $(SETS) --clones $(CLONES) --output $(ASSEMBLED)
 	$(BIN)/python train_model.py --config configs/pretrained.yaml --data $(ASSEMBLED) \
 	    --weights $< --output models/pretrained.h5
+
+pretrained-tflite: $(READY)  ## export models/pretrained.h5 again, for prediction without TensorFlow
+	$(BIN)/python -m fakereal export models/pretrained.h5 --format litert --output models/pretrained.tflite
 
 models/cifake.h5: models/lite0.weights.h5
 	$(BIN)/python train_model.py --config configs/cifake.yaml --data $(SETS)/cifake --weights $< --output $@

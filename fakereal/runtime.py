@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from fakereal.errors import ConfigError
 
@@ -179,7 +179,7 @@ def capture_output(shown_on_failure: bool = False) -> Iterator[None]:
     """
     originals = {number: os.dup(number) for number in (1, 2)}
     failed = False
-    with tempfile.TemporaryFile() as captured:
+    with _temporary_file() as captured:
         _redirect(dict.fromkeys(originals, captured.fileno()))
         try:
             yield
@@ -193,6 +193,14 @@ def capture_output(shown_on_failure: bool = False) -> Iterator[None]:
             if failed and shown_on_failure:
                 captured.seek(0)
                 os.write(2, captured.read())
+
+
+def _temporary_file() -> BinaryIO:
+    """Return a file for captured output; where none can be written, as in a read-only container, it is discarded."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return open(os.devnull, "w+b")
 
 
 def _redirect(descriptors: Mapping[int, int]) -> None:

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fakereal.engines import parity
+from fakereal.engines.card import read_exported
+from fakereal.engines.engine import open_network
+from fakereal.files import sha256_of
 from fakereal.model import model_file, unseen
 from fakereal.model.metadata import read_metadata
 from fakereal.model.weights import PRETRAINED
@@ -45,6 +49,16 @@ def test_the_card_has_the_figures_that_the_file_has(delivery):
 def test_the_card_has_the_files_figures_on_cifake():
     row = read_metadata(PRETRAINED).metrics["test"]
     assert f"| CIFAKE test | {row['images']:,} | {row['accuracy']:.2%} (" in CARD
+
+
+def test_the_network_for_prediction_without_tensorflow_is_that_of_the_shipped_model():
+    exported = read_exported(PRETRAINED.with_suffix(".tflite"))
+    assert exported.original.sha256 == sha256_of(PRETRAINED), "models/pretrained.h5 changed: make pretrained-tflite"
+    assert exported.metadata == read_metadata(PRETRAINED)
+    assert (exported.precision, exported.limit) == ("float32", parity.MAX_DIFFERENCE)
+    images = parity.parity_images(exported.metadata.preprocessing.image_size_px)
+    p_real = open_network(exported.path).network.p_real(images)
+    assert p_real == pytest.approx(model_file.load(PRETRAINED).p_real(images), abs=1e-4)
 
 
 def test_the_shipped_model_answers(tmp_path):

@@ -108,11 +108,13 @@ class Server:
 
 
 @contextmanager
-def server(*command: object, before: Callable[[], None] | None = None, **environment: str) -> Iterator[Server]:
+def server(
+    *command: object, before: Callable[[], None] | None = None, folder: Path = ROOT, **environment: str
+) -> Iterator[Server]:
     """Runs a Python command that serves, until the end of the block."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stderr=subprocess.PIPE,
         text=True,
