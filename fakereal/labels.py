@@ -29,7 +29,7 @@ _CERTAIN_LAST = {"fake", "fakes", "deepfake", "deepfakes"}
 
 _BESIDE = {
     FAKE: "faceswap faceswaps swapped swap edited altered photoshopped spliced forgery artificial cgi tp gan gans"
-    " diffusion sd".split(),
+    " diffusion sd synthesis".split(),
     REAL: "nature natural original originals pristine photo photos photograph photographs camera human humans people"
     " untouched au".split(),
 }
@@ -65,7 +65,10 @@ _NEUTRAL = set(
 _ORIGINS = set("cifake celeb celeba coco ffhq imagenet laion lsun flickr youtube".split())
 """Nor do these, but by themselves they are sources."""
 
-_BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|[\W_]+")
+_KNOWN = frozenset().union(
+    *_CERTAIN.values(), *_BESIDE.values(), _SPLIT_OF_WORD, _HELD_OUT, _NEGATIONS, _UNDECIDED, _NEUTRAL, _ORIGINS
+)
+_NO_LETTERS, _HUMP = re.compile(r"[\W\d_]+"), re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,6 @@ class FolderName:
     unclear_split: bool = False  # it names a split, with words that may change its meaning
 
     @property
-    def is_split(self) -> bool:
-        """Whether the folder is a split and nothing else."""
-        return self.split is not None and self.label is None and not self.unclear_class
-
-    @property
     def is_plain(self) -> bool:
         """Whether the name is nothing but the word fake or real."""
         return self.certain and not self.rest and self.words <= {"fake", "fakes", "real", "reals"}
@@ -97,7 +95,7 @@ def read_folder_name(name: str) -> FolderName:
 
     The prefixes `0_` and `1_` of CNNDetection's class folders say nothing: the word counts, not the digit.
     """
-    words = [word.lower() for word in _BOUNDARY.split(name.strip()) if word and not word.isdigit()]
+    words = _words(name)
     splits = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
     words = [word for word in words if word not in _SPLIT_OF_WORD]
     named = _read_class(words)
@@ -108,12 +106,20 @@ def read_folder_name(name: str) -> FolderName:
     return FolderName(named.label, named.certain, named.words, named.rest, split, named.unclear_class, unclear)
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case, without digits: CamelCase is split unless it is a known word whole."""
+    chunks = [chunk for chunk in _NO_LETTERS.split(name) if chunk]
+    split = [[chunk] if chunk.lower() in _KNOWN else _HUMP.split(chunk) for chunk in chunks]
+    return [word.lower() for words in split for word in words]
+
+
 def _read_class(words: list[str]) -> FolderName:
     """Return what words say of a class."""
     if len(words) > 1 and words[0] in _NEGATIONS and not _NEGATIONS.intersection(words[1:]):
         negated = _read_class(words[1:])
-        opposite = None if negated.label is None else REAL - negated.label
-        return FolderName(opposite, False, frozenset(words), unclear_class=negated.unclear_class)
+        if negated.certain and not negated.rest:
+            return FolderName(REAL - negated.label, False, frozenset(words))
+        return FolderName(unclear_class=negated.unclear_class or negated.label is not None)
     certain, beside = (
         {label: set(words).intersection(known[label]) for label in known} for known in (_CERTAIN, _BESIDE)
     )
@@ -136,7 +142,7 @@ def _read_class(words: list[str]) -> FolderName:
 
 def is_neutral(name: str) -> bool:
     """Say whether a folder's name says nothing about its images, as `images`, `256px` or `0001` do."""
-    words = [word.lower() for word in _BOUNDARY.split(name) if word and not word.isdigit()]
+    words = _words(name)
     return len(words) < 2 and _NEUTRAL.issuperset(words)
 
 

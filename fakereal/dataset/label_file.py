@@ -63,10 +63,26 @@ def read_labels(file: Path, root: Path, images: Sequence[Path], rules: LabelRule
         raise DataError(f"{file}: no path in it names an image in {root} (the first: {missing[0]})")
     if missing:
         log(f"{file}: {len(missing):,} of {len(rows):,} rows name no image in {root} (the first: {missing[0]})")
+    _warn_of_contradictions(file, root, found, classes)
     folders = Counter(image.relative_to(root).parts[:-1] for image in images)
     in_file = any(row.split for row in rows)
     splits = dict.fromkeys(folders) if in_file else read_splits(folders, rules, str(root))
     return {image: _place(file, root, image, found.get(image), classes, splits, rules) for image in images}
+
+
+def _warn_of_contradictions(
+    file: Path, root: Path, found: Mapping[Path, _Row], classes: Mapping[str, Place | Unused]
+) -> None:
+    """Log how many images lie in a folder that names the other class: the file decides, but people should know."""
+    other = [image for image, row in found.items() if _is_contradicted(image.relative_to(root), _meaning(row, classes))]
+    if other:
+        first = relative_name(other[0], root)
+        log(f"warning: {len(other):,} labels contradict the image's folder (such as {first}): {file.name} decides")
+
+
+def _is_contradicted(path: Path, label: int | None) -> bool:
+    named = {name.label for name in map(read_folder_name, path.parts[:-1]) if name.certain}
+    return label is not None and named == {REAL - label}
 
 
 def _place(

@@ -7,6 +7,7 @@ a level, so that `train/ai` and `val/nature` lie beside each other.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,13 @@ Parts = tuple[str, ...]
 
 _SKIP = "skip"
 _NAMED = 3  # folders in a message
+_QUESTIONS = {
+    "class": ("can't tell whether {} is fake or real", "can't tell whether {} are fake or real"),
+    "classes": ("{} is in a fake and in a real folder", "{} are in a fake and in a real folder"),
+    "split": ("can't tell which split {} is", "can't tell which splits {} are"),
+    "splits": ("{} is in folders of several splits", "{} are in folders of several splits"),
+}
+"""By kind: what is said of one folder and of several."""
 _CLASS_HINT, _SPLIT_HINT = "--class {}=fake|real|skip", "--split-folder {}=train|val|test|skip"
 
 
@@ -118,13 +126,15 @@ def read_splits(counts: Mapping[Parts, int], rules: LabelRules, where: str) -> d
 
 
 def _parse(option: str, rules: Iterable[str], values: Sequence[str]) -> list[tuple[str, str]]:
-    parsed = []
+    parsed: dict[str, str] = {}
     for rule in rules:
         name, _, value = rule.rpartition("=")
-        if not name.strip("/ ") or value.strip().lower() not in values:
+        name, value = name.strip().strip("/"), value.strip().lower()
+        if not name or value not in values:
             raise ConfigError(f"{option}: expected NAME={'|'.join(values)}, got {rule!r}")
-        parsed.append((name.strip().strip("/"), value.strip().lower()))
-    return parsed
+        if parsed.setdefault(name, value) != value:
+            raise ConfigError(f"{option}: {name} is given as {parsed[name]} and as {value}: keep one")
+    return list(parsed.items())
 
 
 def _is_pattern(name: str) -> bool:
@@ -156,13 +166,16 @@ class _Tree:
         for name, value in _parse("--class", self.rules.classes, (*NAMES, _SKIP)):
             matching = [folder for folder in self.folders if _is_pattern(name) and _matches(folder, name)]
             if _is_pattern(name) and not matching:
-                raise ConfigError(f"--class {name}={value}: no folder matches; there are {self._known()}")
+                raise ConfigError(f"--class {name}={value}: no {self._noun()} matches; there are {self._known()}")
             for folder in matching:
                 path = _path(folder)
                 if not (self.is_split(folder) or self.below[folder] or self.given_class.keys() & path
                         or self.labels.keys() & path):  # fmt: skip
                     self.given_class[folder] = value
                     self.labels |= {} if value == _SKIP else {folder: NAMES.index(value)}
+
+    def _noun(self) -> str:
+        return "label" if self.rules.labels_file else "folder"
 
     def _known(self) -> str:
         return _listed(sorted({folder[-1] for folder in self.folders}), 10) or "none"
@@ -178,7 +191,7 @@ class _Tree:
             if _is_pattern(name) and option == "--class":
                 continue
             if not (exact if "/" in name else named):
-                raise ConfigError(f"{option} {name}={value}: no folder of this name; there are {self._known()}")
+                raise ConfigError(f"{option} {name}={value}: no {self._noun()} of this name; there are {self._known()}")
             (by_path if "/" in name else by_name).update(dict.fromkeys(exact if "/" in name else named, value))
         self.exact |= by_path.keys()
         return by_name | by_path
@@ -195,11 +208,11 @@ class _Tree:
         return named | {folder: split for folder, split in self.given_split.items() if split != _SKIP}
 
     def _settle_evaluation(self, folder: Parts, split: str, named: Mapping[Parts, str]) -> str:
-        """Return test for `eval`, but val beside a test folder."""
+        """Return test for `eval`, val beside a test folder, and no split where both are taken."""
         if split != EVALUATION:
             return split
         beside = {other for path, other in named.items() if path[:-1] == folder[:-1]}
-        return "val" if "test" in beside and "val" not in beside else "test"
+        return "test" if "test" not in beside else "" if "val" in beside else "val"
 
     def is_split(self, folder: Parts) -> bool:
         """Whether a folder is a split and nothing else."""
@@ -326,7 +339,8 @@ class _Tree:
             [name for kind in kinds for name in self._grouped(self.questions.get(kind, Counter()))]
             for kinds in (("class", "classes"), ("split", "splits"))
         )
-        options = [_CLASS_HINT.format(name) for name in classes[:2]] + [_SPLIT_HINT.format(name) for name in splits[:2]]
+        options = [_CLASS_HINT.format(shlex.quote(name)) for name in classes[:2]]
+        options += [_SPLIT_HINT.format(shlex.quote(name)) for name in splits[:2]]
         more = " ..." if len(classes) > 2 or len(splits) > 2 else ""
         file = ", or give --labels FILE.csv" if classes and self.rules.labels_file is None else ""
         return f"{'; '.join(clauses)}: say it with {' '.join(options)}{more}{file}"
@@ -345,15 +359,6 @@ class _Tree:
             together = 1 < here[folder[-1]] == everywhere[folder[-1]]
             found[folder[-1] if together else "/".join(folder)] += count
         return dict(found.most_common())
-
-
-_QUESTIONS = {
-    "class": ("can't tell whether {} is fake or real", "can't tell whether {} are fake or real"),
-    "classes": ("{} is in a fake and in a real folder", "{} are in a fake and in a real folder"),
-    "split": ("can't tell which split {} is", "can't tell which splits {} are"),
-    "splits": ("{} is in folders of several splits", "{} are in folders of several splits"),
-}
-"""By kind: what is said of one folder and of several."""
 
 
 def _path(folder: Parts) -> list[Parts]:
@@ -399,72 +404,3 @@ def _source_below(folder: Parts, place: Place, tree: _Tree) -> str:
 
 def _count_sources(places: Mapping[Parts, Place], sources: Mapping[Parts, str], label: int) -> int:
     return len({sources[folder] for folder, place in places.items() if place.label == label})
-
-
-def table_lines(root: str, found: Mapping[tuple[Parts, Place | Unused], int]) -> list[str]:
-    """Return which folder counts as what, at most about `_ROWS` lines: folders are grouped where there are more.
-
-    Args:
-        root: the data set's folder, for the title.
-        found: the number of images by folder and what they are.
-    """
-    for group in (_by_source, _by_class_folder, _by_name, _by_class):
-        rows: Counter[tuple[str, str, str]] = Counter()
-        sources: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for (folder, place), count in found.items():
-            key = group(folder, place)
-            rows[key] += count
-            sources[key].add(place.source if isinstance(place, Place) else "")
-        if len(rows) <= _ROWS:
-            break
-    table = [("folder", "class", "split", "source", "images")]
-    table += [(*key, _sources_text(sources[key]), f"{rows[key]:,}") for key in sorted(rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [f"{root}: which folder counts as what", *(_row_text(row, widths) for row in table)]
-
-
-_ROWS = 18  # of the table
-_NONE = "-"
-
-
-def _row_text(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-    return "  ".join(["", *cells, row[-1].rjust(widths[-1])])
-
-
-def _sources_text(sources: set[str]) -> str:
-    return f"{len(sources):,} sources" if len(sources) > 1 else (min(sources) or _NONE)
-
-
-def _by_source(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
-    if isinstance(place, Unused):
-        return _folder_text(folder), place.state, _NONE
-    inside = folder[len(place.folder) :]
-    below = next((depth for depth, name in enumerate(inside, start=1) if name == place.source), 0)
-    return _folder_text(folder[: len(place.folder) + below]), *_class_and_split(place)
-
-
-def _by_class_folder(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
-    if isinstance(place, Unused):
-        return _by_class(folder, place)
-    return _folder_text(place.folder), *_class_and_split(place)
-
-
-def _by_name(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
-    if isinstance(place, Unused):
-        return _by_class(folder, place)
-    return f".../{place.folder[-1]}/" if place.folder else "./", *_class_and_split(place)
-
-
-def _by_class(folder: Parts, place: Place | Unused) -> tuple[str, str, str]:
-    if isinstance(place, Unused):
-        return "(others)", place.state, _NONE
-    return "(all)", *_class_and_split(place)
-
-
-def _folder_text(folder: Parts) -> str:
-    return "/".join(folder) + "/" if folder else "./"
-
-
-def _class_and_split(place: Place) -> tuple[str, str]:
-    return NAMES[place.label], place.split or _NONE

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fakereal.dataset.class_table import table_lines
 from fakereal.dataset.label_file import read_labels
-from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout, table_lines
+from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout
 from fakereal.decoding import has_image_content, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import is_folder, relative_name, walk

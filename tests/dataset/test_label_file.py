@@ -6,7 +6,7 @@ import pytest
 
 from fakereal.dataset.label_file import read_labels
 from fakereal.dataset.layout import LabelRules, Place
-from fakereal.errors import DataError
+from fakereal.errors import DataError, FakeRealError
 from fakereal.labels import NAMES
 
 IMAGES = ("images/1.png", "images/2.jpg", "images/3.png")
@@ -83,6 +83,11 @@ def test_a_file_of_labels_is_read(read, text, rules, expected):
 
 REFUSED = {
     "digits": ("id,label\n1,0\n2,1\n", {}, "whether 0 (1 row), 1 (1 row) are fake or real: say it with --class 0="),
+    "a mapping of nothing": (
+        "id,label\n1,0\n2,1\n",
+        {"classes": ("cats=fake",)},
+        "--class cats=fake: no label of this name; there are 0, 1",
+    ),
     "three classes": ("id,label\n1,fake\n2,real\n3,edited\n", {}, "can't tell whether edited (1 row) is fake or real"),
     "no label": ("id,score\n1,0.3\n", {}, "expected columns with a path (path, image, filename, id ...) and a label"),
     "nothing": ("", {}, "got an empty file"),
@@ -96,7 +101,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "rules", "expected"), REFUSED.values(), ids=REFUSED)
 def test_a_file_that_is_unclear_is_one_line(read, text, rules, expected):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FakeRealError) as caught:
         read(text, **rules)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -111,6 +116,14 @@ def test_a_name_that_several_images_have_is_refused(read):
 def test_rows_without_an_image_are_counted(read, capsys):
     assert read("path,label\n1.png,fake\n2.jpg,real\n7.png,real\n") == "fake | real | -"
     assert "1 of 3 rows name no image" in capsys.readouterr().err
+
+
+def test_folders_of_the_other_class_are_a_warning_and_the_file_decides(read, capsys):
+    text = "path,label\nfake/1.png,real\nfake/2.png,fake\nreal/3.png,real\n"
+    assert read(text, images=("fake/1.png", "fake/2.png", "real/3.png")) == "real | fake | real"
+    warning = capsys.readouterr().err
+    assert "1 labels contradict the image's folder (such as fake/1.png): " in warning
+    assert "labels.csv decides" in warning
 
 
 def test_the_folders_give_the_split_where_the_file_has_none(read):

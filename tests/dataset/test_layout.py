@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fakereal.dataset.layout import MAX_SOURCES, LabelRules, Place, read_layout, table_lines
+from fakereal.dataset.class_table import table_lines
+from fakereal.dataset.layout import MAX_SOURCES, LabelRules, Place, read_layout
 from fakereal.errors import ConfigError, DataError
 from fakereal.labels import NAMES
 
@@ -58,6 +59,18 @@ KNOWN = {
         "progan/cat/0_real progan/cat/1_fake stylegan/car/0_real stylegan/car/1_fake",
         "real progan/cat | fake progan/cat | real stylegan/car | fake stylegan/car",
     ),
+    "CNNDetection's test": (
+        "deepfake/0_real deepfake/1_fake gaugan/0_real gaugan/1_fake",
+        "real deepfake | fake deepfake | real gaugan | fake gaugan",
+    ),
+    "Celeb-DF": ("Celeb-real Celeb-synthesis YouTube-real", "real | fake | real"),
+    "real and fake face detection": (
+        "real_and_fake_face/training_real real_and_fake_face/training_fake",
+        "real train | fake train",
+    ),
+    "ImageNet in CamelCase": ("ImageNet_real fake-ImageNet", "real | fake"),
+    "AiArtData": ("AiArtData/AiArtData RealArt/RealArt", "fake AiArtData | real RealArt"),
+    "fakeV2": ("fakeV2/fake-v2 real", "fake fake-v2 | real"),
     "GenImage": (
         "sdv5/train/ai sdv5/train/nature sdv5/val/ai sdv5/val/nature adm/train/ai adm/train/nature",
         "fake train sdv5 | real train sdv5 | fake val sdv5 | real val sdv5 | fake train adm | real train adm",
@@ -192,6 +205,8 @@ ASKED = {
     ),
     "human_ai": ("human_ai real", "can't tell whether human_ai (7 images) is fake or real"),
     "human_generated": ("ai human_generated", "can't tell whether human_generated (7 images) is fake or real"),
+    "not_real_estate": ("real not_real_estate", "not_real_estate (7 images) is fake or real"),
+    "non-human": ("human non-human", "human (7 images), non-human (7 images) are fake or real"),
     "ai-free": ("ai ai-free", "ai-free (7 images) is fake or real"),
     "without AI": ("ai photos_without_ai", "photos_without_ai (7 images) is fake or real"),
     "user_generated": ("ai user_generated", "user_generated (7 images) is fake or real"),
@@ -206,6 +221,11 @@ ASKED = {
         "train/fake train/real holdout/fake holdout/real",
         "can't tell which split holdout (14 images) is: say it with --split-folder holdout=train|val|test|skip",
     ),
+    "eval beside val and test": (
+        "train/fake val/fake test/fake eval/real",
+        "can't tell which split eval (7 images) is: say it with --split-folder eval=train|val|test|skip",
+    ),
+    "a name with a space": ("fake real odd~ones", "--class 'odd ones'=fake|real|skip"),
     "a split with another word": (
         "train/fake train/real test_hard/fake",
         "can't tell which split test_hard (7 images) is",
@@ -296,6 +316,7 @@ def test_a_name_that_is_mapped_against_the_class_around_it_is_asked_about():
         ({"classes": ("cat*=fake",)}, "--class cat*=fake: no folder matches; there are fake, real"),
         ({"classes": ("fake=false",)}, "--class: expected NAME=fake|real|skip, got 'fake=false'"),
         ({"classes": ("fake",)}, "--class: expected NAME=fake|real|skip, got 'fake'"),
+        ({"classes": ("fake=fake", "fake=real")}, "--class: fake is given as fake and as real: keep one"),
         ({"split_folders": ("fake=dev",)}, "--split-folder: expected NAME=train|val|test|skip, got 'fake=dev'"),
         ({"split_folders": ("dev=val",)}, "--split-folder dev=val: no folder of this name; there are fake, real"),
     ],
