@@ -11,7 +11,7 @@ from fakereal import cli, runtime
 
 _EXAMPLES = """examples:
   python train_model.py data/clean
-  python train_model.py data/clean --fine-tune last20 --output models/fine_tuned.h5
+  python train_model.py data/clean --time-limit 60 --output models/fine_tuned.h5
   python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
@@ -23,7 +23,7 @@ _NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict", 
 
 def parser() -> cli.Parser:
     """Return the options; one that is not given comes from --config, or else is the default."""
-    count = cli.parse_count
+    count, switch = cli.parse_count, {"action": "store_const", "const": True}
     p = cli.Parser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
     p.add_either("data", dest="data.path", help="folder of the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
@@ -31,16 +31,18 @@ def parser() -> cli.Parser:
     p.add_argument("--config", metavar="FILE", type=cli.parse_path, help="a YAML file, such as those in configs/")
     p.add_label_options("data.")
     p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
-    p.add_argument("--neutralize", dest="neutralize.enabled", action="store_const", const=True,
+    p.add_argument("--neutralize", dest="neutralize.enabled", **switch,
                    help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
                    help="skip the check whether file features alone tell fake from real")  # fmt: skip
     p.add_argument("--network", dest="network.name", metavar="NAME",
                    help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
-    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: ImageNet, offline\n"
-                   "models/pretrained.h5) | imagenet | pretrained | none | a file")  # fmt: skip
-    p.add_argument("--fine-tune", dest="training.fine_tune", choices=("none", "last20", "all"),
-                   help="layers of the base to train after the head (default: none)")  # fmt: skip
+    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: the better one of those\n"
+                   "at hand) | imagenet | pretrained (models/pretrained.h5) | none | a file")  # fmt: skip
+    p.add_argument("--fine-tune", dest="training.fine_tune", choices=("auto", "none", "last20", "all"),
+                   help="layers to train after the head (default: auto: as many as --time-limit allows)")  # fmt: skip
+    p.add_argument("--time-limit", dest="training.time_limit_minutes", type=float, metavar="MINUTES",
+                   help="for the choice that --fine-tune auto makes (default: 15)")  # fmt: skip
     p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
     p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
@@ -48,7 +50,7 @@ def parser() -> cli.Parser:
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
                    help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
-    p.add_argument("--tensorboard", dest="training.tensorboard", action="store_const", const=True,
+    p.add_argument("--tensorboard", dest="training.tensorboard", **switch,
                    help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
@@ -61,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     from fakereal import config
 
-    given = vars(options).items()
-    flags = {key: value for key, value in given if value is not None and key not in _NOT_CONFIGURATION}
+    flags = {key: value for key, value in vars(options).items() if value is not None and key not in _NOT_CONFIGURATION}
     effective = config.load(options.config, flags)
     if options.end_with_stdin:
         runtime.end_with_stdin()

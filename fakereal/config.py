@@ -25,7 +25,7 @@ from fakereal import files
 from fakereal.errors import ConfigError
 
 TrainScope = Literal["head", "last20", "all"]
-FineTune = Literal["none", "last20", "all"]
+FineTune = Literal["auto", "none", "last20", "all"]
 
 SIZES_PX = (32, 1024)
 """Smallest and largest width of the images that a network takes."""
@@ -112,8 +112,9 @@ class TrainingConfig:
     average_weights: float = 0.0  # momentum of a moving average of the weights, such as 0.99; 0: off
     class_weights: bool = False  # weight each class by the inverse of its number of images
     source_balance: float = 0.0  # with images_per_epoch; 0: sample images alike; 1: sources alike, until they run out
-    fine_tune: FineTune = "none"  # adds a second phase on a pre-trained backbone, with these layers
-    fine_tune_epochs: int = 10  # of the second phase
+    fine_tune: FineTune = "auto"  # layers of a second phase on a pre-trained backbone; auto: what the time limit allows
+    time_limit_minutes: float = 15.0  # of all epochs, for the choice that fine_tune: auto makes
+    fine_tune_epochs: int = 10  # of the second phase; with auto at most
     fine_tune_learning_rate: float = 1e-4  # of the second phase
     validation_steps: int | None = None  # random batches of validation images per epoch; null: all images
     patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
@@ -167,7 +168,7 @@ class ViewsConfig:
 class ReportConfig:
     """Options of the report that a training ends with."""
 
-    resave_images: int = 500  # random test images for the report's table of re-saves; 0: none
+    resave_images: int = 150  # random test images for the report's table of re-saves; 0: none
     speed: bool = False  # also measure how many images per second the network predicts on Keras
 
 
@@ -205,12 +206,16 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     for dotted, value in (overrides or {}).items():
         _set(tree, _RENAMED.get(dotted, dotted).split("."), value)
     config = _parse(Config, tree, str(path) if path else "options")
-    for key in ("epochs", "learning_rate", "fine_tune", "batch_size"):
+    for key in ("epochs", "learning_rate", "fine_tune", "time_limit_minutes", "batch_size"):
         if config.training.phases and f"training.{key}" in (overrides or {}):
-            flag = "--" + key.replace("_", "-")
+            flag = "--" + key.removesuffix("_minutes").replace("_", "-")
             raise ConfigError(
                 f"training.{key} ({flag}): {path} has phases of its own, which it can't change: edit them there"
             )
+    if "training.time_limit_minutes" in (overrides or {}) and config.training.fine_tune != "auto":
+        raise ConfigError(
+            f"--time-limit: it is for --fine-tune auto, found {config.training.fine_tune}: leave out one of the two"
+        )
     check(config)
     return config
 
@@ -363,6 +368,7 @@ def _check_training(training: TrainingConfig) -> None:
     _in_range(training, 1, 10**6, "epochs", "batch_size", "fine_tune_epochs", "plateau_patience", "validation_steps")
     _in_range(training, 0, 10**6, "patience", "augmented_versions")
     _in_range(training, 1e-9, 10.0, "learning_rate", "fine_tune_learning_rate")
+    _in_range(training, 0.0, 10**6, "time_limit_minutes")
     _in_range(training, 0.0, 1.0, "warmup", "weight_decay", "source_balance", "plateau_factor")
     _in_range(training, 0.0, 0.5, "label_smoothing")
     _in_range(training, 0.0, 0.99999, "average_weights")
@@ -374,7 +380,8 @@ def _check_training(training: TrainingConfig) -> None:
 
 def _check_phases_alone(training: TrainingConfig) -> None:
     """Refuse keys that have no effect, since each phase has its own."""
-    for key in ("epochs", "learning_rate", "fine_tune", "fine_tune_epochs", "fine_tune_learning_rate"):
+    for key in ("epochs", "learning_rate", "fine_tune", "time_limit_minutes", "fine_tune_epochs",
+                "fine_tune_learning_rate"):  # fmt: skip
         value = getattr(training, key)
         without = not training.phases or value == getattr(type(training), key)
         expect(without, value, f"training.{key}", "none beside training.phases: say it in each of them")

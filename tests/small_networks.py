@@ -25,6 +25,28 @@ def built(seed, network=CNN, size=SIZE_PX):
     return networks.build(network, size)
 
 
+def residual_base(*_):
+    """A base with all that makes a cut hard: joins, BatchNorm and random depth.
+
+    Its 6 blocks have 5 layers each: `last20` leaves the first two and the stem frozen.
+    """
+    import keras
+    from keras import layers
+
+    from fakereal.model import networks
+
+    pixels = keras.Input((SIZE_PX, SIZE_PX, 3))
+    x = layers.Rescaling(1 / 255, name="scale")(pixels)
+    x = layers.Conv2D(6, 3, strides=4, name="stem")(x)
+    for number in range(1, 7):
+        y = layers.Conv2D(6, 3, padding="same", name=f"conv_{number}")(x)
+        y = layers.BatchNormalization(name=f"norm_{number}")(y)
+        y = layers.Activation("swish", name=f"swish_{number}")(y)
+        y = layers.Dropout(0.3, name=f"drop_{number}")(y)
+        x = layers.Add(name=f"add_{number}")([x, y])
+    return keras.Model(pixels, layers.GlobalAveragePooling2D(name="pool")(x), name=networks.BASE)
+
+
 def write(path, network, size=SIZE_PX, name=CNN) -> Path:
     """Save a network as a model file."""
     from fakereal.model import model_file

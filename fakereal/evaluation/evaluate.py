@@ -146,8 +146,17 @@ def _default_folder(model: Path, data: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class KnownOutputs:
+    """What a training already knows about its test images: the report computes none of it again."""
+
+    p_real: np.ndarray  # of the test images in their order, float (n,), uncalibrated
+    network: Network | None = None  # for further images; None: the fastest engine for the model file
+    engine: str = ""  # name and version of what runs that network
+
+
 def evaluate_test_split(
-    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None
+    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None, known: KnownOutputs
 ) -> EvaluationResult:
     """Evaluate a freshly trained model on its own test split.
 
@@ -158,15 +167,20 @@ def evaluate_test_split(
         root: the folder of the images.
         split: the split of the training run.
         cache: the folder that converted models are kept in; None: never convert.
+        known: the outputs for the test images; only the re-saved images are predicted.
     """
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
     subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command))
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
-    network, engine = _fastest_network(detector, output, passes(len(split.test), limit, preprocessing), cache)
+    network, engine = known.network, known.engine
+    if network is None:
+        network, engine = _fastest_network(detector, output, passes(len(split.test), limit, preprocessing), cache)
     # A head on cached features may train in batches that are too large for the whole network
     batch_size = min(config.training.batch_size, EvaluateConfig.batch_size)
-    images = predict_records(network, preprocessing, root, split.test, engine, batch_size, limit, config.seed)
+    images = predict_records(
+        network, preprocessing, root, split.test, engine, batch_size, limit, config.seed, known.p_real
+    )
     return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder)
 
 
@@ -179,9 +193,9 @@ def _fastest_network(detector: Detector, output: Path, count: int, cache: Path |
 
 
 def passes(images: int, resave_images: int | None, preprocessing: Preprocessing) -> int:
-    """Return how many arrays the network sees in `predict_records`, with re-saved versions and crops, at most."""
+    """Return how many arrays the network sees for the table of re-saves, with crops, at most."""
     resaved = images if resave_images is None else min(images, resave_images)
-    return (images + resaved * len(REPORT_RESAVES)) * (1 + preprocessing.crops)
+    return resaved * (1 + len(REPORT_RESAVES)) * (1 + preprocessing.crops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +226,7 @@ def predict_records(
     batch_size: int = 32,
     resave_images: int | None = None,
     seed: int = 0,
+    known: np.ndarray | None = None,
 ) -> EvaluatedImages:
     """Predict labeled images with the pipeline of prediction, and a sample of them also after each re-save.
 
@@ -224,6 +239,7 @@ def predict_records(
         batch_size: images per network call.
         resave_images: size of the random sample that is re-saved; None: all; 0: none.
         seed: of that sample.
+        known: p_real of all images, float (n,), where it was computed before; then only the sample is predicted.
 
     Raises:
         DataError: an image vanished or changed since the scan.
@@ -231,12 +247,15 @@ def predict_records(
     """
     items = [_LabeledImage(record) for record in records]
     chosen = _sample(len(items), resave_images, seed)
-    others = np.setdiff1d(np.arange(len(items)), chosen)
-    plain = _predict([items[n] for n in others], network, preprocessing, batch_size)
     again = _predict([items[n] for n in chosen], network, preprocessing, batch_size, REPORT_RESAVES)
-    p_real = np.empty(len(items))
-    for number, prediction in zip([*others, *chosen], [*plain, *again], strict=True):
-        p_real[number] = prediction.p_real
+    if known is None:
+        others = np.setdiff1d(np.arange(len(items)), chosen)
+        plain = _predict([items[n] for n in others], network, preprocessing, batch_size)
+        p_real = np.empty(len(items))
+        for number, prediction in zip([*others, *chosen], [*plain, *again], strict=True):
+            p_real[number] = prediction.p_real
+    else:
+        p_real = np.round(np.asarray(known, np.float64), DECIMALS)
     columns = np.array([prediction.variants_p_real for prediction in again]).T  # one for each of REPORT_RESAVES
     resaved = dict(zip(REPORT_RESAVES, columns, strict=True)) if again else {}
     return EvaluatedImages(root, tuple(records), p_real, engine, chosen, resaved)

@@ -26,6 +26,7 @@ from fakereal.evaluation import plots
 from fakereal.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
+    KnownOutputs,
     evaluate,
     evaluate_test_split,
     prediction_rows,
@@ -75,7 +76,7 @@ def evaluate_and_report(config: EvaluateConfig) -> EvaluationResult:
 
 
 def report_training(
-    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None
+    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None, known: KnownOutputs
 ) -> EvaluationResult:
     """Write the reports of a training run into its folder, those on its test split included.
 
@@ -86,7 +87,7 @@ def report_training(
     write_atomic(folder / "history.csv", _csv(history, ["epoch"]))
     write_atomic(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, history)))
     write_atomic(folder / "report.json", json.dumps(_run_summary(detector), indent=4, allow_nan=False).encode())
-    result = evaluate_test_split(detector, output, folder, root, split, cache)
+    result = evaluate_test_split(detector, output, folder, root, split, cache, known)
     write_report(result)
     return result
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -25,6 +25,15 @@ class BaseWeights:
 
     description: str  # for people, and for the model file
     pretrained: bool  # False where the base starts from random weights
+    choice: str = ""  # what `auto` chose, as `Config.weights` names it
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """The weights of a base, and where they come from."""
+
+    origin: BaseWeights
+    weights: list[np.ndarray]
 
 
 def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> BaseWeights:
@@ -33,34 +42,51 @@ def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> BaseWe
     Args:
         model: the model, with random weights.
         network: the configuration it was built from.
-        choice: `auto`, `imagenet`, `pretrained`, `none`, or the path of a model file or of Keras weights of the base.
+        choice: `imagenet`, `pretrained`, `none`, or the path of a model file or of Keras weights of the base; `auto`
+            only for a network without pre-trained bases, which starts from random weights.
 
     Raises:
         ConfigError: the weights are not available.
         ModelFileError: the file does not fit the network.
     """
-    if choice == "none" or (choice == "auto" and network.name not in networks.APPLICATIONS):
+    if choice in ("none", "auto"):
         return BaseWeights("random weights", pretrained=False)
     base = model.get_layer(networks.BASE)
     named: dict[str, Callable[[], BaseWeights]] = {
-        "auto": lambda: _auto(base, network),
         "imagenet": lambda: _imagenet(base, network),
         "pretrained": lambda: _pretrained(base, network),
     }
     return named[choice]() if choice in named else _from_file(base, network, Path(choice))
 
 
-def _auto(base: keras.Model, network: NetworkConfig) -> BaseWeights:
+def available_bases(model: keras.Model, network: NetworkConfig) -> list[LoadedBase]:
+    """Return the bases that `auto` chooses from: ImageNet's, and that of the shipped model where it is of this network.
+
+    Args:
+        model: as `networks.build` returned it; its base then has the weights of one of them.
+        network: the configuration it was built from, one with ImageNet weights.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    base = model.get_layer(networks.BASE)
+    found = []
     try:
-        return _imagenet(base, network)
+        found.append(_loaded(base, _imagenet(base, network), "imagenet"))
     except ConfigError as error:
         if not _fits(PRETRAINED, network):
             raise ConfigError(
                 f"weights: neither ImageNet weights (Keras cache or download) nor a {network.name} in {PRETRAINED} are"
-                " available: connect to the internet, or train from random weights with --weights none --fine-tune all"
+                " available: connect to the internet, or train from random weights with --weights none"
             ) from error
-    log("weights: ImageNet weights are not available offline, using the base of models/pretrained.h5")
-    return _pretrained(base, network)
+        log("weights: ImageNet weights are not available offline, using the base of models/pretrained.h5")
+    if _fits(PRETRAINED, network):
+        found.append(_loaded(base, _pretrained(base, network), "pretrained"))
+    return found
+
+
+def _loaded(base: keras.Model, origin: BaseWeights, choice: str) -> LoadedBase:
+    return LoadedBase(replace(origin, choice=choice), base.get_weights())
 
 
 def _imagenet(base: keras.Model, network: NetworkConfig) -> BaseWeights:
@@ -82,14 +108,14 @@ def _imagenet(base: keras.Model, network: NetworkConfig) -> BaseWeights:
 def _offline(network: NetworkConfig) -> str:
     if _fits(PRETRAINED, network):
         return "--weights pretrained works offline"
-    return "--weights none --fine-tune all trains from random weights offline"
+    return "--weights none trains from random weights offline"
 
 
 def _pretrained(base: keras.Model, network: NetworkConfig) -> BaseWeights:
     if not PRETRAINED.is_file():
         raise ConfigError(
             "weights: models/pretrained.h5 is missing: use --weights imagenet (online), or train from random weights"
-            " with --weights none --fine-tune all"
+            " with --weights none"
         )
     origin = _from_file(base, network, PRETRAINED)
     return BaseWeights("models/pretrained.h5", origin.pretrained)

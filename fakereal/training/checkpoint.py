@@ -36,6 +36,7 @@ class TrainingState:
     augmented_versions: int = 0  # of each image in that phase, see `features.BatchSource`
     best_loss: float = float("inf")  # lowest calibrated validation loss so far, of this phase's image size
     origin: dict[str, Any] = field(default_factory=dict)  # of the initial weights, as `weights.BaseWeights`
+    fine_tuning: dict[str, Any] = field(default_factory=dict)  # what `auto` decided, as `fine_tuning.FineTuning`
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
     current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them

@@ -82,7 +82,7 @@ class _FilledBatches(BatchSource):
     """Batches of another source, filled up for several devices."""
 
     def __init__(self, source: BatchSource, devices: int) -> None:
-        self.model, self.augmented_versions = source.model, source.augmented_versions
+        self.model, self.augmented_versions, self.cost = source.model, source.augmented_versions, source.cost
         self._source, self._devices = source, devices
 
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:

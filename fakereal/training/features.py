@@ -11,7 +11,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from fakereal.dataset.scan import Record
 from fakereal.engines import engine, parity
 from fakereal.engines.conversion import convert
 from fakereal.engines.conversion_cache import Conversion
-from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, pad_batch
+from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, Network, pad_batch
 from fakereal.errors import DataError, EngineRefused
 from fakereal.model import networks
 from fakereal.preprocessing import Preprocessing
@@ -39,11 +39,22 @@ FROZEN_BATCH = 32
 _ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
 
 
+@dataclass
+class FeatureCost:
+    """What the features of a batch source have cost so far."""
+
+    images: int = 0  # that passed through the frozen part
+    seconds: float = 0.0
+
+
 class BatchSource(ABC):
     """Batches that a model is trained and measured on."""
 
     model: keras.Model  # what these batches go through; it shares the layers of the whole network
     augmented_versions: int  # of each image, used in turn by the epochs; 0: a new one in every epoch
+    cost: FeatureCost
+    network: Network | None = None  # the whole network for decoded images, where it is faster than Keras'
+    engine: str = ""  # name and version of what runs that network
 
     @abstractmethod
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
@@ -85,7 +96,7 @@ class ImageBatches(BatchSource):
     def __init__(
         self, model: keras.Model, preprocessing: Preprocessing, options: AugmentationConfig, decoded: Rows | None
     ) -> None:
-        self.model, self.options = model, options
+        self.model, self.options, self.cost = model, options, FeatureCost()
         self._preprocessing, self._decoded = preprocessing, decoded
 
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
@@ -109,10 +120,10 @@ class CachedFeatureBatches(BatchSource):
         self, model: keras.Model, frozen: FrozenPart, rows: Rows, images: ImageBatches, seed: int, versions: int
     ) -> None:
         self.model, self._frozen, self._rows, self._images = model, frozen, rows, images
-        self._seed, self.augmented_versions = seed, versions
+        self._seed, self.augmented_versions, self.cost = seed, versions, FeatureCost()
+        self.network, self.engine = SplitNetwork(frozen, model), f"{frozen.engine}, {engine.keras_version()}"
         augmentation = json.dumps([asdict(images.options), seed], sort_keys=True)
         self._augmentation = hashlib.sha256(augmentation.encode()).hexdigest()[:16]
-        self._seconds = 0.0
 
     def augmented(self, records: Sequence[Record], sampler: EpochSampler, batch_size: int) -> Any:
         """See `BatchSource`."""
@@ -128,8 +139,8 @@ class CachedFeatureBatches(BatchSource):
         if epochs_done != versions:
             return ""
         effort = "found in the cache"
-        if self._seconds:
-            effort = f"computed once by {self._frozen.engine}: {_duration(self._seconds)}"
+        if self.cost.seconds:
+            effort = f"computed once by {self._frozen.engine}: {_duration(self.cost.seconds)}"
         return f"features of {versions} version{'s' * (versions > 1)} of each image {effort}"
 
     def _batches(self, records: Sequence[Record], version: int, batch_size: int) -> Any:
@@ -145,18 +156,16 @@ class CachedFeatureBatches(BatchSource):
         if not missing:
             return
         started = time.monotonic()
-        names = iter([name for _, name in missing])
-        with progress_bar(f"features, version {version + 1}/{self.augmented_versions}", len(missing)) as advance:
-            for images, labels in self._missing_images([record for record, _ in missing], version):
-                for row in self._frozen.features(np.asarray(images)):
-                    self._rows.put(next(names), row)
-                advance(len(labels))
-                check_interrupt()
+        batches = self._missing_images([record for record, _ in missing], version)
+        title = f"features, version {version + 1}/{self.augmented_versions}"
+        for (_, name), row in zip(missing, _features(self._frozen, batches, title, len(missing)), strict=True):
+            self._rows.put(name, row)
         self._rows.flush()
         if any(self._rows.get(name) is None for _, name in missing):
             raise DataError("cache: no room for features: raise data.cache_gb, free disk space, or name another disk's"
                             " folder with --cache-dir DIR")  # fmt: skip
-        self._seconds += time.monotonic() - started
+        self.cost.images += len(missing)
+        self.cost.seconds += time.monotonic() - started
 
     def _missing_images(self, records: Sequence[Record], version: int) -> Any:
         if version:
@@ -190,16 +199,63 @@ def choose_batch_source(
     parts = split_network(model) if config.training.augmented_versions and not learn_batch_norm else None
     if parts is None:
         return images
-    versions = 1 if _is_off(config.augmentation) else config.training.augmented_versions
-    shape, fingerprint = parts.frozen.output_shape[1:], parts.fingerprint()
-    size = count * versions * math.prod(shape) * np.dtype("float32").itemsize
-    frozen = fastest_frozen_part(parts.frozen, fingerprint, count * versions, cache.folder)
-    rows = cache.rows(f"features {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
+    versions = _versions(config)
+    size = count * versions * math.prod(parts.frozen.output_shape[1:]) * np.dtype("float32").itemsize
+    frozen, rows = _open_frozen_part(parts, preprocessing, cache, count * versions)
     if not cache.holds(rows, size):
         log(f"features need {size / 1e9:.1f} GB, more than data.cache_gb or the disk allows: they are computed again in"
             " every epoch")  # fmt: skip
         return images
     return CachedFeatureBatches(parts.trained, frozen, rows, images, config.seed, versions)
+
+
+def plain_features(
+    model: keras.Model,
+    config: Config,
+    preprocessing: Preprocessing,
+    cache: RowCache,
+    count: int,
+    records: Sequence[Record],
+) -> np.ndarray:
+    """Return the features of some images as prediction sees them, float32 (n, features).
+
+    They are kept in the cache, where a training of the head finds them. The arguments are those of
+    `choose_batch_source`; the whole base must be frozen.
+    """
+    frozen, rows = _open_frozen_part(split_network(model), preprocessing, cache, count * _versions(config))
+    missing = [record for record in records if rows.get(record.sha256) is None]
+    batches = input_pipeline.plain_batches(missing, preprocessing, FROZEN_BATCH, cache.images(preprocessing))
+    computed = _features(frozen, batches, "features of the base", len(missing))
+    new = {record.sha256: row for record, row in zip(missing, computed, strict=True)}
+    for name, row in new.items():
+        rows.put(name, row)
+    rows.flush()
+    found = [new.get(record.sha256, rows.get(record.sha256)) for record in records]
+    return np.stack(found).reshape(len(records), -1)
+
+
+def _features(frozen: FrozenPart, batches: Iterable[Any], title: str, count: int) -> Iterator[np.ndarray]:
+    """Yield the features of each image of the batches."""
+    with progress_bar(title, count) as advance:
+        for images, labels in batches:
+            yield from frozen.features(np.asarray(images))
+            advance(len(labels))
+            check_interrupt()
+
+
+def _open_frozen_part(
+    parts: NetworkParts, preprocessing: Preprocessing, cache: RowCache, images: int
+) -> tuple[FrozenPart, Rows]:
+    """Return the frozen part on its fastest engine, and the rows of the cache that hold its features."""
+    fingerprint = parts.fingerprint()
+    frozen = fastest_frozen_part(parts.frozen, fingerprint, images, cache.folder)
+    meaning = f"features {preprocessing.fingerprint} {fingerprint} {frozen.engine}"
+    return frozen, cache.rows(meaning, parts.frozen.output_shape[1:], "float32")
+
+
+def _versions(config: Config) -> int:
+    """Return how many versions of each image are cached: without augmentation they would all be the same."""
+    return 1 if _is_off(config.augmentation) else config.training.augmented_versions
 
 
 def _is_off(options: AugmentationConfig) -> bool:
@@ -308,6 +364,23 @@ class ConvertedFrozenPart:
     def features(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
         return np.stack(list(self._network.outputs(images)))
+
+
+class SplitNetwork:
+    """The whole network for decoded images: its frozen part on an engine of its own, the rest on Keras."""
+
+    def __init__(self, frozen: FrozenPart, trained: keras.Model) -> None:
+        self._frozen, self._trained = frozen, trained
+
+    def p_real(self, images: np.ndarray) -> np.ndarray:
+        """See `engines.formats.Network`."""
+        chunks = [images[start : start + FROZEN_BATCH] for start in range(0, len(images), FROZEN_BATCH)]
+        return np.concatenate([self._p_real(chunk.astype(np.float32)) for chunk in chunks])
+
+    def _p_real(self, images: np.ndarray) -> np.ndarray:
+        features = pad_batch(self._frozen.features(images), FROZEN_BATCH)
+        outputs = self._trained.predict_on_batch(features)
+        return np.asarray(outputs, dtype=np.float64).reshape(-1)[: len(images)]
 
 
 def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cache: Path) -> FrozenPart:

@@ -123,7 +123,12 @@ def sample_validation(records: Sequence[Record], training: TrainingConfig, seed:
     threshold and all figures still come from all validation images.
     """
     steps = training.validation_steps
-    if steps is None or steps * training.batch_size >= len(records):
+    return tuple(records) if steps is None else balanced_sample(records, steps * training.batch_size, seed)
+
+
+def balanced_sample(records: Sequence[Record], count: int, seed: int) -> tuple[Record, ...]:
+    """Return `count` random images in their order, both classes alike as far as there are images; or all."""
+    if count >= len(records):
         return tuple(records)
     labels = np.array([record.label for record in records])
     place = np.empty(len(records), np.int64)  # of each image within its own class, in random order
@@ -131,7 +136,7 @@ def sample_validation(records: Sequence[Record], training: TrainingConfig, seed:
     for label in set(labels.tolist()):
         mask = labels == label
         place[mask] = rng.permutation(int(mask.sum()))
-    chosen = np.argsort(place, kind="stable")[: steps * training.batch_size]
+    chosen = np.argsort(place, kind="stable")[:count]
     return tuple(records[number] for number in sorted(chosen))
 
 

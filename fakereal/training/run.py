@@ -21,7 +21,7 @@ from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_man
 from fakereal.engines.card import files_of
 from fakereal.engines.export import export_beside
 from fakereal.errors import FakeRealError
-from fakereal.evaluation.evaluate import predict_records
+from fakereal.evaluation.evaluate import KnownOutputs, predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import keep_backups, locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
@@ -33,7 +33,8 @@ from fakereal.model.model_file import Detector
 from fakereal.model.weights import BaseWeights, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
 from fakereal.training import trainer
-from fakereal.training.cache import open_cache
+from fakereal.training.base_choice import load_best_base
+from fakereal.training.cache import RowCache, open_cache
 from fakereal.training.checkpoint import TensorBoard, load_state
 from fakereal.training.input_pipeline import named_images
 
@@ -45,6 +46,25 @@ MIN_LEFT_OUT_SOURCES = 3
 
 _RECORD_SUFFIXES = (".yaml", ".csv", ".tsv", ".json", ".html", ".png")
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
+
+
+class _Stopwatch:
+    """Where the seconds of a run go."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        """Name what happened since the last lap."""
+        now = time.monotonic()
+        self.seconds[stage] = round(now - self._started, 1)
+        self._started = now
+
+    def part(self, stage: str, of: str, seconds: float) -> None:
+        """Take a part out of a stage."""
+        self.seconds[stage] = round(seconds, 1)
+        self.seconds[of] = round(self.seconds[of] - seconds, 1)
 
 
 @dataclass(frozen=True)
@@ -79,22 +99,26 @@ def train_and_report(config: Config, output: Path, resume: bool = False, force: 
         KeyboardInterrupt: before the first epoch was done, or pressed twice; no model is written then.
     """
     model_file.check_suffix(output)
-    folder = output.with_name(f"{output.stem}_run")
+    folder, watch = output.with_name(f"{output.stem}_run"), _Stopwatch()
     with locked(folder / ".lock"):
         dataset, split = scan_and_split(config)
         config = resolve_neutral_settings(config, dataset)
+        watch.lap("scan")
         audited = _audit(config, dataset, split)
-        detector, trained = _train(config, split, folder, resume, audited)
+        watch.lap("audit")
+        detector, trained, known = _train(config, split, folder, resume, audited, watch)
         skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
-        advice = _advice(config, trained.origin)
+        advice = _advice(config, trained)
         result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
         with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
             model_file.save(output, detector)
             export_beside(output, detector)
+            watch.lap("export")
             # Only now: a training that ended early must not replace the records of the existing model.
             _write_records(folder, detector, dataset, split)
-            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder)
-            _write_cost(result)
+            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known)
+            watch.lap("report")
+            _write_cost(result, watch.seconds)
     return result
 
 
@@ -127,30 +151,50 @@ def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
 
 
 def _train(
-    config: Config, split: Split, folder: Path, resume: bool, audited: dict[str, Any]
-) -> tuple[Detector, trainer.TrainedNetwork]:
+    config: Config, split: Split, folder: Path, resume: bool, audited: dict[str, Any], watch: _Stopwatch
+) -> tuple[Detector, trainer.TrainedNetwork, KnownOutputs]:
     """Train and measure: all that works on batches of images, and can be ended by Ctrl-C between two of them."""
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
     state = load_state(checkpoint, identity) if resume else None
     keras.utils.set_random_seed(config.seed)
     model = networks.build(config.network, config.image_size)
-    origin = BaseWeights(**state.origin) if state and state.origin else load_base(model, config.network, config.weights)
-    log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
-    if not origin.pretrained and trainer.is_frozen(config.training, origin):
-        log("warning: the base has random weights and stays frozen, so hardly anything can be learned: --fine-tune all,"
-            " or --weights imagenet or pretrained")  # fmt: skip
     on_epoch_end = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
     with (
         named_images("put it back and add --resume"),
         interrupts_at_checks_only(),
         open_cache(config.data) as cache,
     ):
+        resumed = BaseWeights(**state.origin) if state and state.origin else None
+        origin = resumed or _load_weights(model, config, split, cache)
+        log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
+        if not origin.pretrained and trainer.is_frozen(config.training, origin):
+            log("warning: the base has random weights and stays frozen, so hardly anything can be learned: leave out"
+                " --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip
+        watch.lap("base")
         trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, on_epoch_end)
+        watch.lap("epochs")
+        watch.part("features", "epochs", trained.features_s)
         log("measuring")
-        return _measure(trained, config, split, audited), trained
+        detector, known = _measure(trained, _resolved(config, trained), split, audited)
+        watch.lap("measure")
+        return detector, trained, known
 
 
-def _measure(trained: trainer.TrainedNetwork, config: Config, split: Split, audited: dict[str, Any]) -> Detector:
+def _load_weights(model: keras.Model, config: Config, split: Split, cache: RowCache) -> BaseWeights:
+    """Load the initial weights of the base: those that the configuration names, or the best ones at hand."""
+    if config.weights == "auto" and config.network.name in networks.APPLICATIONS:
+        return load_best_base(model, config, split, cache)
+    return load_base(model, config.network, config.weights)
+
+
+def _resolved(config: Config, trained: trainer.TrainedNetwork) -> Config:
+    """Return the configuration with what was decided on the way: it repeats the run, whatever is at hand then."""
+    return replace(config, weights=trained.origin.choice or config.weights, training=trained.training)
+
+
+def _measure(
+    trained: trainer.TrainedNetwork, config: Config, split: Split, audited: dict[str, Any]
+) -> tuple[Detector, KnownOutputs]:
     """Fit the decision rule on the validation images, and measure all three splits with it."""
     measured = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
     labels = {name: labels_of(records) for name, records in measured.items()}
@@ -170,7 +214,8 @@ def _measure(trained: trainer.TrainedNetwork, config: Config, split: Split, audi
         history=trained.history,
         versions=model_file.versions(),
     )
-    return Detector(trained.model, metadata)
+    known = KnownOutputs(p_real["test"], trained.source.network, trained.source.engine)
+    return Detector(trained.model, metadata), known
 
 
 def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Record, ...]) -> np.ndarray:
@@ -178,7 +223,7 @@ def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Rec
     preprocessing, batch_size = preprocessing_of(config, config.image_size), config.training.batch_size
     if not preprocessing.crops:
         return trained.source.predict(records, batch_size)
-    network = Detector(trained.model, Metadata(config, preprocessing))
+    network = trained.source.network or Detector(trained.model, Metadata(config, preprocessing))
     return predict_records(network, preprocessing, Path(), records, "keras", batch_size, resave_images=0).p_real
 
 
@@ -250,7 +295,7 @@ def _write_records(folder: Path, detector: Detector, dataset: Dataset, split: Sp
         log(f"all skipped files: {folder / 'skipped.tsv'}")
 
 
-def _write_cost(result: TrainResult) -> None:
+def _write_cost(result: TrainResult, seconds: dict[str, float]) -> None:
     """Write what the run took, as its last file; a comparison reads it. An interrupted run has none."""
     path, history = result.folder / "cost.json", result.detector.metadata.history
     if result.interrupted:
@@ -261,6 +306,7 @@ def _write_cost(result: TrainResult) -> None:
         "epochs": len(history),
         "skipped": result.skipped,
         "diverged": result.diverged,
+        **{f"seconds_{stage}": value for stage, value in seconds.items()},
     }
     if result.detector.metadata.config.report.speed:
         cost["images_per_s"] = _images_per_s(result.detector)
@@ -279,13 +325,15 @@ def _images_per_s(detector: Detector) -> float:
     return round(_TIMED_BATCH / float(np.median(seconds[1:])), 1)
 
 
-def _advice(config: Config, origin: BaseWeights) -> str:
-    if config.training.phases or not (origin.pretrained and trainer.is_frozen(config.training, origin)):
+def _advice(config: Config, trained: trainer.TrainedNetwork) -> str:
+    decided = trained.fine_tuning
+    gain = "+3 to +17 F1 points on four small sets (EfficientNetB0 at 112 px, see docs/train.md)"
+    if decided and decided.fine_tune != "all":
+        return f"Next step: --fine-tune all trains all layers, about {decided.minutes['all']:.0f} minutes here; {gain}"
+    frozen = trained.origin.pretrained and trainer.is_frozen(trained.training, trained.origin)
+    if decided or config.training.fine_tune == "auto" or config.training.phases or not frozen:
         return ""  # phases refuse the option
-    return (
-        "Next step: --fine-tune all also trains the backbone. Several times slower; +3 to +17 F1 points on four small"
-        " sets (EfficientNetB0 at 112 px, see docs/train.md)"
-    )
+    return f"Next step: --fine-tune auto also trains the backbone, as far as the time limit allows; {gain}"
 
 
 def _identity(config: Config, split: Split) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from fakereal.model import networks
 from fakereal.model.metrics import binary_log_loss, epoch_losses
 from fakereal.model.weights import BaseWeights
 from fakereal.runtime import log, one_line, progress_bar
-from fakereal.training import loop
+from fakereal.training import fine_tuning, loop
 from fakereal.training.cache import RowCache
 from fakereal.training.checkpoint import TrainingState, check_versions, save_checkpoint
 from fakereal.training.distributed import DistributedContext, several_devices
-from fakereal.training.features import BatchSource, choose_batch_source
+from fakereal.training.features import BatchSource, FeatureCost, choose_batch_source
+from fakereal.training.fine_tuning import FineTuning, PhaseCost
 from fakereal.training.input_pipeline import EpochSampler
 
 History = Sequence[dict[str, Any]]
@@ -47,6 +48,9 @@ class TrainedNetwork:
     interrupted: bool  # True where Ctrl-C ended it early
     diverged: bool  # True where a loss that is not finite ended it
     source: BatchSource  # the fastest way to its outputs
+    training: TrainingConfig  # as given, with what `fine_tune: auto` decided: it repeats the run without a clock
+    fine_tuning: FineTuning | None  # that decision; None: there was nothing to decide, or it was not reached
+    features_s: float  # seconds of the epochs that were spent on features
 
 
 class DivergedError(FakeRealError):
@@ -56,18 +60,19 @@ class DivergedError(FakeRealError):
 def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, ...]:
     """Return the list of phases: the configuration's own, or the one that `epochs` and `fine_tune` stand for.
 
-    A pre-trained base is first kept frozen while the head is trained, then fine-tuned at a lower rate. In a base of
-    random weights there is nothing to keep, so head and base are trained together from the start.
+    A pre-trained base is first kept frozen while the head is trained, then fine-tuned at a lower rate; with `auto` the
+    second phase is still to be decided. In a base of random weights there is nothing to keep, so head and base are
+    trained together from the start.
     """
+    scope = training.fine_tune
     if training.phases:
         chosen = training.phases
-    elif origin.pretrained or training.fine_tune == "none":
+    elif origin.pretrained or scope == "none":
         chosen = (PhaseConfig("head", training.epochs, training.learning_rate),)
-        if training.fine_tune != "none":
-            rate = training.fine_tune_learning_rate
-            chosen += (PhaseConfig(training.fine_tune, training.fine_tune_epochs, rate),)
+        if scope not in ("auto", "none"):
+            chosen += (PhaseConfig(scope, training.fine_tune_epochs, training.fine_tune_learning_rate),)
     else:
-        chosen = (PhaseConfig(training.fine_tune, training.epochs, training.learning_rate),)
+        chosen = (PhaseConfig("all" if scope == "auto" else scope, training.epochs, training.learning_rate),)
     auto = "frozen" if origin.pretrained else "learned"
     return tuple(
         replace(
@@ -114,7 +119,7 @@ def train(
     """
     state = state or TrainingState(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=loop.sample_validation(split.val, config.training, config.seed))
-    run, plan = _Run(config, split, cache, state, several_devices()), phases(config.training, origin)
+    run = _Run(config, origin, split, cache, state, several_devices())
     if state.history:
         on_epoch_end(state.history)
 
@@ -124,8 +129,7 @@ def train(
 
     ended_by: type[BaseException] | None = None  # not the error, which would keep all that it passed through alive
     try:
-        for number in range(state.phase, len(plan)):
-            _run_phase(run, plan, number, keep)
+        _run_phases(run, keep)
         runtime.check_interrupt()  # pressed after the last epoch, it must not end the measuring
     except (KeyboardInterrupt, DivergedError) as error:
         pressed_twice = isinstance(error, KeyboardInterrupt) and runtime.interrupt_requested()
@@ -135,11 +139,14 @@ def train(
         log("the best model so far is kept, measured and saved")
         ended_by = type(error)
     model.set_weights(state.best)
-    networks.set_trainable(model, plan[-1].train, learn_batch_norm=False)
+    networks.set_trainable(model, run.plan[-1].train, learn_batch_norm=False)
     # A source on one device, whose features the last phase may have computed already.
     source = _batch_source(model, replace(run, devices=None), config.image_size)
     interrupted, diverged = (ended_by is kind for kind in (KeyboardInterrupt, DivergedError))
-    return TrainedNetwork(model, origin, tuple(state.history), interrupted, diverged, source)
+    decided = fine_tuning.decision(state.fine_tuning)
+    return TrainedNetwork(
+        model, origin, tuple(state.history), interrupted, diverged, source, run.training, decided, run.features.seconds
+    )
 
 
 @dataclass(frozen=True)
@@ -147,20 +154,83 @@ class _Run:
     """What all phases share."""
 
     config: Config
+    origin: BaseWeights
     split: Split
     cache: RowCache
-    state: TrainingState  # the one thing that changes
+    state: TrainingState
     devices: DistributedContext | None  # None: there is only one
+    features: FeatureCost = field(default_factory=FeatureCost)  # of all phases
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The configuration's, with what `fine_tune: auto` has decided."""
+        decided = fine_tuning.decision(self.state.fine_tuning)
+        return fine_tuning.resolved(self.config.training, decided) if decided else self.config.training
+
+    @property
+    def plan(self) -> tuple[PhaseConfig, ...]:
+        """All phases that are decided."""
+        return phases(self.training, self.origin)
+
+    @property
+    def is_undecided(self) -> bool:
+        """True where `fine_tune: auto` has a choice and has not made it."""
+        training = self.training
+        return training.fine_tune == "auto" and self.origin.pretrained and not training.phases
 
 
-def _run_phase(run: _Run, plan: Sequence[PhaseConfig], number: int, on_epoch_end: Callable[[], None]) -> None:
-    phase, patience = plan[number], run.config.training.patience
+def _run_phases(run: _Run, on_epoch_end: Callable[[], None]) -> None:
+    number = run.state.phase
+    while number < len(run.plan):
+        _run_phase(run, number, on_epoch_end)
+        number += 1
+        if number == len(run.plan) and run.is_undecided:
+            run.state.fine_tuning = asdict(_decide_fine_tuning(run))
+            on_epoch_end()  # from now on the checkpoint holds the decision
+
+
+def _decide_fine_tuning(run: _Run) -> FineTuning:
+    """Decide by the clock which layers are fine-tuned, after the head."""
+    training = run.training
+    spent_s = sum(row["seconds"] for row in run.state.history)
+    log("measuring how long fine-tuning takes")
+    return fine_tuning.choose(
+        lambda scope: _phase_cost(run, replace(training, fine_tune=scope)),
+        training.fine_tune_epochs,
+        60 * training.time_limit_minutes - spent_s,
+    )
+
+
+def _phase_cost(run: _Run, training: TrainingConfig) -> PhaseCost:
+    """Time some steps of the second phase, with a network that is thrown away."""
+    phase = phases(training, run.origin)[-1]
+    with run.devices.scope() if run.devices else nullcontext():
+        _, source = _prepare(run, phase, run.config.image_size)
+        cost = fine_tuning.measure(source, run.split, phase, run.config.seed)
+    _add_features(run, source)
+    return cost
+
+
+def _add_features(run: _Run, source: BatchSource) -> None:
+    run.features.images += source.cost.images
+    run.features.seconds += source.cost.seconds
+
+
+def _prepare(run: _Run, phase: PhaseConfig, size_px: int) -> tuple[keras.Model, BatchSource]:
+    """Return the network as a phase trains it, and its batches, whose model is compiled."""
+    model = _phase_network(run, phase, size_px)
+    source = _batch_source(model, run, size_px, _learns_batch_norm(phase))
+    _compile(source.model, run, phase)
+    return model, source
+
+
+def _run_phase(run: _Run, number: int, on_epoch_end: Callable[[], None]) -> None:
+    plan, patience = run.plan, run.config.training.patience
+    phase = plan[number]
     size_px = phase.image_size or run.config.image_size
     before_px = (plan[number - 1].image_size if number else None) or run.config.image_size
     with run.devices.scope() if run.devices else nullcontext():
-        model = _phase_network(run, phase, size_px)
-        source = _batch_source(model, run, size_px, _learns_batch_norm(phase))
-        _compile(source.model, run, phase)
+        model, source = _prepare(run, phase, size_px)
         if run.state.phase != number:
             _begin_phase(run.state, number, same_size=size_px == before_px)
         elif run.state.current:
@@ -171,6 +241,7 @@ def _run_phase(run: _Run, plan: Sequence[PhaseConfig], number: int, on_epoch_end
             on_epoch_end()
             if note := source.progress_note(run.state.epoch, phase.epochs):
                 log(note)
+    _add_features(run, source)
 
 
 def _phase_network(run: _Run, phase: PhaseConfig, size_px: int) -> keras.Model:

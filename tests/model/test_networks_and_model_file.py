@@ -232,14 +232,14 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     with pytest.raises(
         ConfigError, match="are available: connect to the internet, or train from random weights with --weights none"
     ):
-        weights.load_base(model, NetworkConfig(), "auto")
-    with pytest.raises(ConfigError, match="--weights none --fine-tune all trains from random weights offline"):
+        weights.available_bases(model, NetworkConfig())
+    with pytest.raises(ConfigError, match="--weights none trains from random weights offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     model_file.save(tmp_path / "pretrained.h5", detector(NetworkConfig(), 32))
     with pytest.raises(ConfigError, match="--weights pretrained works offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
-    origin = weights.load_base(model, NetworkConfig(), "auto")
-    assert (origin.description, origin.pretrained) == ("models/pretrained.h5", True)
+    (shipped,) = weights.available_bases(model, NetworkConfig())
+    assert shipped.origin == weights.BaseWeights("models/pretrained.h5", pretrained=True, choice="pretrained")
     assert "not available offline" in capsys.readouterr().err
 
 

@@ -152,11 +152,9 @@ def test_offline_a_network_without_a_shipped_base_says_what_can_be_done(vgg, mon
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("keras.src.applications.vgg16.file_utils.get_file", refuse)
-    expected = (
-        r"nor a vgg16 in .* connect to the internet, or train from random weights with --weights none --fine-tune all"
-    )
+    expected = r"nor a vgg16 in .* connect to the internet, or train from random weights with --weights none"
     with pytest.raises(ConfigError, match=expected):
-        weights.load_base(vgg, VGG, "auto")
+        weights.available_bases(vgg, VGG)
 
 
 def test_weights_that_tie_the_image_size_are_refused_at_another_one(tmp_path):

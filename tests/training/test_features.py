@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from small_networks import SIZE_PX, residual_base
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
@@ -19,23 +19,6 @@ from fakereal.preprocessing import Preprocessing
 from fakereal.training import checkpoint, features, run, trainer
 from fakereal.training.cache import RowCache
 
-SIZE = 32
-BLOCKS = 6  # of 5 layers each: `last20` leaves the first two and the stem frozen
-
-
-def residual_base(*_):
-    """A base with all that makes a cut hard: joins, BatchNorm and random depth."""
-    pixels = keras.Input((SIZE, SIZE, 3))
-    x = layers.Rescaling(1 / 255, name="scale")(pixels)
-    x = layers.Conv2D(6, 3, strides=4, name="stem")(x)
-    for number in range(1, BLOCKS + 1):
-        y = layers.Conv2D(6, 3, padding="same", name=f"conv_{number}")(x)
-        y = layers.BatchNormalization(name=f"norm_{number}")(y)
-        y = layers.Activation("swish", name=f"swish_{number}")(y)
-        y = layers.Dropout(0.3, name=f"drop_{number}")(y)
-        x = layers.Add(name=f"add_{number}")([x, y])
-    return keras.Model(pixels, layers.GlobalAveragePooling2D(name="pool")(x), name=networks.BASE)
-
 
 @pytest.fixture(autouse=True)
 def small_base(monkeypatch):
@@ -45,7 +28,7 @@ def small_base(monkeypatch):
 
 def built(scope):
     keras.utils.set_random_seed(0)
-    model = networks.build(NetworkConfig(dense=(5,)), SIZE)
+    model = networks.build(NetworkConfig(dense=(5,)), SIZE_PX)
     networks.set_trainable(model, scope, learn_batch_norm=False)
     return model
 
@@ -54,7 +37,7 @@ STILL = AugmentationConfig(horizontal_flip=False, rotation_degrees=0.0)
 
 
 def noise(count=7):
-    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3)).astype("float32")
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE_PX, SIZE_PX, 3)).astype("float32")
 
 
 @pytest.mark.parametrize(("scope", "shape"), [("head", (6,)), ("last20", (8, 8, 6))])
@@ -89,7 +72,7 @@ def recipe(data, cache, augmented_versions, augmentation=STILL, **options):
                               label_smoothing=0.05, schedule="cosine", average_weights=0.5, phases=phases,
                               **options)  # fmt: skip
     return config.Config(
-        SIZE,
+        SIZE_PX,
         "pretrained",
         data=config.DataConfig(str(data), cache_dir=str(cache)),
         network=NetworkConfig(dense=(5,)),
@@ -165,9 +148,9 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_
     from fakereal.dataset.scan import scan
     from fakereal.training.input_pipeline import EpochSampler
 
-    records = scan(images, Preprocessing(SIZE)).records[:5]
-    whole = config.Config(SIZE, augmentation=AugmentationConfig(), training=TrainingConfig(augmented_versions=3))
-    feed = features.choose_batch_source(built("head"), whole, Preprocessing(SIZE), RowCache(tmp_path, 10**9), 5)
+    records = scan(images, Preprocessing(SIZE_PX)).records[:5]
+    whole = config.Config(SIZE_PX, augmentation=AugmentationConfig(), training=TrainingConfig(augmented_versions=3))
+    feed = features.choose_batch_source(built("head"), whole, Preprocessing(SIZE_PX), RowCache(tmp_path, 10**9), 5)
 
     def rows(epoch):
         ((rows, _),) = feed.training(records, EpochSampler(0, 0, epoch), 8).as_numpy_iterator()
@@ -182,7 +165,7 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_
 
 def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path, capsys):
     feed = features.choose_batch_source(
-        built("last20"), config.Config(SIZE), Preprocessing(SIZE), RowCache(tmp_path, 1000), 5
+        built("last20"), config.Config(SIZE_PX), Preprocessing(SIZE_PX), RowCache(tmp_path, 1000), 5
     )
     assert isinstance(feed, features.ImageBatches)
     assert "more than data.cache_gb" in capsys.readouterr().err
