@@ -50,8 +50,9 @@ def parser() -> cli.Parser:
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
                    help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
-    p.add_argument("--tensorboard", dest="training.tensorboard", **switch,
-                   help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
+    p.add_argument(
+        "--tensorboard", dest="training.tensorboard", **switch, help="write TensorBoard logs into NAME_run/tensorboard"
+    )
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
     p.add_common_options()
