@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fakereal import cli, runtime
+from fakereal.training.options import add_config_options
 
 _EXAMPLES = """examples:
   python train_model.py data/clean
@@ -23,7 +24,6 @@ _NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict", 
 
 def parser() -> cli.Parser:
     """Return the options; one that is not given comes from --config, or else is the default."""
-    count, switch = cli.parse_count, {"action": "store_const", "const": True}
     p = cli.Parser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
     p.add_either("data", dest="data.path", help="folder of the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
@@ -31,28 +31,7 @@ def parser() -> cli.Parser:
     p.add_argument("--config", metavar="FILE", type=cli.parse_path, help="a YAML file, such as those in configs/")
     p.add_label_options("data.")
     p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
-    p.add_argument("--neutralize", dest="neutralize.enabled", **switch,
-                   help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
-    p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
-                   help="skip the check whether file features alone tell fake from real")  # fmt: skip
-    p.add_argument("--network", dest="network.name", metavar="NAME",
-                   help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
-    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: the better one of those\n"
-                   "at hand) | imagenet | pretrained (models/pretrained.h5) | none | a file")  # fmt: skip
-    p.add_argument("--fine-tune", dest="training.fine_tune", choices=("auto", "none", "last20", "all"),
-                   help="layers to train after the head (default: auto: as many as --time-limit allows)")  # fmt: skip
-    p.add_argument("--time-limit", dest="training.time_limit_minutes", type=float, metavar="MINUTES",
-                   help="for the choice that --fine-tune auto makes (default: 15)")  # fmt: skip
-    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
-    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
-    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
-    p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
-    p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
-    p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
-                   help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
-    p.add_argument(
-        "--tensorboard", dest="training.tensorboard", **switch, help="write TensorBoard logs into NAME_run/tensorboard"
-    )
+    add_config_options(p)
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
     p.add_common_options()

@@ -1,0 +1,33 @@
+"""The options of train_model.py that are keys of the configuration; loaded for `--help` too, so without Keras."""
+
+from __future__ import annotations
+
+import argparse
+
+from fakereal import cli
+
+
+def add_config_options(p: argparse.ArgumentParser) -> None:
+    """Add the options; the `dest` of each is its dotted key, and one that is not given is None."""
+    count, switch = cli.parse_count, {"action": "store_const", "const": True}
+    p.add_argument("--neutralize", dest="neutralize.enabled", **switch,
+                   help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
+    p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
+                   help="skip the check whether file features alone tell fake from real")  # fmt: skip
+    p.add_argument("--network", dest="network.name", metavar="NAME",
+                   help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
+    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: the better one of those\n"
+                   "at hand) | imagenet | pretrained (models/pretrained.h5) | none | a file")  # fmt: skip
+    p.add_argument("--fine-tune", dest="training.fine_tune", choices=("auto", "none", "last20", "all"),
+                   help="layers to train after the head (default: auto: as many as --time-limit allows)")  # fmt: skip
+    p.add_argument("--time-limit", dest="training.time_limit_minutes", type=float, metavar="MINUTES",
+                   help="for the choice that --fine-tune auto makes (default: 15)")  # fmt: skip
+    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
+    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
+    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
+    p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
+    p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
+    p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
+                   help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
+    p.add_argument("--tensorboard", dest="training.tensorboard", **switch,
+                   help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
