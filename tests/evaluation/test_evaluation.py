@@ -19,7 +19,7 @@ import predict_and_save_json
 from fakereal import __main__ as door
 from fakereal import html
 from fakereal.cli import run_cli
-from fakereal.config import Config, NetworkConfig
+from fakereal.config import Config, NetworkConfig, ReportConfig
 from fakereal.dataset.scan import scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
@@ -30,6 +30,7 @@ from fakereal.evaluation.evaluate import (
     EvaluateConfig,
     EvaluatedImages,
     EvaluationResult,
+    KnownOutputs,
     Subject,
     metrics_tree,
     predict_records,
@@ -381,8 +382,24 @@ def test_a_training_is_evaluated_by_a_converted_network_only_where_that_pays_off
     monkeypatch.setattr(engines_engine, "MIN_IMAGES_TO_CONVERT", worth)
     records = scan(data, Preprocessing()).records
     split = Split((), (), records, ())
-    result = report.report_training(model_file.load(model), model, tmp_path, data, split, cache_folder())
+    known = KnownOutputs(np.linspace(0.1, 0.9, len(records)))
+    result = report.report_training(model_file.load(model), model, tmp_path, data, split, cache_folder(), known)
     assert result.tree["model"]["engine"].startswith(engine)
+    assert result.images.p_real == pytest.approx(known.p_real, abs=1e-6)
+
+
+def test_a_training_that_knows_its_outputs_predicts_only_what_is_resaved(model, data, tmp_path):
+    records = scan(data, Preprocessing()).records
+    detector = model_file.load(model)
+    resaving = replace(detector.metadata.config, report=ReportConfig(resave_images=5))
+    detector = replace(detector, metadata=replace(detector.metadata, config=resaving))
+    network = Brightness()
+    known = KnownOutputs(np.linspace(0.1, 0.9, len(records)), network, "brightness 1.0")
+    result = report.report_training(detector, model, tmp_path, data, Split((), (), records, ()), None, known)
+    assert result.tree["model"]["engine"] == "brightness 1.0"
+    assert result.tree["data"]["images"] == len(records)
+    assert network.images == 2 * 32  # five images with six re-saves each, in full batches
+    assert (result.images.p_real == np.round(known.p_real, 6)).all()
 
 
 def test_only_a_sample_is_resaved_where_a_limit_is_given(detector, data):
@@ -395,7 +412,10 @@ def test_only_a_sample_is_resaved_where_a_limit_is_given(detector, data):
 class Brightness:
     """A network in one line, without Keras: p_real is the mean brightness."""
 
+    images = 0  # that it has seen
+
     def p_real(self, images):
+        self.images += len(images)
         return images.mean(axis=(1, 2, 3)) / 255
 
 
