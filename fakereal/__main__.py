@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fakereal import __version__, cli
-from fakereal.cli import EXIT_OK, Parser, exit_code
+from fakereal.cli import EXIT_OK, SCRIPTS, Parser, exit_code
 from fakereal.errors import ConfigError, DataError
 from fakereal.model import foreign
 from fakereal.runtime import log, start_keras
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from fakereal.dataset.layout import LabelRules
     from fakereal.dataset.near_duplicates import Cluster
     from fakereal.dataset.scan import Dataset
-
-SCRIPTS = {"separate": "image_separate", "train": "train_model", "predict": "predict_and_save_json"}
-"""Commands that are the same as a script, which parses its own options."""
 
 _MODEL_HELP = "the model file (default: models/my_trained_model.h5, else the shipped detector)"
 _ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
@@ -48,12 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     name, *rest = argv
     if name in SCRIPTS:
-        sys.argv[0] = f"{_program()} {name}"  # the name in the script's help
-        more = {"output": None} if name == "predict" else {}  # only the script writes a file that nobody named
-        return import_module(SCRIPTS[name]).main(rest, **more)
+        return _run_script(name, rest)
     if name not in COMMANDS:
         build_parser().error(_unknown_command(name))
     return COMMANDS[name][1](command_parser(name).parse_args(rest))
+
+
+def _run_script(name: str, argv: Sequence[str]) -> int:
+    more = {"output": None} if name == "predict" else {}  # only the script writes a file that nobody named
+    before, sys.argv[0] = sys.argv[0], f"{_program()} {name}"  # the name in the script's help
+    try:
+        return import_module(SCRIPTS[name]).main(argv, **more)
+    finally:
+        sys.argv[0] = before
 
 
 def _program() -> str:
@@ -366,7 +370,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _command_line() -> str:
     """Return the command as the user can repeat it."""
-    return shlex.join(["python", "-m", "fakereal", *sys.argv[1:]])
+    return shlex.join([*_program().split(), *sys.argv[1:]])
 
 
 COMMANDS = {

@@ -7,6 +7,7 @@ import difflib
 import os
 import platform
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,9 @@ from fakereal.files import shipped_file
 from fakereal.runtime import one_line, set_quiet
 
 EXIT_OK, EXIT_LEFT_OUT, EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 70, 130
+
+SCRIPTS = {"separate": "image_separate", "train": "train_model", "predict": "predict_and_save_json"}
+"""Commands that are the same as a script, which parses its own options."""
 
 ENGINES = ("auto", "keras", "litert", "openvino")
 """Values of `--engine`, see `fakereal.engines.engine`."""
@@ -38,6 +42,18 @@ def exit_code(left_out: object, strict: bool) -> int:
         strict: whether `--strict` was given: only then does it count.
     """
     return EXIT_LEFT_OUT if strict and left_out else EXIT_OK
+
+
+def command_line(command: str, *words: object) -> str:
+    """Return a line for the shell that runs a command in the way in which this program was called.
+
+    Args:
+        command: one of `SCRIPTS`.
+        words: its arguments, which are quoted where they need it.
+    """
+    called = Path(sys.argv[0]).name.partition(" ")[0]  # a script's is replaced by the program and its command
+    program = f"fakereal {command}" if Path(called).stem == "fakereal" else f"python {SCRIPTS[command]}.py"
+    return " ".join([program, *(shlex.quote(str(word)) for word in words)])
 
 
 def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import fakereal.__main__ as program
 from fakereal import __version__, runtime
 from fakereal.cli import (
     Parser,
+    command_line,
     exit_code,
     parse_count,
     parse_origin,
@@ -85,6 +86,21 @@ def test_the_console_command_is_the_module_s_own():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert scripts == {"fakereal": "fakereal.__main__:console"}
     assert callable(program.console)
+
+
+@pytest.mark.parametrize(
+    ("called", "line"),
+    [
+        ("/venv/bin/fakereal", "fakereal separate --undo 'a b.jsonl'"),
+        (r"fakereal.exe", "fakereal separate --undo 'a b.jsonl'"),
+        ("fakereal predict", "fakereal separate --undo 'a b.jsonl'"),
+        ("/code/fakereal/__main__.py", "python image_separate.py --undo 'a b.jsonl'"),
+        ("image_separate.py", "python image_separate.py --undo 'a b.jsonl'"),
+    ],
+)
+def test_commands_to_run_next_are_named_as_this_one_was_called(called, line, monkeypatch):
+    monkeypatch.setattr("sys.argv", [called])
+    assert command_line("separate", "--undo", Path("a b.jsonl")) == line
 
 
 def test_the_wheel_has_every_package_and_what_the_program_ships():

@@ -6,7 +6,6 @@ what to do about all of it, most serious first.
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from fakereal.audit import shortcuts
 from fakereal.audit.shortcuts import ProbeResult
+from fakereal.cli import command_line
 from fakereal.dataset.image_metadata import FileFacts, measure_all_pixels, read_all_file_facts
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, labels_of
@@ -339,7 +339,7 @@ def shortcut_findings(result: ProbeResult, root: Path, neutralized: bool = False
             "give both classes one crop, size and encoding, or a detector learns the files and fails elsewhere:"
             " train with --neutralize, or write a neutral copy"
         )
-        command = f"python train_model.py --data {shlex.quote(str(root))} --neutralize"
+        command = command_line("train", "--data", root, "--neutralize")
     return [Finding("shortcut", not neutralized, shortcuts.file_verdict(result), result.images, advice, command)]
 
 

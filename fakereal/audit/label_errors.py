@@ -10,7 +10,6 @@ flatters every classifier of its kind.
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from fakereal import predictions_json
+from fakereal.cli import command_line
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
 from fakereal.engines.formats import pad_batch
@@ -254,23 +254,16 @@ def separation_commands(
         folder: where the labels were written to.
         decisions: the file of people's decisions, which outrank them.
     """
-
-    def quoted(path: Path) -> str:
-        return shlex.quote(str(path))
-
     whole = [path for path in written if not (dataset.root / path.relative_to(folder)).with_suffix("").is_dir()]
     places = sorted({path.parent.relative_to(folder) for path in written if path not in whole})
     output = _output_folder(dataset.root)
-    decided = f" --decisions {quoted(decisions)}" if decisions else ""
-    return [
-        f"python image_separate.py {quoted(dataset.root / place)} --predictions {quoted(folder / place)}{decided}"
-        f" --output {quoted(output / place)} --mode copy"
+    decided = ("--decisions", decisions) if decisions else ()
+    by_folder = [
+        (dataset.root / place, "--predictions", folder / place, *decided, "--output", output / place)
         for place in places
-    ] + [
-        f"python image_separate.py {quoted(dataset.root)} --pair {quoted(Path(f'.={path}'))}{decided}"
-        f" --output {quoted(output)} --mode copy"
-        for path in whole
     ]
+    by_pair = [(dataset.root, "--pair", f".={path}", *decided, "--output", output) for path in whole]
+    return [command_line("separate", *words, "--mode", "copy") for words in (*by_folder, *by_pair)]
 
 
 def _output_folder(root: Path) -> Path:

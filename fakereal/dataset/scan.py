@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fakereal.cli import command_line
 from fakereal.dataset.class_table import table_lines
 from fakereal.dataset.label_file import read_labels
 from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layout
@@ -159,7 +160,7 @@ def _check_predictions(root: Path, classes: Mapping[Parts, int], files: Sequence
                 name = "/".join(folder)
                 raise DataError(
                     f"{root}: {name}/ has predictions beside it ({path.name}), so its name may not be the truth: sort"
-                    f" its images with python image_separate.py {root.joinpath(*above)} --output data/clean, or go by"
+                    f" its images with {command_line('separate', root.joinpath(*above))} --output data/clean, or go by"
                     f" the name with --class {name}={NAMES[classes[folder]]}"
                 )
 

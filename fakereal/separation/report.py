@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fakereal import html, predictions_json
+from fakereal.cli import command_line
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
 from fakereal.files import display_path, keep_backups, relative_name, write_atomic
@@ -79,7 +79,7 @@ def result_lines(result: SeparationResult, options: Options, files: ReportFiles)
     if files.report:
         yield f"report: {display_path(files.report)}"
     for journal in reversed(result.journals):
-        yield f"to undo: python image_separate.py --undo {shlex.quote(display_path(journal.path))}"
+        yield f"to undo: {command_line('separate', '--undo', display_path(journal.path))}"
 
 
 def undo_lines(journal: Journal, result: TransferResult) -> Iterator[str]:

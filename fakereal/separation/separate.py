@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from fakereal.cli import command_line
 from fakereal.decoding import decode
 from fakereal.errors import ConfigError, DataError, ImageRefused
 from fakereal.files import display_path, locked_folders, sha256_of
@@ -184,7 +185,7 @@ def _output_folder(path: Path) -> Iterator[None]:
 def _unfinished(found: Sequence[Journal], options: Options) -> list[Journal]:
     """Return the journals to resume: those that the same command left unfinished."""
     for journal in found:
-        undo_command = f"python image_separate.py --undo {display_path(journal.path)}"
+        undo_command = command_line("separate", "--undo", display_path(journal.path))
         if journal.status == "undoing":
             raise DataError(f"{display_path(options.output)}: an unfinished undo exists: finish it with {undo_command}")
         if journal.status == "open" and (journal.mode, journal.source) != (options.mode, options.source):
