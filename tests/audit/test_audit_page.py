@@ -1,12 +1,16 @@
 """The audit page in a real browser, without a window: people decide, save, and image_separate.py applies it."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from conftest import make_labeled_images
 from separation_sets import separate, separated
 
+from fakereal.__main__ import main
 from fakereal.audit import audit, label_errors, report
 from fakereal.dataset.scan import scan
 from fakereal.preprocessing import Preprocessing
@@ -118,6 +122,23 @@ def window(browser):
 def in_browser(test):
     marked = pytest.mark.skipif(not CHROMIUM, reason="needs chromium (apt-get install chromium)")(test)
     return pytest.mark.slow(marked)
+
+
+@pytest.mark.slow
+def test_the_command_on_the_page_of_a_real_audit_applies_what_was_decided(tmp_path, monkeypatch):
+    root = make_labeled_images(tmp_path / "set", {"fake": 20, "real": 20})
+    (root / "fake" / "3.png").rename(root / "real" / "wrong.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "set", "--report", "audit", "--label-errors"]) == 0
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "Enlarge real/wrong.png" in page
+    command = re.search(r'<pre class="command">python image_separate.py (.*)</pre>', page)[1]
+    Path("decisions.json").write_text(json.dumps([{"image": "real/wrong.png", "prediction": "fake"}]))
+    assert separate(*shlex.split(command)) == 0
+    found = separated(tmp_path / "data" / "clean")
+    assert "fake_images/real__wrong.png" in found
+    assert len(found) == 40
+    assert len([name for name in found if name.startswith("fake_images/")]) == 20
 
 
 SUSPECTS = {"fake/1.png": 0.01, "real/2.png": 0.02, "fake/3.png": 0.03, "real/4.png": 0.04}
