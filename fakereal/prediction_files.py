@@ -21,9 +21,14 @@ from fakereal.predictions_json import Prediction, prediction_for
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 """Suffixes of prediction files, in lower case."""
 
-PROBABILITY_KEYS = {"pfake": FAKE, "preal": REAL, "probability": None, "prob": None, "score": None, "confidence": None}
+PROBABILITY_KEYS = {
+    **dict.fromkeys(("pfake", "fake", "isfake"), FAKE),
+    **dict.fromkeys(("preal", "real", "isreal"), REAL),
+    **dict.fromkeys(("probability", "prob", "score", "confidence"), None),
+}
 """Keys for a probability, in the form of LABEL_KEYS, and the label it belongs to; None where the key doesn't say."""
 
+_SPELLED = {"pfake": "p_fake", "preal": "p_real"}
 _UNDECIDED = ("uncertain", "unsure", "unknown", "undecided")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 _INDEX = re.compile(r"\s*([0-9]{1,18})(\.0*)?\s*")  # pandas makes 7.0 of 7; int() refuses numbers of 5,000 digits
@@ -238,9 +243,8 @@ def _question(numbers: Mapping[str, float], key: str) -> str:
             f"{_threshold_option(label, 0.5)} (an image is {NAMES[label]} from 0.5 on)"
             for label in ((FAKE, REAL) if owner is None else (owner,))
         ]
-        name = key if owner is None else f"p_{NAMES[owner]}"
         return (
-            f"{name} holds numbers from {min(numbers.values()):g} to {max(numbers.values()):g}, not labels: if they are"
+            f"{_SPELLED.get(key, key)} holds numbers from {min(numbers.values()):g} to {max(numbers.values()):g}, not labels: if they are"
             f" probabilities, pass {' or '.join(options)}"
         )
     texts = sorted(numbers)
@@ -254,7 +258,9 @@ def _by_threshold(numbers: Mapping[str, float], key: str, rule: tuple[int, float
     owner = PROBABILITY_KEYS.get(key)
     if owner not in (None, label):
         other = _threshold_option(owner, round(1 - threshold, 6))
-        raise Refused(f"expected p_{NAMES[label]} for {_threshold_option(*rule)}, got p_{NAMES[owner]}: pass {other}")
+        raise Refused(
+            f"expected p_{NAMES[label]} for {_threshold_option(*rule)}, got {_SPELLED.get(key, key)}: pass {other}"
+        )
     outside = [text for text, number in numbers.items() if not 0 <= number <= 1]
     if outside:
         raise Refused(f"expected probabilities from 0 to 1 for {_threshold_option(*rule)}, got {listed(outside)}")
@@ -299,7 +305,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N",
         help="for probabilities: p_fake=0.5 is fake from 0.5 on; or p_real=N",
     )
-    add("--index-shift", action="append", default=[], metavar="NAME=N", help="1: index 0 of that file means 1.png")
+    add(
+        "--index-shift",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="add N to the indices of file NAME: 1 if index 0 means 1.png",
+    )
     add("--skip-conflicts", action="store_true", help="leave out images that one file calls both fake and real")
     add("--columns", type=_columns, metavar="IMAGE,LABEL", help="keys or columns of the image and its label")
 

@@ -6,6 +6,7 @@ A row is one entry with its values by key; what they mean is decided in `predict
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -178,11 +179,11 @@ def _column_rows(names: Sequence[str], columns: Sequence[list]) -> Iterator[Row]
 def _table_rows(text: str) -> Iterator[Row | Unusable]:
     """Yield the rows below the header; cells are separated by what it has most of: tabs, semicolons or commas."""
     header = next((line for line in text.splitlines() if line.strip()), "")
-    lines = csv.reader(text.splitlines(keepends=True), delimiter=max("\t;,", key=header.count), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=header.count), strict=True)
     table = [[cell.strip() for cell in cells] for cells in lines if any(map(str.strip, cells))]
-    if any(label_of_name(cell) is not None for cell in table[0]):
-        raise Refused(f"expected a header line such as image,label, got {header.strip()!r}: add one")
     keys = list(map(plain, table[0]))
+    if any(label_of_name(cell) is not None for cell in table[0]) and not set(keys).intersection(IMAGE_KEYS):
+        raise Refused(f"expected a header line such as image,label, got {header.strip()!r}: add one")
     for number, cells in enumerate(table[1:], start=1):
         if len(cells) > len(keys):
             detail = f"expected {len(keys)} cells as in the header, got {len(cells)}"

@@ -139,6 +139,7 @@ def test_numbers_as_keys_are_indices(tmp_path):
         ("x.csv", '"Image";"Label"\r\n"1.png";"Fake"\r\n\r\n"2.png";"Real"\r\n'),
         ("x.tsv", "filename\tprediction\n1.png\tFAKE\n2.png\tREAL\n"),
         ("x.csv", ",image,label\n0,1.png,fake\n1,2.png,real\n"),
+        ("x.csv", 'note,image,label\n"two\nlines",1.png,fake\nsep\u2028arated,2.png,real\n'),
         ("x.txt", "id,class\n1.png,fake\n2.png,real\n"),
         ("x.jsonl", '{"image": "1.png", "label": "fake"}\n\n{"image": "2.png", "label": "real"}\n'),
     ],
@@ -287,6 +288,13 @@ def test_a_column_of_p_fake_or_p_real_says_itself_what_it_holds(tmp_path):
     )
     both = written(tmp_path, "file,p_fake,p_real\n1.png,0.9,0.1\n2.png,0.5,0.5\n", "both.csv")
     assert read_labels(both, Rules(threshold=(1, 0.4))) == NAMED
+
+
+def test_a_column_for_each_class_is_read_with_a_threshold(tmp_path):
+    path = written(tmp_path, "image,real,fake\n1.png,0,1\n2.png,1,0\n", "x.csv")
+    assert "pass --threshold p_fake=0.5 (an image is fake from 0.5 on)" in refusal(path)
+    assert read_labels(path, Rules(threshold=(0, 0.5))) == NAMED
+    assert read_labels(path, Rules(threshold=(1, 0.5))) == NAMED
 
 
 def test_words_and_numbers_as_labels_are_refused_until_the_numbers_have_a_meaning(tmp_path):

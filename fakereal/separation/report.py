@@ -210,6 +210,7 @@ def write_report(result: SeparationResult, options: Options) -> ReportFiles:
         "agreement": [agreement_as_json(each) for each in agreements(result.plan.vote_pairs)],
         "review": review and relative_name(review, output),
         "stayed": [_as_json(file, source) for file in result.skipped],  # a published key
+        "read": result.plan.notes,
         "problems": [problem.text for problem in result.plan.problems],
     }
     path = output / REPORT_NAME

@@ -385,7 +385,9 @@ def test_probabilities_are_used_with_a_threshold(source, output, capsys):
     assert "--threshold p_fake=0.5" in refused(source, output, capsys)
     assert run(source, output, "--threshold", "p_fake=0.5") == 0
     assert separated(output) == ALL_THREE
-    assert f"read      {source}/x.csv: labels by --threshold p_fake=0.5" in capsys.readouterr().out
+    note = f"{source}/x.csv: labels by --threshold p_fake=0.5"
+    assert f"read      {note}\n" in capsys.readouterr().out
+    assert json.loads((output / "separation_report.json").read_text())["read"] == [note]
 
 
 def test_columns_may_be_named(source, output):
