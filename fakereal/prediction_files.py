@@ -243,9 +243,10 @@ def _question(numbers: Mapping[str, float], key: str) -> str:
             f"{_threshold_option(label, 0.5)} (an image is {NAMES[label]} from 0.5 on)"
             for label in ((FAKE, REAL) if owner is None else (owner,))
         ]
+        name, low, high = _SPELLED.get(key, key), min(numbers.values()), max(numbers.values())
         return (
-            f"{_SPELLED.get(key, key)} holds numbers from {min(numbers.values()):g} to {max(numbers.values()):g}, not labels: if they are"
-            f" probabilities, pass {' or '.join(options)}"
+            f"{name} holds numbers from {low:g} to {high:g}, not labels: if they are probabilities,"
+            f" pass {' or '.join(options)}"
         )
     texts = sorted(numbers)
     options = [f"--labels-as {_example(texts, first)}" for first in (FAKE, REAL)]
