@@ -77,6 +77,8 @@ def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
         return EXIT_INTERRUPTED
     except OSError as error:
         return _fail(f"{one_line(error)}: check that the disk has space and the path can be used")
+    except ModuleNotFoundError as error:
+        return _report_missing(error)
     except MemoryError:
         return _fail("not enough memory: close other programs, or try a smaller --batch-size")
     except KeyboardInterrupt:
@@ -89,6 +91,14 @@ def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
 def _fail(line: str) -> int:
     print(f"error: {line}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _report_missing(error: ModuleNotFoundError) -> int:
+    """Report a package that is not installed, as where only requirements-predict.txt is; one of our own is a bug."""
+    name = (error.name or "fakereal").partition(".")[0]
+    if name in ("fakereal", "image_separate", "train_model", "predict_and_save_json"):
+        return _report_bug()
+    return _fail(f"{name} is not installed, which this command needs: pip install -r requirements.txt")
 
 
 def _report_bug() -> int:

@@ -33,6 +33,7 @@ from fakereal.errors import ConfigError
             "error: [Errno 28] No space left on device: 'out.json'",
         ),
         (MemoryError(), 2, "error: not enough memory"),
+        (ModuleNotFoundError(name="scipy.stats"), 2, "error: scipy is not installed, which this command needs: pip"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -44,6 +45,14 @@ def test_an_error_that_users_can_solve_is_one_line_and_an_exit_code(error, code,
     told = capsys.readouterr().err
     assert told.startswith(line)
     assert told.count("\n") == 1
+
+
+def test_a_missing_module_of_our_own_is_a_bug(capsys):
+    def fail(argv):
+        raise ModuleNotFoundError(name="fakereal.no_such_module")
+
+    assert run_cli(fail) == 70
+    assert "This is a bug in fakereal" in capsys.readouterr().err
 
 
 def test_a_bug_is_exit_code_70_with_its_traceback_and_how_to_report_it(capsys):

@@ -112,10 +112,10 @@ def train_and_report(config: Config, output: Path, resume: bool = False, force: 
         result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
         with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
             model_file.save(output, detector)
-            export_beside(output, detector)
-            watch.lap("export")
             # Only now: a training that ended early must not replace the records of the existing model.
             _write_records(folder, detector, dataset, split)
+            export_beside(output, detector)
+            watch.lap("export")
             report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known)
             watch.lap("report")
             _write_cost(result, watch.seconds)

@@ -70,6 +70,15 @@ def test_what_needs_tensorflow_says_so_in_one_line(bare, make_image, small_model
     assert "fakereal export mine.h5 --format litert" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", [["audit"], ["train", "--data"], ["evaluate", "--data"]])
+def test_other_commands_say_what_to_install(bare, make_folder, command):
+    folder = make_folder({"fake": 3, "real": 3})
+    line = [sys.executable, "-m", "fakereal", *command, folder]
+    done = subprocess.run(line, env=bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1].split(":")[0]) == (2, "error"), done.stderr
+    assert "pip install -r requirements.txt" in done.stderr.splitlines()[-1]
+
+
 def megabytes(folder: Path) -> float:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()) / 1e6
 
