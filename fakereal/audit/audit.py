@@ -21,6 +21,7 @@ from fakereal.cli import command_line
 from fakereal.dataset.image_metadata import FileFacts, measure_all_pixels, read_all_file_facts
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups, find_duplicates
 from fakereal.dataset.scan import Dataset, Record, abbreviate, class_counts, labels_of
+from fakereal.dataset.split import ENOUGH
 from fakereal.decoding import SUFFIXES_BY_FORMAT, decode
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import relative_name
@@ -400,7 +401,7 @@ def _balance_findings(audit: Audit) -> Iterator[Finding]:
         yield Finding("rare_class", False, what, counts[rare], advice)
     if counts[rare] < shortcuts.MIN_IMAGES:
         what = f"{counts['fake']:,} fake and {counts['real']:,} real images are too few to judge anything by"
-        advice = "collect at least 50 of each class: a fifth of them is the test"
+        advice = f"collect at least {ENOUGH} of each class: a fifth of them is the test"
         yield Finding("few_images", False, what, sum(counts.values()), advice)
     sources = audit.counts["by_source"]
     one_sided = {name: row for name, row in sources.items() if 0 in row.values()}

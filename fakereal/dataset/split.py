@@ -26,6 +26,9 @@ COLUMNS = ("path", "sha256", "label", "source", "split", "reason")
 MIN_TESTED = 10
 """Test images of each class; fewer say next to nothing about a detector."""
 
+ENOUGH = 50
+"""Images of each class of which a fifth is a test that says something."""
+
 UNEQUAL = 10
 """So many times as many images of one class as of the other are worth a warning."""
 
@@ -85,9 +88,18 @@ def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float
         (record, record.split if _is_held_out(record) else _choose_split(key_of[record.content], seed, open_shares))
         for record in dataset.records
     ]
-    return _drop_leaks(
-        placed, [], near, "add images, try another --seed, or give a split of your own with --split FILE"
-    )
+    return _drop_leaks(placed, [], near, _advice(dataset))
+
+
+def _advice(dataset: Dataset) -> str:
+    """Return what to do where a split has no images of a class."""
+    fake, real = class_counts(dataset.records)
+    if min(fake, real) < ENOUGH:
+        few = (
+            f"{fake:,} fake and {real:,} real images are too few to judge a detector: collect at least {ENOUGH} of each"
+        )
+        return f"{few}, or give a split of your own with --split FILE"
+    return "add images, try another --seed, or give a split of your own with --split FILE"
 
 
 def _near_copies(dataset: Dataset) -> tuple[Cluster, ...]:
