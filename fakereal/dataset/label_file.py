@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -119,11 +120,11 @@ def _split_of(file: Path, row: _Row, rules: LabelRules) -> str | Unused:
 
 def _read_rows(file: Path) -> list[_Row]:
     """Return the rows of a file, its columns found by their names or, without a header, by their order."""
+    text = _read_text(file)
     try:
-        text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{file}: the labels can't be read: {error.strerror or error}") from error
-    lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(_cells(text), start=1)]
+        lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(_cells(text), start=1)]
+    except csv.Error as error:
+        raise DataError(f"{file}: expected CSV, got a file that can't be read as such: {error}") from error
     lines = [(number, cells) for number, cells in lines if any(cells)]
     if not lines:
         raise DataError(f"{file}: expected a path and a label for each image, got an empty file")
@@ -147,6 +148,18 @@ def _read_rows(file: Path) -> list[_Row]:
     )
 
 
+def _read_text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: the labels can't be read: {error.strerror or error}") from error
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # "Unicode text" of a spreadsheet
+    text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace" if utf16 else "surrogateescape")
+    if "\0" in text:
+        raise DataError(f"{file}: expected CSV or text, got a binary file: save it as CSV")
+    return text
+
+
 def _cells(text: str) -> Iterator[list[str]]:
     """Yield the cells of each line; a file without commas, tabs and semicolons is split at its last white space."""
     first = text.partition("\n")[0]
@@ -160,10 +173,12 @@ def _cells(text: str) -> Iterator[list[str]]:
 
 def _label_column(file: Path, names: Sequence[str], at: Sequence[int], lines: Sequence) -> list[str]:
     """Return the labels of the column that says fake and real, or else of the first; several such must agree."""
-    columns = {names[column]: [_flag(file, names[column], number, cells[column]) for number, cells in lines]
-               for column in at}  # fmt: skip
+    columns = {names[column]: _flags(names[column], [cells[column] for _, cells in lines]) for column in at}
+    columns = {name: labels for name, labels in columns.items() if labels is not None}
+    if not columns:
+        raise DataError(f"{file}: expected 0 or 1 in each row of the column {names[at[0]]}, got something else")
     clear = {name: labels for name, labels in columns.items() if all(_is_clear(label) for label in set(labels))}
-    chosen = next(iter(clear.values()), columns[names[at[0]]])
+    chosen = next(iter(clear.values()), next(iter(columns.values())))
     for labels in clear.values():
         for (number, _), one, other in zip(lines, chosen, labels, strict=True):
             if read_folder_name(one).label != read_folder_name(other).label:
@@ -175,14 +190,13 @@ def _is_clear(label: str) -> bool:
     return not label or read_folder_name(label).certain
 
 
-def _flag(file: Path, column: str, number: int, cell: str) -> str:
-    """Return the class that a yes or no means, in a column such as `is_fake`; any other cell as it is."""
-    if column not in _ONE_IS or not cell:
-        return cell
-    yes = _YES_NO.get(cell.lower())
-    if yes is None:
-        raise DataError(f"{file}: line {number}: expected 0 or 1 in the column {column}, got {cell!r}")
-    return NAMES[_ONE_IS[column] if yes else REAL - _ONE_IS[column]]
+def _flags(column: str, cells: list[str]) -> list[str] | None:
+    """Return the classes that yes and no mean in a column such as `is_fake`, None where it has other cells, too."""
+    if column not in _ONE_IS:
+        return cells
+    said = {True: NAMES[_ONE_IS[column]], False: NAMES[REAL - _ONE_IS[column]]}
+    answers = [_YES_NO.get(cell.lower(), cell) for cell in cells]
+    return None if any(isinstance(answer, str) and answer for answer in answers) else [said.get(a, "") for a in answers]
 
 
 def _classes(file: Path, rows: Sequence[_Row], rules: LabelRules) -> dict[str, Place | Unused]:
@@ -241,7 +255,10 @@ class _Index:
         exact = [image for image in fitting if relative_name(image, self.root) == named.as_posix()]
         if len(exact or fitting) > 1:
             several = ", ".join(relative_name(image, self.root) for image in fitting[:3])
-            raise DataError(f"{file}: line {row.number}: {row.path} may be {several}: write the path from {self.root}")
+            raise DataError(
+                f"{file}: line {row.number}: {row.path} may be {several}: write its path from {self.root}, or pass"
+                " the folder that is meant with --data"
+            )
         return next(iter(exact or fitting), None)
 
     def _fits(self, image: Path, named: PurePosixPath) -> bool:

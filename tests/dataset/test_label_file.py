@@ -7,7 +7,7 @@ import pytest
 from fakereal.dataset.label_file import read_labels
 from fakereal.dataset.layout import LabelRules, Place
 from fakereal.errors import DataError, FakeRealError
-from fakereal.labels import NAMES
+from fakereal.labels import FAKE, NAMES, REAL
 
 IMAGES = ("images/1.png", "images/2.jpg", "images/3.png")
 
@@ -59,6 +59,7 @@ FILES = {
         {"split_folders": ("a=train", "b=test", "c=skip")},
         "fake train | real test | -",
     ),
+    "a column that is no yes or no": ("path,label,generated\n1.png,fake,2024\n2.jpg,real,\n", {}, "fake | real | -"),
     "semicolons": ("path;label\n1.png;fake\n2.jpg;real\n", {}, "fake | real | -"),
     "tabs": ("path\tlabel\n1.png\tfake\n2.jpg\treal\n", {}, "fake | real | -"),
     "text without a header": ("images/1.png fake\nimages/2.jpg real\n", {}, "fake | real | -"),
@@ -93,8 +94,10 @@ REFUSED = {
     "nothing": ("", {}, "got an empty file"),
     "two labels": ("id,label\n1,fake\n1,real\n", {}, "lines 2 and 3 label 1 differently"),
     "columns that disagree": ("id,label,is_fake\n1,fake,0\n", {}, "line 2: the columns label, isfake contradict"),
-    "no yes or no": ("id,is_fake\n1,0.7\n", {}, "line 2: expected 0 or 1 in the column isfake, got '0.7'"),
+    "no yes or no": ("id,is_fake\n1,0.7\n", {}, "expected 0 or 1 in each row of the column isfake"),
     "no image": ("id,label\n7,fake\n8,real\n", {}, "no path in it names an image"),
+    "no text": ("PK\0\0,\0", {}, "expected CSV or text, got a binary file: save it as CSV"),
+    "no CSV": ("id,label\n1," + "x" * 200_000, {}, "expected CSV, got a file that can't be read as such"),
     "a split": ("id,label,split\n1,fake,a\n2,real,b\n", {}, "line 2: expected the split train, val or test, got 'a'"),
 }  # fmt: skip
 
@@ -108,9 +111,16 @@ def test_a_file_that_is_unclear_is_one_line(read, text, rules, expected):
 
 
 def test_a_name_that_several_images_have_is_refused(read):
-    with pytest.raises(DataError, match=r"line 2: 1\.png may be a/1\.png, b/1\.png: write the path"):
+    with pytest.raises(DataError, match=r"line 2: 1\.png may be a/1\.png, b/1\.png: write its path .* with --data"):
         read("path,label\n1.png,fake\nb/1.png,real\n", images=("a/1.png", "b/1.png"))
     assert read("path,label\na/1.png,fake\nb/1.png,real\n", images=("a/1.png", "b/1.png")) == "fake | real"
+
+
+def test_a_spreadsheet_s_unicode_text_is_read(tmp_path):
+    (tmp_path / "labels.txt").write_bytes("id\tlabel\r\n1\tfake\r\n2\treal\r\n".encode("utf-16"))
+    images = [tmp_path / "data" / name for name in IMAGES]
+    found = read_labels(tmp_path / "labels.txt", tmp_path / "data", images, LabelRules())
+    assert [place.label if isinstance(place, Place) else None for place in found.values()] == [FAKE, REAL, None]
 
 
 def test_rows_without_an_image_are_counted(read, capsys):
