@@ -72,7 +72,7 @@ class Features:
 
         new = [record for record in records if record.sha256 not in self.rows]
         if new:
-            self.rows |= zip((record.sha256 for record in new), extract_features(new, self.base), strict=True)
+            self.rows |= zip((record.sha256 for record in new), extract_features(new, self.base)[0], strict=True)
         return np.stack([self.rows[record.sha256] for record in records])
 
 

@@ -47,6 +47,16 @@ def residual_base(*_):
     return keras.Model(pixels, layers.GlobalAveragePooling2D(name="pool")(x), name=networks.BASE)
 
 
+def brightness_network():
+    """A network of low confidence that calls dark images fake, and its configuration: its outputs are predictable."""
+    network = NetworkConfig("cnn", filters=(1,), pooling="avg", dropout=0.0)
+    model = built(0, network)
+    kernel = np.zeros((3, 3, 3, 1))
+    kernel[1, 1] = 1 / 3
+    model.set_weights([kernel, np.zeros(1), np.full((1, 1), 8.0), np.full(1, -4.0)])
+    return model, network
+
+
 def write(path, network, size=SIZE_PX, name=CNN) -> Path:
     """Save a network as a model file."""
     from fakereal.model import model_file

@@ -28,6 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from fakereal import predictions_json
+from fakereal.audit.shortcuts import auc_interval
 from fakereal.cli import command_line
 from fakereal.dataset.near_duplicates import Cluster, duplicate_groups
 from fakereal.dataset.scan import Dataset, Record, labels_of, scanned_bytes
@@ -36,7 +37,7 @@ from fakereal.errors import DataError, ImageRefused
 from fakereal.files import relative_name
 from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model import model_file, networks
-from fakereal.model.metrics import binary_log_loss, roc_auc
+from fakereal.model.metrics import binary_log_loss, roc_auc, swapped_labels
 from fakereal.model.weights import PRETRAINED
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, parallel_map, progress_bar
@@ -114,6 +115,8 @@ class LabelErrors:
     checked: int  # images
     estimate: Estimate
     left_out: tuple[Record, ...]  # images of the given test split
+    base_auc: float = 0.5  # ROC AUC of the base model's own verdicts against the given labels
+    base_interval: tuple[float, float] = (0.0, 1.0)  # its 95 % interval
 
 
 def find_label_errors(
@@ -135,7 +138,8 @@ def find_label_errors(
     records = [record for record in dataset.records if record.split != "test"]
     labels, groups = labels_of(records), duplicate_groups(records, clusters)
     _check_counts(labels, groups)
-    scores = score_labels(extract_features(records, base), labels, groups, folds, seed)
+    features, p_real = extract_features(records, base)
+    scores = score_labels(features, labels, groups, folds, seed)
     suspects = [
         Suspect(
             record=records[number],
@@ -148,7 +152,9 @@ def find_label_errors(
     ]
     suspects.sort(key=lambda suspect: (suspect.quality, suspect.p_given))
     left_out = tuple(record for record in dataset.records if record.split == "test")
-    return LabelErrors(tuple(suspects), len(records), scores.estimate, left_out)
+    base_auc = roc_auc(labels, p_real)
+    interval = auc_interval(base_auc, *np.bincount(labels, minlength=2))
+    return LabelErrors(tuple(suspects), len(records), scores.estimate, left_out, base_auc, interval)
 
 
 def _check_counts(labels: np.ndarray, groups: np.ndarray) -> None:
@@ -161,8 +167,8 @@ def _check_counts(labels: np.ndarray, groups: np.ndarray) -> None:
         )
 
 
-def extract_features(records: Sequence[Record], base: str) -> np.ndarray:
-    """Return the output of a model's feature layer for each image: float32 (n, d).
+def extract_features(records: Sequence[Record], base: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the output of a model's feature layer for each image, float32 (n, d), and its p_real, float64 (n,).
 
     Args:
         records: the images.
@@ -174,15 +180,17 @@ def extract_features(records: Sequence[Record], base: str) -> np.ndarray:
     """
     detector = model_file.load(PRETRAINED if base == "pretrained" else Path(base))
     preprocessing = detector.metadata.preprocessing
-    model = keras.Model(detector.model.inputs, detector.model.get_layer(networks.FEATURES).output)
-    rows = []
+    outputs_of = [detector.model.get_layer(networks.FEATURES).output, detector.model.output]
+    model = keras.Model(detector.model.inputs, outputs_of)
+    rows, p_real = [], []
     with interrupts_at_checks_only():
         images = parallel_map(lambda record: _read(record, preprocessing), records, "computing features")
         while batch := list(islice(images, _BATCH)):
-            outputs = model.predict_on_batch(pad_batch(batch, _BATCH).astype(np.float32))
-            rows.append(np.asarray(outputs, np.float32)[: len(batch)])
+            features, outputs = model.predict_on_batch(pad_batch(batch, _BATCH).astype(np.float32))
+            rows.append(np.asarray(features, np.float32)[: len(batch)])
+            p_real.append(np.asarray(outputs, np.float64)[: len(batch), 0])
             check_interrupt()
-    return np.concatenate(rows)
+    return np.concatenate(rows), np.concatenate(p_real)
 
 
 def _read(record: Record, preprocessing: Preprocessing) -> np.ndarray:
@@ -284,6 +292,8 @@ def summary(found: LabelErrors) -> list[str]:
         f" {trial.suspected / trial.untouched:.0%} of the others were suspected; out-of-fold ROC AUC"
         f" {estimate.auc:.3f} (about {estimate.clean_auc:.3f} with correct labels)",
     ]
+    if swapped := swapped_labels(found.base_auc, found.base_interval):
+        lines.append(f"warning: the labels seem to be swapped against the base model: {swapped}")
     if not estimate.reliable:
         lines.append(
             "the features don't separate these images well enough, so most suspects are probably just hard images:"
@@ -303,6 +313,9 @@ def as_json(found: LabelErrors, root: Path) -> dict[str, Any]:
         "interval": list(estimate.interval),
         "auc": round(estimate.auc, 6),
         "sound_auc": round(estimate.clean_auc, 6),
+        "base_auc": round(found.base_auc, 6),
+        "base_interval": [round(end, 6) for end in found.base_interval],
+        "swapped": swapped_labels(found.base_auc, found.base_interval),
         "reliable": estimate.reliable,
         "trial": {key: getattr(estimate.trial, key) for key in ("swapped", "found", "untouched", "suspected")},
         "left_out": len(found.left_out),

@@ -79,7 +79,7 @@ def class_counts(records: Iterable[Record]) -> tuple[int, int]:
     return counts[FAKE], counts[REAL]
 
 
-def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES) -> Dataset:
+def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES, one_class: bool = False) -> Dataset:
     """Read every image below `root` once, and return it with its label, split and source.
 
     The layouts are `<class>/`, `train|val|test/<class>/`, `<source>/<class>/` and `<class>/<source>/`, at any depth and
@@ -89,9 +89,11 @@ def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES)
         root: the folder.
         preprocessing: decides which images are identical: those whose preprocessed arrays are.
         rules: what the user says about folders.
+        one_class: images of one class are enough.
 
     Raises:
-        DataError: the folder is missing, or doesn't hold images of both classes, or a folder's class is unclear.
+        DataError: the folder is missing, or doesn't hold images of both classes (with `one_class`, of any), or a
+            folder's class is unclear.
         ConfigError: a rule names no folder.
     """
     if not root.is_dir():
@@ -102,7 +104,8 @@ def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES)
     for item in parallel_map(lambda each: _read(*each, root, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
     dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
-    _check_both_classes(dataset)
+    if not (one_class and records):
+        _check_both_classes(dataset)
     return dataset
 
 

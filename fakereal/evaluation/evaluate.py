@@ -32,8 +32,8 @@ from fakereal.model import metrics
 from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibrated_p_fake, confidence, verdicts
 from fakereal.model.calibration import labels as labels_from
 from fakereal.model.foreign import ForeignModel, OutputSpread
-from fakereal.model.metadata import beside
-from fakereal.model.metrics import measure
+from fakereal.model.metadata import Metadata, beside
+from fakereal.model.metrics import measure, measure_one_class, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import REPORT_RESAVES
 from fakereal.predict.pipeline import RawPrediction, predict_batches
@@ -112,7 +112,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
     opened = engines_engine.open_network(config.model, config.engine, config.foreign)
     detector = Detector(None, opened.metadata) if opened.is_exported else opened.load_detector()
     log(opened.description)
-    dataset = scan(config.data, Preprocessing(), config.rules)
+    dataset = scan(config.data, Preprocessing(), config.rules, one_class=True)
     for line in skipped_lines(dataset):
         log(line)
     metadata = detector.metadata
@@ -121,13 +121,24 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         opened.network, metadata.preprocessing, dataset.root, selected.records, opened.engine, config.batch_size,
         config.resave_images, metadata.config.seed,
     )  # fmt: skip
-    doubt = OutputSpread.of(images.p_real).doubt if metadata.foreign else ""
-    if doubt:
-        log(f"warning: {doubt}")
-    notes = (*selected.notes, *([f"Suspicious: {doubt}."] if doubt else []))
     subject = Subject(config.model.name, opened.model_sha256, str(config.data), selected.description, config.command,
-                      notes)  # fmt: skip
-    return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder, selected.skipped)
+                      selected.notes)  # fmt: skip
+    tree = metrics_tree(images, detector, subject)
+    for doubt in _doubts(tree["metrics"], images, metadata):
+        log(f"warning: {doubt}")
+        tree["subject"]["notes"] = (*tree["subject"]["notes"], f"Suspicious: {doubt}.")
+    return EvaluationResult(tree, images, detector, folder, selected.skipped)
+
+
+def _doubts(figures: dict[str, Any], images: EvaluatedImages, metadata: Metadata) -> list[str]:
+    """Return what makes the figures suspicious: swapped labels, or pixels in a range that the model doesn't know."""
+    doubts = []
+    if metadata.foreign and (doubt := OutputSpread.of(images.p_real).doubt):
+        doubts.append(doubt)
+    if "only" not in figures and (swapped := swapped_labels(figures["roc_auc"], figures["intervals"]["roc_auc"])):
+        other = "; where they are right, the model means the other class: change --foreign-output"
+        doubts.append(f"the labels seem to be swapped against this model: {swapped}{other if metadata.foreign else ''}")
+    return doubts
 
 
 def _default_folder(model: Path, data: Path) -> Path:
@@ -300,22 +311,24 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
     """Return the content of `metrics.json`: probabilities and shares are 0..1, intervals are 95 % pairs (low, high)."""
     metadata, labels, p_real = detector.metadata, images.labels, images.p_real
     decision = metadata.decision
-    p_fake = calibrated_p_fake(p_real, decision)
+    p_fake, both = calibrated_p_fake(p_real, decision), len(set(labels)) == 2
     return {
         "subject": dataclasses.asdict(subject),
         "model": {**_model(detector), "engine": images.engine},
         "data": _data(images),
         "decision": dataclasses.asdict(decision),
-        "metrics": measure(labels, p_real, decision),
-        "metrics_at_0.5": measure(labels, p_real, DecisionRule(temperature=decision.temperature)),
-        "calibration": _calibration(labels, p_real, decision),
+        "metrics": _measured(labels, p_real, decision),
+        "metrics_at_0.5": _measured(labels, p_real, DecisionRule(temperature=decision.temperature)),
+        "calibration": _calibration(labels, p_real, decision) if both else None,
         "band": _band(labels, p_real, decision),
         "by_source": metrics_by_source(images, decision),
         "resaves": _resaves(images, decision),
         "curves": {
             "roc": metrics.roc(labels, p_fake),
             "precision_recall": metrics.precision_recall(labels, p_fake),
-        },
+        }
+        if both
+        else None,
         "mistakes": _mistakes(images, decision),
         "audit": metadata.data.get("audit"),  # of the training images
         "training": {
@@ -324,6 +337,10 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
             "versions": metadata.versions,
         },
     }
+
+
+def _measured(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+    return (measure if len(set(labels)) == 2 else measure_one_class)(labels, p_real, decision)
 
 
 def _model(detector: Detector) -> dict[str, Any]:
@@ -392,10 +409,10 @@ def metrics_by_source(images: EvaluatedImages, decision: DecisionRule) -> dict[s
 
 def _resaves(images: EvaluatedImages, decision: DecisionRule) -> dict[str, Any] | None:
     labels, p_real = images.labels[images.resaved_of], images.p_real[images.resaved_of]
-    if len(set(labels)) < 2:
+    if not len(labels) or len(set(labels)) < len(set(images.labels)):
         return None
     table = {name: _resave(labels, p_real, outputs, decision) for name, outputs in images.resaved.items()}
-    return {"images": len(labels), "as_is": measure(labels, p_real, decision), "saved_again": table}
+    return {"images": len(labels), "as_is": _measured(labels, p_real, decision), "saved_again": table}
 
 
 def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
@@ -408,7 +425,7 @@ def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision
         "flipped_to_wrong": (now != as_is) & (now != labels),
         "verdict_changed": np.array(verdicts(before, decision)) != np.array(verdicts(p_real, decision)),
     }
-    return {**measure(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in changes.items()}}
+    return {**_measured(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in changes.items()}}
 
 
 def _mistakes(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,9 @@ from fakereal.evaluation.evaluate import (
     evaluate_test_split,
     prediction_rows,
 )
+from fakereal.evaluation.selection import ONE_CLASS
 from fakereal.files import keep_backups, write_atomic
-from fakereal.labels import NAMES, SPLITS
+from fakereal.labels import FAKE, NAMES, SPLITS
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
@@ -60,6 +61,7 @@ METRIC_NAMES = {
 REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
 """What `write_report` writes."""
 
+_TITLES = METRIC_NAMES | {"false_positive_rate": "false alarms (reals called fake)"}
 _THUMBNAIL_PX = 224
 
 
@@ -169,15 +171,23 @@ def _split_line(name: str, row: dict[str, Any]) -> str:
 
 
 def evaluation_lines(tree: dict[str, Any]) -> list[str]:
-    """Return what `fakereal evaluate` prints about a `metrics.json`, F1 last."""
+    """Return what `fakereal evaluate` prints about a `metrics.json`: F1 last, of one class recall or false alarms."""
     metrics, band, data = tree["metrics"], tree["band"], tree["data"]
+    decided = (
+        f"{'decided, not “uncertain”':26} {html.percent(band['coverage'])}, {html.percent(band['accuracy_outside'])}"
+        " of them correctly"
+    )
+    counts = f"{data['images']:,} images: {data['fake']:,} fake, {data['real']:,} real"
+    if only := metrics.get("only"):
+        key = "recall_fake" if only == NAMES[FAKE] else "false_positive_rate"
+        title = f"only {only} images show {ONE_CLASS[only]}; AUC, precision and F1 need both classes"
+        return [counts, title, decided, *_resave_lines(tree["resaves"]), _metric_line(metrics, key)]
     error = {name: part["expected_calibration_error"] for name, part in tree["calibration"].items()}
     return [
-        f"{data['images']:,} images: {data['fake']:,} fake, {data['real']:,} real",
+        counts,
         *(_metric_line(metrics, key) for key in ("accuracy", "roc_auc", "average_precision", "f1_fake", "f1_real")),
         f"{'calibration error':26} {error['after']:.4f}  ({error['before']:.4f} before temperature scaling)",
-        f"{'decided, not “uncertain”':26} {html.percent(band['coverage'])}, {html.percent(band['accuracy_outside'])}"
-        " of them correctly",
+        decided,
         *_resave_lines(tree["resaves"]),
         _metric_line(metrics, "f1_macro"),
     ]
@@ -185,7 +195,7 @@ def evaluation_lines(tree: dict[str, Any]) -> list[str]:
 
 def _metric_line(metrics: dict[str, Any], key: str) -> str:
     low, high = metrics["intervals"][key]
-    return f"{METRIC_NAMES[key]:26} {metrics[key]:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+    return f"{_TITLES[key]:26} {metrics[key]:.4f}  (95 % interval {low:.4f} to {high:.4f})"
 
 
 def _resave_lines(resaves: dict[str, Any] | None) -> list[str]:
@@ -214,7 +224,7 @@ def write_html(path: Path, result: EvaluationResult) -> None:
         "report.html",
         **tree,
         at_half=tree["metrics_at_0.5"],
-        names=METRIC_NAMES,
+        names=_TITLES,
         resaves_by_name=RESAVES,
         plot=_plots(result),
         mistake_images=_mistake_images(result.images.root, tree["mistakes"], detector),
@@ -226,17 +236,10 @@ def write_html(path: Path, result: EvaluationResult) -> None:
 def _plots(result: EvaluationResult) -> dict[str, Markup]:
     """Return the plots by name, without those that this evaluation has no data for."""
     tree = result.tree
-    metrics, curves, resaves = tree["metrics"], tree["curves"], tree["resaves"]
-    threshold_point = (1 - metrics["recall_real"], metrics["recall_fake"])
+    resaves, labels = tree["resaves"], result.images.labels
     p_fake = calibrated_p_fake(result.images.p_real, result.detector.metadata.decision)
-    share_fake = tree["data"]["fake"] / tree["data"]["images"]
-    area, labels = metrics["average_precision"], result.images.labels
     draw = {
-        "roc": partial(plots.roc, points=curves["roc"], auc=metrics["roc_auc"], threshold_point=threshold_point),
-        "precision_recall": partial(
-            plots.precision_recall, points=curves["precision_recall"], area=area, share_fake=share_fake
-        ),
-        "reliability": partial(plots.reliability, calibration=tree["calibration"]),
+        **(_curves(tree) if tree["curves"] else {}),
         "histogram": partial(plots.histogram, labels=labels, p_fake=p_fake, decision=tree["decision"]),
     }
     if resaves:
@@ -248,6 +251,23 @@ def _plots(result: EvaluationResult) -> dict[str, Markup]:
     if tree["training"]["history"]:
         draw["history"] = partial(plots.history, rows=tree["training"]["history"])
     return {name: Markup(plots.svg(function, name.replace("_", " "))) for name, function in draw.items()}
+
+
+def _curves(tree: dict[str, Any]) -> dict[str, Callable[..., None]]:
+    """Return what draws the plots that need images of both classes."""
+    metrics, curves = tree["metrics"], tree["curves"]
+    threshold_point = (1 - metrics["recall_real"], metrics["recall_fake"])
+    share_fake = tree["data"]["fake"] / tree["data"]["images"]
+    return {
+        "roc": partial(plots.roc, points=curves["roc"], auc=metrics["roc_auc"], threshold_point=threshold_point),
+        "precision_recall": partial(
+            plots.precision_recall,
+            points=curves["precision_recall"],
+            area=metrics["average_precision"],
+            share_fake=share_fake,
+        ),
+        "reliability": partial(plots.reliability, calibration=tree["calibration"]),
+    }
 
 
 def _mistake_images(root: Path, rows: Sequence[dict[str, Any]], detector: Detector) -> list[_MistakeImages]:

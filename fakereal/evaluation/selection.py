@@ -15,6 +15,12 @@ from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.runtime import log
 
+ONE_CLASS = {
+    "fake": "how many fakes are recognized (recall)",
+    "real": "how many real images are called fake (false alarms)",
+}
+"""What images of one class show."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -37,21 +43,24 @@ def select(dataset: Dataset, split: str, model: Path, trained_on: str | None, se
         seen: include images that the model was trained or tuned on.
 
     Raises:
-        DataError: a class has no images left.
+        DataError: no images are left.
     """
     records, description = _of_split(dataset.records, split)
     records, ambiguous = _without_ambiguous(records)
     records, notes = _without_seen(records, dataset, model, trained_on, seen)
     counts = [sum(record.label == label for record in records) for label in (FAKE, REAL)]
-    if not all(counts):
+    if not any(counts):
         raise DataError(
-            f"{dataset.root}: expected fake and real images that the model was not trained on, found"
-            f" {counts[FAKE]} fake and {counts[REAL]} real: add images, or include those of the training with --seen"
+            f"{dataset.root}: no images that the model was not trained on: add images, or include those of the training"
+            " with --seen"
         )
     skipped = sum(item.failed for item in dataset.skipped) + ambiguous
     if skipped:
         notes.append(f"Left out: {skipped:,} files that are unreadable or labeled both fake and real.")
-    if min(counts) < MIN_TESTED:
+    if not all(counts):
+        only = NAMES[counts.index(max(counts))]
+        notes.append(f"Only {only} images: they show {ONE_CLASS[only]}. AUC, precision and F1 need both classes.")
+    if min(count for count in counts if count) < MIN_TESTED:
         notes.append(f"Only {counts[FAKE]:,} fake and {counts[REAL]:,} real images: too few to judge the detector.")
     return Selection(tuple(records), description, tuple(notes), skipped)
 

@@ -21,6 +21,9 @@ BINS = 10
 MAX_POINTS = 400
 """Points kept of a curve: a screen shows no more."""
 
+SWAPPED_AUC = 0.4
+"""An AUC below this, with an interval below 0.5, is no weak detector but one for which the labels are swapped."""
+
 _EPSILON = 1e-7
 
 
@@ -74,6 +77,52 @@ def measure(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule, seed
         "uncertain_share": float(np.mean(inside)),
         "accuracy_outside_band": _number(np.mean((predicted == labels)[~inside])) if not inside.all() else None,
     }
+
+
+def measure_one_class(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule, seed: int = 0) -> dict[str, Any]:
+    """Return what images of one class alone can show: recall for fakes, false alarms for reals; see `measure`.
+
+    AUC, precision and F1 need both classes.
+
+    Returns:
+        `only` (the class), `images`, `confusion`, `uncertain_share`, `accuracy_outside_band`, and the values of
+        `accuracy` and `recall_fake`, or `false_positive_rate` (reals called fake), with their `intervals`.
+    """
+    predicted = labels_from(p_real, decision)
+    confusion = np.bincount(labels * 2 + predicted, minlength=4).reshape(2, 2)
+    label, correct = int(labels[0]), predicted == labels
+    counts = np.array([correct.sum(), np.sum(~correct)])
+    share, resampled = float(np.mean(correct)), np.random.default_rng(seed).beta(*(counts + 0.5), RESAMPLES)
+    interval = _interval(resampled, share)
+    values = {"accuracy": share, "recall_fake": share}, {"accuracy": share, "false_positive_rate": 1.0 - share}
+    mirrored = [_number(1.0 - end) for end in reversed(interval)]
+    p_fake, (low, high) = calibrated_p_fake(p_real, decision), decision.band
+    inside = (p_fake > low) & (p_fake < high)
+    return {
+        "only": NAMES[label],
+        "images": len(labels),
+        "confusion": confusion.tolist(),
+        **{key: _number(value) for key, value in values[label].items()},
+        "intervals": {key: mirrored if key == "false_positive_rate" else interval for key in values[label]},
+        "uncertain_share": float(np.mean(inside)),
+        "accuracy_outside_band": _number(np.mean(correct[~inside])) if not inside.all() else None,
+    }
+
+
+def swapped_labels(auc: float | None, interval: Sequence[float | None]) -> str:
+    """Return one clause that says so where an AUC is clearly below chance, with what to check; else an empty string.
+
+    Args:
+        auc: ROC AUC of real, 0..1.
+        interval: its 95 % interval (low, high).
+    """
+    if auc is None or auc >= SWAPPED_AUC or interval[1] is None or interval[1] >= 0.5:
+        return ""
+    low, high = interval
+    return (
+        f"AUC {auc:.2f} (95 % interval {low:.2f} to {high:.2f}; chance is 0.50): look at a few images of each class,"
+        " since fake and real may be exchanged in the folders, or in the predictions that sorted them"
+    )
 
 
 def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import model_file, networks, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
-from fakereal.model.metrics import measure
+from fakereal.model.metrics import measure, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.weights import BaseWeights, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
@@ -201,6 +201,9 @@ def _measure(
     p_real = {name: _outputs(trained, config, records) for name, records in measured.items()}
     rule, unseen_sources = fit_rule(split, p_real["val"])
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
+    for name in ("val", "test"):
+        if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
+            log(f"warning: the labels of {name} seem to be swapped against those of train: {swapped}")
     metrics |= {"unseen_sources": unseen_sources} if unseen_sources else {}
     metrics["test_at_0.5"] = measure(labels["test"], p_real["test"], DecisionRule(temperature=rule.temperature))
     metrics["test_by_source"] = _by_source(split, p_real["test"], rule)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from separation_sets import separate, separated
+from small_networks import brightness_network, write
 
 import image_separate
 from fakereal.audit import label_errors
@@ -154,6 +155,27 @@ def test_images_in_the_wrong_folder_are_found_and_separated_into_the_right_one(t
     clean = separated(tmp_path / "clean")
     assert len(clean) == 28
     assert {"real_images/fake__3.png", "fake_images/real__3.png"} <= clean
+
+
+@pytest.fixture
+def brightness_base(tmp_path):
+    """A base model that calls dark images fake."""
+    network, config = brightness_network()
+    write(tmp_path / "base.h5", network, name=config)
+    return str(tmp_path / "base.h5")
+
+
+def test_labels_that_all_run_against_the_base_model_are_said(tmp_path, brightness_base):
+    """Out of fold, a classifier learns swapped labels as well as right ones: only the base model knows better."""
+    right = scan(bright_and_dark(tmp_path / "right", {"fake": 0, "real": 1}), Preprocessing(32))
+    swapped = scan(bright_and_dark(tmp_path / "swapped", {"fake": 1, "real": 0}), Preprocessing(32))
+    found = label_errors.find_label_errors(swapped, base=brightness_base)
+    (said,) = [line for line in label_errors.summary(found) if "seem to be swapped" in line]
+    assert said.startswith("warning: the labels seem to be swapped against the base model: AUC 0.0")
+    assert label_errors.as_json(found, swapped.root)["swapped"] == said.partition("model: ")[2]
+    found = label_errors.find_label_errors(right, base=brightness_base)
+    assert not any("swapped against" in line for line in label_errors.summary(found))
+    assert label_errors.as_json(found, right.root)["swapped"] == ""
 
 
 def test_the_given_test_split_is_neither_checked_nor_written(tmp_path, base):

@@ -14,12 +14,13 @@ import pytest
 from conftest import ROOT, make_labeled_images
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
+from small_networks import brightness_network
 
 import predict_and_save_json
 from fakereal import __main__ as door
 from fakereal import html
 from fakereal.cli import run_cli
-from fakereal.config import Config, NetworkConfig, ReportConfig
+from fakereal.config import Config, ReportConfig
 from fakereal.dataset.scan import scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
@@ -39,7 +40,7 @@ from fakereal.evaluation.report import evaluate_and_report
 from fakereal.files import cache_folder
 from fakereal.labels import FAKE, REAL
 from fakereal.model import metrics as model_metrics
-from fakereal.model import model_file, networks
+from fakereal.model import model_file
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.model_file import Detector, Metadata
@@ -54,11 +55,7 @@ HISTORY = ({"phase": 1, "epoch": 1, "loss": 0.7, "val_loss": 0.6, "seconds": 3.0
 
 def brightness_detector(decision=None):
     """A network of low confidence that calls dark images fake: its outputs are predictable."""
-    network = NetworkConfig("cnn", filters=(1,), pooling="avg", dropout=0.0)
-    model = networks.build(network, 32)
-    kernel = np.zeros((3, 3, 3, 1))
-    kernel[1, 1] = 1 / 3
-    model.set_weights([kernel, np.zeros(1), np.full((1, 1), 8.0), np.full(1, -4.0)])
+    model, network = brightness_network()
     decision = decision or DecisionRule(0.45, 1.3, (0.4, 0.6))
     metadata = Metadata(Config(image_size=32, network=network), Preprocessing(32), decision, "random weights",
                         {"train": {"fake": 3, "real": 4}}, history=HISTORY, versions=model_file.versions())  # fmt: skip
@@ -333,7 +330,7 @@ def test_the_record_of_another_training_is_not_trusted(seen_model, data, tmp_pat
 def test_no_unseen_images_is_one_clear_line(seen_model, data, tmp_path):
     manifest = tmp_path / "dark_run" / "split.csv"
     manifest.write_text(manifest.read_text().replace(",test,", ",train,"))
-    with pytest.raises(DataError, match="that the model was not trained on, found 0 fake and 0 real"):
+    with pytest.raises(DataError, match="no images that the model was not trained on: add images"):
         evaluate_and_report(EvaluateConfig(seen_model, data))
 
 
