@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from fakereal import prediction_files, predictions_json
-from fakereal.cli import EXIT_OK
+from fakereal.cli import EXIT_OK, SCRIPTS, command_line
 from fakereal.dataset.split import COLUMNS
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.files import write_atomic
@@ -223,18 +222,18 @@ def run_tour(folder: Path, seed: int) -> int:
     made = make(folder, seed)
     print(f"{made.labeled} labeled images, {made.swapped} of them in the wrong folder, are in {made.raw}")
     clean, model, predictions = folder / "clean", folder / "model.h5", folder / "predictions.json"
-    _script("image_separate.py", made.raw, "--output", clean, "--mode", "copy")
+    _script("separate", made.raw, "--output", clean, "--mode", "copy")
     data = ("--data", clean, "--output", model, "--split", made.split, "--seed", seed)
-    score = _script("train_model.py", *data, *_TRAINING.split())
-    _script("predict_and_save_json.py", "--input", made.test, "--model", model, "--output", predictions)
+    score = _script("train", *data, *_TRAINING.split())
+    _script("predict", "--input", made.test, "--model", model, "--output", predictions)
     print("\n".join(_results(made, clean, score, predictions)))
     return EXIT_OK
 
 
-def _script(name: str, *arguments: object) -> str:
-    """Print and run a command, print its output, and return the last line of it."""
-    words = [str(argument) for argument in arguments]
-    print(f"\n$ python {shlex.join([name, *words])}", flush=True)
+def _script(command: str, *arguments: object) -> str:
+    """Print and run one of `cli.SCRIPTS`, print its output, and return the last line of it."""
+    name, words = f"{SCRIPTS[command]}.py", [str(argument) for argument in arguments]
+    print(f"\n$ {command_line(command, *words)}", flush=True)
     last = ""
     with subprocess.Popen([sys.executable, _HOME / name, *words], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -257,11 +256,12 @@ def _results(made: DemoSet, clean: Path, score: str, predictions: Path) -> list[
         "this is a demo, no benchmark: it uses two photographs and one simple decoder, and says nothing of generators.",
         "",
         "With your own images",
-        "  . .venv/bin/activate",
-        "  python image_separate.py FOLDER --output data/clean   FOLDER: image folders and their prediction JSONs;",
-        "                                                        or sort into data/clean/fake and data/clean/real",
-        "  python train_model.py                                 data/clean -> models/my_trained_model.h5",
-        "  python predict_and_save_json.py --input FOLDER        -> predictions.json",
+        *(["  . .venv/bin/activate"] if Path(".venv/bin/activate").is_file() else []),
+        f"  {command_line('separate', 'FOLDER', '--output', 'data/clean')}",
+        "    FOLDER: image folders and their prediction JSONs; or sort into data/clean/fake and data/clean/real",
+        f"  {command_line('train')}",
+        "    data/clean -> models/my_trained_model.h5",
+        f"  {command_line('predict', 'FOLDER', '--output', 'predictions.json')}",
     ]
 
 
