@@ -19,7 +19,7 @@ from pathlib import Path
 from fakereal.cli import command_line
 from fakereal.decoding import decode
 from fakereal.errors import ConfigError, DataError, ImageRefused
-from fakereal.files import display_path, locked_folders, sha256_of
+from fakereal.files import display_path, locked_folders, relative_name, sha256_of, walk
 from fakereal.labels import NAMES
 from fakereal.prediction_files import Problem, Rules, read
 from fakereal.prediction_rows import listed
@@ -223,6 +223,7 @@ def make_plan(options: Options, earlier: Sequence[Journal]) -> Plan:
         results = _label(folder, images[folder.path], decided, options, plan)
         candidates += _candidates(folder, results, separated.get(folder.path, {}), options, plan)
     _check_any_used(plan, options)
+    _log_hidden(options)
     _assign_names(_check_images(candidates, options, plan), options, plan)
     return plan
 
@@ -246,6 +247,16 @@ def _separated(earlier: Sequence[Journal], folders: set[Path]) -> dict[Path, dic
             if folder and not os.path.lexists(entry.source) and journal.target(entry).exists():
                 found.setdefault(folder, {})[entry.source] = entry
     return found
+
+
+def _log_hidden(options: Options) -> None:
+    """Count what is hidden in the source, which no list of images or folders contains."""
+    hidden: list[str] = []
+    for _ in walk(options.source, lambda path, error: None, leave_out={options.output}, on_hidden=hidden.append):
+        pass
+    if hidden:
+        example = display_path(relative_name(Path(hidden[0]), options.source))
+        log(f"hidden files and folders passed over ({len(hidden):,}), such as {example}")
 
 
 def _images_of(folder: Folder, separated: dict[Path, Entry], options: Options, plan: Plan) -> list[Path]:

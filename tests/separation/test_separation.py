@@ -50,6 +50,15 @@ def test_heic_is_separated_and_what_is_no_image_stays_with_the_reason(source, ou
     assert "JPEG XL image, a format that is not read: convert it to PNG or JPEG" in said
 
 
+def test_what_systems_leave_behind_is_passed_over_and_counted(source, output, capsys):
+    folder_of_three(source)
+    for name in ("__MACOSX/x/._1.png", "x/._1.png", "x/.ipynb_checkpoints/1.png"):
+        write_image(source / name)
+    assert separate(source, "--output", output) == 0
+    assert len(separated(output)) == 3
+    assert "hidden files and folders passed over (3), such as __MACOSX" in capsys.readouterr().err
+
+
 def test_the_predictions_of_x_are_never_taken_for_those_of_x_images_too(source, output, capsys):
     folder_of_three(source, "x")
     write_image(source / "x_images" / "1.png")
