@@ -14,7 +14,7 @@ READY_DEV := $(VENV)/.ready-dev
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format docs pretrained pretrained-tflite clean
+.PHONY: help setup demo test test-all lint format docs notebook pretrained pretrained-tflite clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -41,6 +41,10 @@ format: $(READY_DEV)  ## fix what ruff can fix
 
 docs: $(READY)  ## write the option tables of the docs from --help and fakereal/config.py
 	$(BIN)/python -m tools.update_docs
+
+notebook: $(READY_DEV)  ## run the notebook and save its outputs
+	@test ! -e walkthrough || { echo "error: the folder walkthrough exists: delete it first"; exit 2; }
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --inplace --NotebookClient.coalesce_streams=True notebooks/walkthrough.ipynb
 
 pretrained: models/cifake.h5  ## train the shipped detector again: SETS=DIR holds the unpacked image sets (hours, network)
 	$(BIN)/python -m tools.assemble_pretraining_set --sets $(SETS) --clones $(CLONES) --output $(ASSEMBLED)
