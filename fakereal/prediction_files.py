@@ -15,7 +15,18 @@ from pathlib import Path
 from fakereal.errors import DataError
 from fakereal.files import display_path
 from fakereal.labels import FAKE, NAMES, REAL, label_of_name, read_folder_name
-from fakereal.prediction_rows import IMAGE_KEYS, LABEL_KEYS, Refused, Row, Unusable, listed, parse, plain, short
+from fakereal.prediction_rows import (
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    VAGUE_KEYS,
+    Refused,
+    Row,
+    Unusable,
+    listed,
+    parse,
+    plain,
+    short,
+)
 from fakereal.predictions_json import Prediction, prediction_for
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
@@ -106,7 +117,8 @@ def _read(path: Path, rules: Rules) -> tuple[tuple[Prediction, ...], list[Unusab
     image_keys, label_keys = _keys([row for row in rows if isinstance(row, Row)], rules)
     read_rows = [_entry(row, image_keys, label_keys) if isinstance(row, Row) else row for row in rows]
     entries = [each for each in read_rows if isinstance(each, _Entry)]
-    _refuse_differing(entries, image_keys, label_keys)
+    _refuse_differing_images([row for row in rows if isinstance(row, Row)], image_keys, label_keys)
+    _refuse_differing_labels(entries, image_keys, label_keys)
     meanings, notes = _meanings(dict.fromkeys(each.texts[0] for each in entries if each.texts), label_keys, rules)
     results = [_prediction(each, meanings) if isinstance(each, _Entry) else each for each in read_rows]
     predictions = tuple(each for each in results if isinstance(each, Prediction))
@@ -144,8 +156,9 @@ def _keys(rows: Sequence[Row], rules: Rules) -> tuple[list[str], list[str]]:
 
 
 def _entry(row: Row, image_keys: Sequence[str], label_keys: Sequence[str]) -> _Entry | Unusable:
-    values = [row.values[key] for key in image_keys if row.values.get(key) is not None]
-    key = _image(values)
+    found = _images(row, image_keys)
+    names = [key for key in found.values() if isinstance(key, str) and "." in key]
+    key = next(iter(names or found.values()), None)
     if key is None:
         shown = short({name: value for name, value in row.values.items() if value is not None})
         detail = f'expected either "index" (a whole number) or "image" (a path), got {shown}'
@@ -166,13 +179,16 @@ def _no_label(entry: str, value: object, key: int | str) -> Unusable:
     return Unusable(entry, kind, detail, short(value), key)
 
 
-def _image(values: Sequence[object]) -> int | str | None:
-    """Return the first name, or else the first number; None where there is neither."""
-    names = [value for value in values if isinstance(value, str) and value.strip() and not _INDEX.fullmatch(value)]
-    numbers = [match[1] for value in values if not isinstance(value, bool) and (match := _INDEX.fullmatch(str(value)))]
-    if names:
-        return names[0]
-    return int(numbers[0]) if numbers else None
+def _images(row: Row, image_keys: Sequence[str]) -> dict[str, int | str]:
+    """Return what each key says about which image the entry means; the best key comes first."""
+    found: dict[str, int | str] = {}
+    for name in image_keys:
+        value = row.values.get(name)
+        if match := _INDEX.fullmatch("" if isinstance(value, bool) else str(value)):
+            found[name] = int(match[1])
+        elif isinstance(value, str) and value.strip():
+            found[name] = value
+    return found
 
 
 def _label_text(value: object) -> str | None:
@@ -183,14 +199,31 @@ def _label_text(value: object) -> str | None:
     return f"{float(text):.12g}" if _NUMBER.fullmatch(text) else text
 
 
-def _refuse_differing(entries: Sequence[_Entry], image_keys: Sequence[str], label_keys: Sequence[str]) -> None:
-    differing = [str(entry.key) for entry in entries if len(set(entry.texts)) > 1]
+def _refuse_differing_images(rows: Sequence[Row], image_keys: Sequence[str], label_keys: Sequence[str]) -> None:
+    """Refuse entries such as `{"index": 0, "id": 7}`, where either may be the number of the image."""
+    vague = [key for key in VAGUE_KEYS if key in image_keys]
+    found = [_images(row, image_keys) for row in rows] if len(vague) > 1 else []
+    differing = [
+        each for each in found if set(each) <= set(vague) and len(set(each.values())) > 1 and not _has_name(each)
+    ]
     if differing:
-        options = " or ".join(f"--columns {image_keys[0]},{key}" for key in label_keys)
-        raise Refused(
-            f"the values of {' and '.join(label_keys)} differ in {len(differing):,} of {len(entries):,} entries"
-            f" ({listed(differing)}): pass {options}"
-        )
+        raise Refused(_question_of_columns(vague, [(key, label_keys[0]) for key in vague], len(differing), len(rows)))
+
+
+def _has_name(images: Mapping[str, int | str]) -> bool:
+    return any(isinstance(image, str) for image in images.values())
+
+
+def _refuse_differing_labels(entries: Sequence[_Entry], image_keys: Sequence[str], label_keys: Sequence[str]) -> None:
+    differing = sum(len(set(entry.texts)) > 1 for entry in entries)
+    if differing:
+        columns = [(image_keys[0], key) for key in label_keys]
+        raise Refused(_question_of_columns(label_keys, columns, differing, len(entries)))
+
+
+def _question_of_columns(keys: Sequence[str], columns: Sequence[tuple[str, str]], differing: int, count: int) -> str:
+    options = " or ".join(f"--columns {','.join(each)}" for each in columns)
+    return f"the values of {' and '.join(keys)} differ in {differing:,} of {count:,} entries: pass {options}"
 
 
 # What the labels mean
@@ -210,9 +243,11 @@ def _meanings(
     rest = [text for text in texts if text not in meanings]
     numbers = {text: float(text) for text in rest if _NUMBER.fullmatch(text)}
     words = [text for text in rest if text not in numbers]
-    if numbers and (words or notes):
+    if numbers and notes and not words:
+        raise Refused(f"--labels-as doesn't say what {listed(numbers)} means: add it, with fake, real or skip")
+    if numbers and words:
         raise Refused(
-            f"some labels are words ({listed([*words, *meanings])}), others numbers ({listed(numbers)}): say what the"
+            f"some labels are words ({listed(words)}), others numbers ({listed(numbers)}): say what the"
             f" numbers mean with --labels-as, such as --labels-as {_example(numbers)}"
         )
     if not numbers:

@@ -16,9 +16,12 @@ from itertools import islice
 from fakereal.labels import label_of_name
 
 IMAGE_KEYS = (
-    "image path filepath imagepath filename imagefile imagename file img index idx imageid imgid id name".split()
+    "image path filepath imagepath filename imagefile imagename file img imageid imgid index idx id name".split()
 )
 """Keys for the image, in lower case without punctuation; where an entry has several, the first in this order counts."""
+
+VAGUE_KEYS = ("index", "idx", "id", "name")
+"""Those whose numbers may as well count the rows, or something else than images."""
 
 LABEL_KEYS = "prediction predictions pred predicted label predictedlabel class predictedclass verdict result".split()
 """Keys for the label, in lower case without punctuation."""

@@ -94,6 +94,21 @@ def test_a_name_outranks_a_number_of_the_same_entry(tmp_path):
     assert read_labels(path) == {"7.png": 0}
 
 
+def test_a_number_under_a_better_key_outranks_one_that_may_count_rows(tmp_path):
+    path = written(tmp_path, [{"index": 0, "image": 7, "prediction": "fake"}])
+    assert read_labels(path) == {7: 0}
+    path = written(tmp_path, [{"id": "a1f3", "index": 7, "prediction": "fake"}])
+    assert read_labels(path) == {7: 0}
+
+
+def test_two_numbers_that_may_both_be_the_images_are_refused_until_one_is_chosen(tmp_path):
+    path = written(tmp_path, [{"id": 3, "index": 7, "label": "fake"}, {"id": 8, "index": 8, "label": "real"}])
+    assert refusal(path) == (
+        "the values of index and id differ in 1 of 2 entries: pass --columns index,label or --columns id,label"
+    )
+    assert read_labels(path, Rules(columns=("id", "label"))) == {3: 0, 8: 1}
+
+
 # Forms of a file
 
 
@@ -256,7 +271,7 @@ def test_one_other_word_for_each_label_is_read_and_a_third_one_is_not(tmp_path):
 def test_a_third_value_may_be_skipped(tmp_path):
     path = written(tmp_path, {"1.png": 0, "2.png": 1, "3.png": 2})
     assert "the labels are 0, 1, 2" in refusal(path)
-    assert "others numbers (2): say what the numbers mean" in refusal(path, Rules(labels={"0": 0, "1": 1}))
+    assert "--labels-as doesn't say what 2 means" in refusal(path, Rules(labels={"0": 0, "1": 1}))
     document = read(path, Rules(labels={"0": 0, "1": 1, "2": None}))
     assert [item.label for item in document.predictions] == [0, 1, None]
 
@@ -309,7 +324,7 @@ def test_words_and_numbers_as_labels_are_refused_until_the_numbers_have_a_meanin
 def test_two_columns_of_labels_that_differ_are_refused_until_one_is_chosen(tmp_path):
     path = written(tmp_path, "image,label,prediction\n1.png,real,fake\n2.png,real,real\n", "x.csv")
     assert refusal(path) == (
-        "the values of prediction and label differ in 1 of 2 entries (1.png): pass --columns image,prediction"
+        "the values of prediction and label differ in 1 of 2 entries: pass --columns image,prediction"
         " or --columns image,label"
     )
     assert read_labels(path, Rules(columns=("Image", "prediction"))) == NAMED
