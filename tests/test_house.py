@@ -248,6 +248,11 @@ def tracked_text() -> list[Path]:
     return [path for path in [*top, *pages, *inside] if path.suffix in suffixes or path.name in ("Makefile", "run")]
 
 
+def without_images(text: str) -> str:
+    """Leave out images in base64, as a notebook's outputs have them: any three letters may stand there."""
+    return re.sub(r'"image/\w+": "[\w+/=\\]*"', "", text)
+
+
 def test_no_text_has_a_loose_end_or_names_the_authors_machine():
     # Written in two halves, so that this file doesn't find itself.
     words = ["TO" + "DO", "FIX" + "ME", "XX" + "X", "/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/"]
@@ -256,6 +261,6 @@ def test_no_text_has_a_loose_end_or_names_the_authors_machine():
         for path in tracked_text()
         if path.is_file()
         for word in words
-        if word in path.read_text(encoding="utf-8")
+        if word in without_images(path.read_text(encoding="utf-8"))
     ]
     assert found == []
