@@ -153,6 +153,22 @@ def test_what_needs_the_keras_file_says_so(exported, make_folder, tmp_path, monk
     assert said.format(**names) in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_an_exported_foreign_model_is_a_model_file_but_its_keras_file_stays_foreign(tmp_path):
+    import keras
+
+    layers = [keras.Input((48, 48, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Rescaling(1 / 255)]
+    foreign = keras.Sequential([*layers, keras.layers.Dense(1, activation="sigmoid")])
+    foreign.save(tmp_path / "foreign.keras")
+    command = ["export", str(tmp_path / "foreign.keras"), "--format", "litert"]
+    assert run_cli(door.main, command) == 2
+    assert run_cli(door.main, [*command, "--foreign-model"]) == 0
+    opened = open_network(tmp_path / "foreign.tflite")
+    expected = foreign.predict_on_batch(noise_images(size=48).astype(np.float32))[:, 0]
+    assert opened.network.p_real(noise_images(size=48)) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ModelFileError, match="add --foreign-model"):
+        open_network(tmp_path / "foreign.keras")
+
+
 def test_where_no_network_can_be_exported_the_one_of_the_earlier_model_goes(folder, exported, monkeypatch, capsys):
     def refuse(*ignored):
         raise EngineRefused("no room")

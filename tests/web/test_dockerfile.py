@@ -91,8 +91,11 @@ def test_its_command_serves_from_what_was_copied_with_no_file_written(app, tmp_p
         answer = json.loads(connection.getresponse().read())
         connection.request("GET", "/api/model")
         model = json.loads(connection.getresponse().read())
+        connection.request("GET", "/")
+        page = connection.getresponse().read().decode()
         connection.close()
         assert found.stop() == 0
+    assert "The detector gives a verdict and says how sure it is." in page
     assert answer["predictions"][0]["prediction"] in ("fake", "real")
     assert (answer["model"], model["explains"], answer["predictions"][0]["explanation"]) == ("pretrained", False, None)
     with pytest.raises(subprocess.CalledProcessError):
