@@ -22,7 +22,7 @@ from fakereal.separation.transfer import SkippedFile
 
 _ENDINGS = ("_preds", "_predictions")
 _INSIDE = ("preds", "predictions")
-"""Stems of prediction files that need no other name inside their folder."""
+"""Stems of prediction files that need no other name beside the images themselves."""
 
 _COPY_MARK = re.compile(r"( ?\(\d+\)| - copy( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)
 """What browsers and file managers append to the stem of a second copy."""
@@ -178,9 +178,12 @@ def _by_stem(
 
 
 def _inside(folder: Path) -> list[Path]:
+    """Return the files in a folder that have its name; or any name of predictions, beside the images themselves."""
     files = _prediction_files(folder)
     named = _assign([folder], files)[folder]
-    return named or [file for file in files if _COPY_MARK.sub("", file.stem).casefold() in _INSIDE]
+    if named or not any(is_image_name(entry.name) for entry in _entries(folder)):
+        return named
+    return [file for file in files if _COPY_MARK.sub("", file.stem).casefold() in _INSIDE]
 
 
 def _settle(search: _Search, source: Path) -> Iterator[str]:

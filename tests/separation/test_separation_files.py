@@ -161,6 +161,12 @@ def test_the_source_may_be_the_folder_of_images_itself(source, output):
     assert separated(output) == {name.replace("x__", "raw__") for name in ALL_THREE}
 
 
+def test_predictions_json_is_not_taken_for_the_predictions_of_a_folder_beside_it(source, output, capsys):
+    folder_of_three(source)
+    shutil.move(source / "x_preds.json", source / "predictions.json")  # prediction's default name, for any images
+    assert "(found without a folder: predictions.json)" in refused(source, output, capsys)
+
+
 def test_a_file_that_is_used_with_pair_is_not_called_unusable(source, output, capsys):
     folder_of_three(source / "train", "fake")
     file = source / "train_fake_preds.json"
