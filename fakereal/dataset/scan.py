@@ -226,15 +226,30 @@ def _check_both_classes(dataset: Dataset) -> None:
     counts = class_counts(dataset.records)
     if all(counts):
         return
-    if any(counts):
-        missing = NAMES[counts.index(0)]
-        problem = f"{counts[FAKE]} fake and {counts[REAL]} real images: add a folder of {missing} images"
-    elif dataset.skipped:
-        reason = dataset.skipped[0].reason
-        problem = f"no usable image among {len(dataset.skipped)} files (the first: {reason}): name the class folders"
-    else:
+    if not (any(counts) or dataset.skipped):
         problem = "no files: put images into class folders, or check the path"
-    raise DataError(f"{dataset.root}: {problem} ({known_folder_names()})")
+        raise DataError(f"{dataset.root}: {problem} ({known_folder_names()})")
+    missing = f"a folder of {NAMES[counts.index(0)]} images" if any(counts) else "folders of fake and of real images"
+    raise DataError(
+        f"{dataset.root}: {counts[FAKE]} fake and {counts[REAL]} real images{_passed_over(dataset)}: add {missing}"
+        f" ({known_folder_names()}), or say what a folder holds with --class NAME=fake|real"
+    )
+
+
+def _passed_over(dataset: Dataset) -> str:
+    """Return the folders whose files were not used, with the reason, the most files first; unreadable ones before."""
+    found: Counter[tuple[bool, str, str]] = Counter()
+    images = [each for each in dataset.skipped if each.failed or each.reason.startswith("left out by")]
+    for item in images or dataset.skipped:
+        unreadable = item.reason.startswith(_UNREADABLE)
+        folder = item.path if unreadable else item.path.parent
+        found[not unreadable, relative_name(folder, dataset.root), item.reason] += 1
+    rows = sorted(found.items(), key=lambda row: (row[0][0], -row[1], row[0]))
+    texts = [
+        f"{name}/ ({reason})" if not counted else f"{count:,} file{'s'[: count > 1]} in {name}/ ({reason})"
+        for (counted, name, reason), count in rows
+    ]
+    return f"; passed over: {abbreviate(texts)}" if texts else ""
 
 
 def scanned_bytes(record: Record) -> bytes:

@@ -88,12 +88,24 @@ def split_dataset(dataset: Dataset, seed: int, shares: tuple[float, float, float
         (record, record.split if _is_held_out(record) else _choose_split(key_of[record.content], seed, open_shares))
         for record in dataset.records
     ]
-    return _drop_leaks(placed, [], near, _advice(dataset))
+    return _drop_leaks(placed, [], near, _advice(dataset, key_of))
 
 
-def _advice(dataset: Dataset) -> str:
-    """Return what to do where a split has no images of a class."""
+def _advice(dataset: Dataset, key_of: dict[str, str]) -> str:
+    """Return what to do where a split has no images of a class; `key_of` is equal for copies and near-copies."""
     fake, real = class_counts(dataset.records)
+    for name in ("val", "test"):
+        given = class_counts(record for record in dataset.records if record.split == name)
+        if any(given) and not all(given):
+            return (
+                f"the given {name} folders hold no {NAMES[given.index(0)]} images, which no seed changes: add some"
+                f" there, or pass the folders over with --split-folder NAME=skip"
+            )
+    for label, count in enumerate((fake, real)):
+        different = {key_of[record.content] for record in dataset.records if record.label == label}
+        if len(different) < len(SPLITS) < count:
+            same = "the same, or near-copies" if len(different) == 1 else f"copies of {len(different)} images"
+            return f"all {count:,} {NAMES[label]} images are {same}: add different ones, since copies share a split"
     if min(fake, real) < ENOUGH:
         few = (
             f"{fake:,} fake and {real:,} real images are too few to judge a detector: collect at least {ENOUGH} of each"

@@ -136,7 +136,7 @@ def _doubts(figures: dict[str, Any], images: EvaluatedImages, metadata: Metadata
     if metadata.foreign and (doubt := OutputSpread.of(images.p_real).doubt):
         doubts.append(doubt)
     if "only" not in figures and (swapped := swapped_labels(figures["roc_auc"], figures["intervals"]["roc_auc"])):
-        other = "; where they are right, the model means the other class: change --foreign-output"
+        other = "; a model that means the other class needs another --foreign-output"
         doubts.append(f"the labels seem to be swapped against this model: {swapped}{other if metadata.foreign else ''}")
     return doubts
 

@@ -40,7 +40,7 @@ def test_labels_that_run_against_the_model_are_said_at_once_with_what_to_check(m
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "seem to be swapped" in line]
     assert re.match(
         r"warning: the labels seem to be swapped against this model: AUC 0\.\d\d \(95 % interval 0\.\d\d to 0\.\d\d;"
-        r" chance is 0\.50\): look at a few images of each class, since fake and real may be exchanged",
+        r" chance is 0\.50\): look at a few images of each class: either fake and real are exchanged",
         said,
     )
     assert tree["subject"]["notes"][-1] == f"Suspicious: {said.removeprefix('warning: ')}."
