@@ -313,7 +313,7 @@ def _problems_of(fact: FileFacts | None) -> dict[str, str]:
 def findings(audit: Audit, label_errors: Iterable[Finding] = ()) -> tuple[Finding, ...]:
     """Return all findings, serious ones first; `label_errors` are those of `label_error_findings`."""
     found = [
-        *shortcut_findings(audit.shortcut, audit.dataset.root),
+        *shortcut_findings(audit.shortcut, audit.dataset),
         *_duplicate_findings(audit),
         *_file_findings(audit),
         *_name_findings(audit.names),
@@ -323,12 +323,12 @@ def findings(audit: Audit, label_errors: Iterable[Finding] = ()) -> tuple[Findin
     return tuple(sorted(found, key=lambda finding: not finding.serious))
 
 
-def shortcut_findings(result: ProbeResult, root: Path, neutralized: bool = False) -> list[Finding]:
+def shortcut_findings(result: ProbeResult, dataset: Dataset, neutralized: bool = False) -> list[Finding]:
     """Return the shortcut finding, if there is one.
 
     Args:
         result: of the header fields.
-        root: the data set's folder, for the command.
+        dataset: its folder and its rules are for the command.
         neutralized: True where the images are going to be neutralized anyway.
     """
     if not (result.separates or result.partial):
@@ -340,7 +340,7 @@ def shortcut_findings(result: ProbeResult, root: Path, neutralized: bool = False
             "give both classes one crop, size and encoding, or a detector learns the files and fails elsewhere:"
             " train with --neutralize, or write a neutral copy"
         )
-        command = command_line("train", "--data", root, "--neutralize")
+        command = command_line("train", "--data", dataset.root, *dataset.rules.options(), "--neutralize")
     return [Finding("shortcut", not neutralized, shortcuts.file_verdict(result), result.images, advice, command)]
 
 

@@ -12,7 +12,7 @@ from fakereal.audit import shortcuts
 from fakereal.audit.audit import FILE_PROBLEMS, Audit, Finding, probe_shortcuts, shortcut_findings
 from fakereal.audit.shortcuts import FeatureResult, ProbeResult
 from fakereal.dataset.near_duplicates import Cluster
-from fakereal.dataset.scan import Record
+from fakereal.dataset.scan import Dataset, Record
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
 from fakereal.files import relative_name, write_atomic
@@ -116,21 +116,21 @@ def _finding_counts(findings: Sequence[Finding]) -> str:
 
 
 def before_training(
-    records: Sequence[Record], near: Sequence[Cluster], root: Path, neutralized: bool
+    records: Sequence[Record], near: Sequence[Cluster], dataset: Dataset, neutralized: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Look for a shortcut before a training; the other checks are left to the audit.
 
     Args:
         records: the images that take part in the training.
         near: their near-copies.
-        root: the data set's folder.
+        dataset: where they are from.
         neutralized: whether the training neutralizes the images.
 
     Returns:
         The result for the model's report, and as lines for people.
     """
     result = probe_shortcuts(records, near)
-    found = shortcut_findings(result, root, neutralized)
+    found = shortcut_findings(result, dataset, neutralized)
     verdict = shortcuts.file_verdict(result)
     tree = {"shortcut": _probe_json(result, verdict), "findings": [finding.as_json() for finding in found]}
     lines = [f"warning: {verdict}", *_feature_lines(result), f"  {found[0].what_to_do}"] if found else [verdict]

@@ -58,6 +58,12 @@ class LabelRules:
         file = Path(labels_file) if labels_file else None
         return cls(tuple(classes or ()), tuple(split_folders or ()), file)
 
+    def options(self) -> list[str]:
+        """Return the options that say the same, for the commands that people are told to run next."""
+        classes = [word for rule in self.classes for word in ("--class", rule)]
+        splits = [word for rule in self.split_folders for word in ("--split-folder", rule)]
+        return classes + splits + (["--labels", str(self.labels_file)] if self.labels_file else [])
+
     def split_of(self, name: str) -> str | None:
         """Return the split, or `skip`, that is given for a name."""
         given = _parse("--split-folder", self.split_folders, (*SPLITS, _SKIP))

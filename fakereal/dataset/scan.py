@@ -66,6 +66,7 @@ class Dataset:
     root: Path
     records: tuple[Record, ...]  # sorted by relative posix path
     skipped: tuple[Skipped, ...]  # likewise
+    rules: LabelRules = NO_RULES  # what the user said about the folders
 
 
 def labels_of(records: Sequence[Record]) -> np.ndarray:
@@ -103,7 +104,7 @@ def scan(root: Path, preprocessing: Preprocessing, rules: LabelRules = NO_RULES,
     records: list[Record] = []
     for item in parallel_map(lambda each: _read(*each, root, preprocessing), wanted, "reading images"):
         (records if isinstance(item, Record) else skipped).append(item)
-    dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root))
+    dataset = Dataset(root, _sorted(records, root), _sorted(skipped, root), rules)
     if not (one_class and records):
         _check_both_classes(dataset)
     return dataset

@@ -144,7 +144,7 @@ def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
     if not config.data.audit:
         return {}
     records = [record for name in SPLITS for record in getattr(split, name)]
-    tree, lines = audit_report.before_training(records, split.near, dataset.root, config.neutralize.enabled)
+    tree, lines = audit_report.before_training(records, split.near, dataset, config.neutralize.enabled)
     for line in lines:
         log(line)
     return {"audit": tree}

@@ -41,6 +41,12 @@ def test_a_leaky_set_is_reported_with_the_command_to_run_and_strict_exits_with_1
     assert f"python train_model.py --data {leaky} --neutralize" in shown
 
 
+def test_the_command_to_run_next_repeats_the_options_about_folders(leaky, capsys):
+    (leaky / "fake").rename(leaky / "cats 1")
+    assert main(["audit", str(leaky), "--class", "cats 1=fake"]) == 0
+    assert f"train_model.py --data {leaky} --class 'cats 1=fake' --neutralize" in capsys.readouterr().out
+
+
 def test_a_sound_set_passes_with_strict(sound, capsys):
     assert main(["audit", str(sound), "--strict"]) == 0
     assert "no shortcut found: " in capsys.readouterr().out
@@ -166,10 +172,10 @@ def test_the_audit_does_not_depend_on_the_run(leaky):
 
 def test_the_check_before_training_names_the_shortcut(leaky):
     dataset = scan(leaky, Preprocessing())
-    tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=False)
+    tree, lines = report.before_training(dataset.records, (), dataset, neutralized=False)
     assert lines[0].startswith("warning: shortcut found: ")
     assert tree["findings"][0]["level"] == "finding"
-    tree, lines = report.before_training(dataset.records, (), dataset.root, neutralized=True)
+    tree, lines = report.before_training(dataset.records, (), dataset, neutralized=True)
     assert tree["findings"][0]["level"] == "note"
     assert "neutralizes" in lines[-1]
 
