@@ -12,7 +12,9 @@ import bare_python
 import pytest
 from conftest import ROOT
 
+from fakereal.engines.card import card_path
 from fakereal.model.metadata import PRETRAINED
+from fakereal.predict.run import choose_model
 
 EXPORTED = PRETRAINED.with_suffix(".tflite")
 MOST_MB, MOST_SECONDS = 250, 2.0
@@ -68,6 +70,16 @@ def test_what_needs_tensorflow_says_so_in_one_line(bare, make_image, small_model
     _, err = predicted(bare, model, image, tmp_path / "p.json", code=2)
     assert "needs TensorFlow, as no mine.tflite made from it lies beside it" in err.splitlines()[-1]
     assert "fakereal export mine.h5 --format litert" in err.splitlines()[-1]
+
+
+def test_the_exported_network_alone_is_the_default_model_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path in (EXPORTED, card_path(EXPORTED)):
+        shutil.copy(path, tmp_path / "models" / path.name.replace("pretrained", "my_trained_model"))
+    assert choose_model(None) == Path("models/my_trained_model.tflite")
+    (tmp_path / "models" / "my_trained_model.h5").touch()
+    assert choose_model(None) == Path("models/my_trained_model.h5")
 
 
 @pytest.mark.parametrize("command", [["audit"], ["train", "--data"], ["evaluate", "--data"]])
