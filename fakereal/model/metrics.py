@@ -121,8 +121,8 @@ def swapped_labels(auc: float | None, interval: Sequence[float | None]) -> str:
     low, high = interval
     return (
         f"AUC {auc:.2f} (95 % interval {low:.2f} to {high:.2f}; chance is 0.50): look at a few images of each class:"
-        " either fake and real are exchanged (in the folders, or in the predictions that sorted them), or the model takes"
-        " one for the other on images of this kind"
+        " either fake and real are exchanged (in the folders, or in the predictions that sorted them), or the model"
+        " takes one for the other on images of this kind"
     )
 
 
