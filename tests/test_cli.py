@@ -1,5 +1,8 @@
 import argparse
+import os
 import platform
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,6 +72,18 @@ def test_a_bug_is_exit_code_70_with_its_traceback_and_how_to_report_it(capsys):
 def test_what_was_left_out_counts_only_under_strict():
     codes = {(left_out, strict): exit_code(left_out, strict) for left_out in (0, 7) for strict in (False, True)}
     assert codes == {(0, False): 0, (0, True): 0, (7, False): 0, (7, True): 1}
+
+
+def test_a_reader_that_has_gone_interrupts_the_command_without_a_traceback():
+    code = "import sys; from fakereal.cli import run_cli\nsys.exit(run_cli(lambda argv: print('line\\n' * 100_000)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (130, b"")
 
 
 def test_the_exit_code_of_a_command_is_handed_on():

@@ -421,6 +421,14 @@ def test_the_command_prints_one_line_per_image_and_writes_no_file(tmp_path, mode
     assert capsys.readouterr().err == "error: not a single image could be read: the lines above say why\n"
 
 
+def test_sub_folders_that_are_left_out_count_under_strict(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise(tmp_path / "in/1.png", 1)
+    noise(tmp_path / "in/sub/2.png", 2)
+    codes = [command("in", "--model", model, *more) for more in ([], ["--strict"], ["--strict", "--recursive"])]
+    assert codes == [0, 1, 0]
+
+
 def test_beyond_20_images_the_command_prints_the_summary(tmp_path, model, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paths = [noise(tmp_path / f"in/{number}.png", number) for number in range(21)]
