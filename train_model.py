@@ -33,7 +33,7 @@ def parser() -> cli.Parser:
     p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
     add_config_options(p)
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
-    p.add_argument("--resume", action="store_true", help="continue a killed run after its last finished epoch")
+    p.add_argument("--resume", action="store_true", help="continue a killed run from its checkpoint")
     p.add_common_options()
     return p
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,21 @@ def check_versions(before: int, now: int) -> None:
             "--resume: this run began with a cache too small for features, which has room for them now: give the same"
             f" data.cache_gb, or {START_OVER}"
         )
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints: after each epoch, or less often where writing takes longer than the epochs do."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity, self._next = path, identity, 0.0
+
+    def write(self, state: TrainingState, always: bool = False) -> None:
+        """Write the state, unless that would take more than a tenth of the time and `always` is False."""
+        started = time.monotonic()
+        if always or started >= self._next:
+            save_checkpoint(self._path, self._identity, state)
+            ended = time.monotonic()
+            self._next = ended + 9 * (ended - started)
 
 
 def save_checkpoint(path: Path, identity: str, state: TrainingState) -> None:

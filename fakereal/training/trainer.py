@@ -28,7 +28,7 @@ from fakereal.model.weights import BaseWeights
 from fakereal.runtime import log, one_line, progress_bar
 from fakereal.training import fine_tuning, loop
 from fakereal.training.cache import RowCache
-from fakereal.training.checkpoint import TrainingState, check_versions, save_checkpoint
+from fakereal.training.checkpoint import CheckpointWriter, TrainingState, check_versions
 from fakereal.training.distributed import DistributedContext, several_devices
 from fakereal.training.features import BatchSource, FeatureCost, choose_batch_source
 from fakereal.training.fine_tuning import FineTuning, PhaseCost
@@ -123,8 +123,10 @@ def train(
     if state.history:
         on_epoch_end(state.history)
 
-    def keep() -> None:
-        save_checkpoint(checkpoint, identity, state)
+    writer = CheckpointWriter(checkpoint, identity)
+
+    def keep(always: bool = False) -> None:
+        writer.write(state, always)
         on_epoch_end(state.history)
 
     ended_by: type[BaseException] | None = None  # not the error, which would keep all that it passed through alive
@@ -179,14 +181,14 @@ class _Run:
         return training.fine_tune == "auto" and self.origin.pretrained and not training.phases
 
 
-def _run_phases(run: _Run, on_epoch_end: Callable[[], None]) -> None:
+def _run_phases(run: _Run, on_epoch_end: Callable[..., None]) -> None:
     number = run.state.phase
     while number < len(run.plan):
         _run_phase(run, number, on_epoch_end)
         number += 1
         if number == len(run.plan) and run.is_undecided:
             run.state.fine_tuning = asdict(_decide_fine_tuning(run))
-            on_epoch_end()  # from now on the checkpoint holds the decision
+            on_epoch_end(always=True)  # from now on the checkpoint holds the decision
 
 
 def _decide_fine_tuning(run: _Run) -> FineTuning:

@@ -163,6 +163,37 @@ def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_
     assert np.array_equal(rows(1), rows(4))
 
 
+def test_outputs_of_the_whole_network_come_from_features_that_are_computed_once(tmp_path):
+    model, cache = built("head"), RowCache(tmp_path, 10**9)
+    source = features.choose_batch_source(model, config.Config(SIZE_PX), Preprocessing(SIZE_PX), cache, 5)
+    pictures = noise(40).astype(np.uint8)
+    first = source.network.p_real(pictures)
+    assert first == pytest.approx(model.predict(pictures.astype("float32"), verbose=0).reshape(-1), abs=1e-6)
+    source._frozen.features = None  # would fail
+    assert np.array_equal(source.network.p_real(pictures), first)
+    assert np.array_equal(source.network.p_real(pictures[3:5]), first[3:5])
+
+
+@pytest.mark.parametrize(("writing_s", "written"), [(0.001, 5), (1.0, 1)])
+def test_checkpoints_of_quick_epochs_take_at_most_a_tenth_of_the_time(tmp_path, monkeypatch, writing_s, written):
+    clock = [0.0]
+
+    def save(*_):
+        clock[0] += writing_s
+        saved.append(clock[0])
+
+    saved: list[float] = []
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    writer = checkpoint.CheckpointWriter(tmp_path / "c.npz", "identity")
+    for _ in range(5):
+        clock[0] += 0.1  # an epoch
+        writer.write(checkpoint.TrainingState())
+    assert len(saved) == written
+    writer.write(checkpoint.TrainingState(), always=True)
+    assert len(saved) == written + 1
+
+
 def test_features_that_would_not_fit_are_computed_anew_and_that_is_said(tmp_path, capsys):
     feed = features.choose_batch_source(
         built("last20"), config.Config(SIZE_PX), Preprocessing(SIZE_PX), RowCache(tmp_path, 1000), 5

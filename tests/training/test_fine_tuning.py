@@ -117,6 +117,7 @@ def test_without_time_the_head_alone_is_trained_and_the_advice_says_the_minutes(
     assert config.load(outcome.folder / "config.yaml").training.fine_tune == "none"
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_head_as_it_is(images, tmp_path):
     auto = run.train_and_report(recipe(images, "none", time_limit_minutes=0.0), tmp_path / "auto.h5")
     plain = run.train_and_report(recipe(images, "none", fine_tune="none"), tmp_path / "plain.h5")
@@ -135,7 +136,7 @@ def kill_before(patch, epoch):
     patch.setattr(trainer, "_run_epoch", stopping)
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("epoch", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_repeats_its_plan_and_not_the_clock(images, tmp_path, monkeypatch, epoch):
     asked = recipe(images, tmp_path / "cache")
     first = run.train_and_report(asked, tmp_path / "whole.h5")
@@ -149,6 +150,7 @@ def test_a_killed_run_repeats_its_plan_and_not_the_clock(images, tmp_path, monke
     assert same(first, again)
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_makes_it_worse_on_validation_is_dropped(images, tmp_path):
     ruined = {"fine_tune": "all", "fine_tune_learning_rate": 10.0, "fine_tune_epochs": 1}
     head = run.train_and_report(recipe(images, "none", fine_tune="none"), tmp_path / "head.h5")
@@ -158,6 +160,7 @@ def test_fine_tuning_that_makes_it_worse_on_validation_is_dropped(images, tmp_pa
     assert same(head, tuned)
 
 
+@pytest.mark.slow
 def test_the_last_layers_are_trained_where_all_do_not_fit(images, tmp_path, monkeypatch):
     measure = fine_tuning.measure
 

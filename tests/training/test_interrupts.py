@@ -23,7 +23,7 @@ from fakereal.runtime import (
     interrupts_at_checks_only,
 )
 from fakereal.training import cache as training_cache
-from fakereal.training import features, loop, trainer
+from fakereal.training import checkpoint, features, loop
 from fakereal.training.input_pipeline import EpochSampler
 
 
@@ -296,7 +296,7 @@ def test_pressed_twice_a_training_promises_no_model_and_leaves_none(train_with, 
 
 
 def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(images, tmp_path, monkeypatch, train_here):
-    monkeypatch.setattr(trainer, "save_checkpoint", lambda *_: press())
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *_: press())
     outcome = train_here(images, tmp_path / "model.h5", epochs=1)
     assert outcome.interrupted
     assert outcome.output.exists()
