@@ -136,7 +136,8 @@ def kill_before(patch, epoch):
     patch.setattr(trainer, "_run_epoch", stopping)
 
 
-@pytest.mark.parametrize("epoch", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [0, 2])
 def test_a_killed_run_repeats_its_plan_and_not_the_clock(images, tmp_path, monkeypatch, epoch):
     asked = recipe(images, tmp_path / "cache")
     first = run.train_and_report(asked, tmp_path / "whole.h5")
