@@ -12,8 +12,10 @@ from small_networks import noise_images
 
 from fakereal import __main__ as door
 from fakereal.cli import run_cli
+from fakereal.config import NetworkConfig
 from fakereal.errors import ModelFileError
 from fakereal.model.foreign import ForeignModel, OutputSpread, parse_output
+from fakereal.model.metadata import of_foreign, to_text, write_metadata
 from fakereal.runtime import start_keras
 
 start_keras()
@@ -22,8 +24,9 @@ import keras  # noqa: E402 - after its start
 from keras import layers  # noqa: E402
 
 from fakereal.engines.engine import open_network  # noqa: E402
-from fakereal.model import model_file  # noqa: E402
+from fakereal.model import model_file, networks  # noqa: E402
 from fakereal.model.gradcam import GradCamExplainer  # noqa: E402
+from fakereal.model.weights import load_base  # noqa: E402
 
 SIZE = 40
 
@@ -388,6 +391,46 @@ def test_explain_without_convolutional_maps_says_so_and_predicts(tmp_path):
     ]
     assert "explanations" not in output
     assert len(json.loads((tmp_path / "p.json").read_text())) == 4
+
+
+@pytest.mark.parametrize("stack", [(layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()), (layers.Flatten(),)])
+def test_the_web_app_takes_a_sequential_with_and_without_heatmaps(stack, tmp_path, capsys):
+    from fakereal.web.service import from_opened
+
+    path = saved(sequential(*stack, layers.Dense(1, activation="sigmoid")), tmp_path / "theirs.keras")
+    predictor = from_opened(open_network(path, "keras", ForeignModel("p_fake", "0-1")), path)
+    try:
+        predictor.worker.wait_until_warm()
+        assert predictor.worker.explains == (len(stack) == 2)
+        with predictor.worker.admit(1) as admission:
+            assert 0 < admission.submit(noise_images(1, SIZE)[0]).result(30).p_real < 1
+    finally:
+        predictor.stop()
+    said = "no heatmaps: the network has no convolutional layers, which heatmaps are made from\n"
+    assert (said in capsys.readouterr().err) == (len(stack) == 1)
+
+
+def test_code_in_a_file_that_claims_to_be_ours_is_refused_too(tmp_path):
+    stack = layers.Conv2D(2, 3), layers.Lambda(lambda x: x * 2, name="twice"), *head(1, "sigmoid")
+    path = saved(sequential(*stack), tmp_path / "ours.keras")
+    write_metadata(path, to_text(of_foreign(SIZE, ForeignModel())))
+    assert refusal(path).startswith("layer 'twice' is a Lambda, whose code is never run")
+
+
+def test_a_wrong_weights_file_gives_one_line_and_nothing_of_keras(tmp_path, capfd, recwarn):
+    sequential(*head(1, "sigmoid")).save_weights(tmp_path / "theirs.weights.h5")
+    model = networks.build(NetworkConfig(), 32)
+    capfd.readouterr()
+    with pytest.raises(ModelFileError) as caught:
+        load_base(model, NetworkConfig(), str(tmp_path / "theirs.weights.h5"))
+    assert str(caught.value) == (
+        f"{tmp_path}/theirs.weights.h5: not the weights of a base efficientnetb0 (A total of 131 objects could not be"
+        " loaded.)"
+    )
+    assert capfd.readouterr() == ("", "")
+    assert not [each for each in recwarn if "Skipping" in str(each.message)]
+    with pytest.raises(ModelFileError, match="expected a model file of train_model.py with a cnn, found other weights"):
+        load_base(model, NetworkConfig("cnn"), str(tmp_path / "theirs.weights.h5"))
 
 
 def test_the_settings_go_into_a_model_file_that_needs_no_options(trained_on_unit_pixels, tmp_path, capsys):
