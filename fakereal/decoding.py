@@ -77,6 +77,7 @@ _RAW_NAMES = {
     "PENTAX": "PEF",
     "SAMSUNG": "SRW",
 }  # by make
+_ITEM_ENTRY = re.compile(rb"(\0\0..)infe([\0-\x04])...", re.DOTALL)  # of HEIF: length, name and version of the box
 _CUT_OFF = re.compile("truncated|premature|end of file|not enough data", re.IGNORECASE)
 """How the decoders say that a file ends too early."""
 
@@ -158,7 +159,22 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """
     found = content.image_format(file.read(content.HEAD_BYTES))
     file.seek(0)
+    if found == "HEIF":
+        _check_item_names(file.read())
+        file.seek(0)
     return Image.open(file, formats=FORMATS if found is None else (found,))
+
+
+def _check_item_names(data: bytes) -> None:
+    """Refuse a HEIC file whose items have types or names that are no text: pi_heif ends the whole process there.
+
+    Raises:
+        ValueError: there is such an item.
+    """
+    for place in _ITEM_ENTRY.finditer(data):
+        length, version = int.from_bytes(place[1]), place[2][0]
+        start = place.end() + (6 if version >= 3 else 4)  # behind the number and the protection
+        data[start : place.start() + length].decode("utf-8")
 
 
 def _decode(data: bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:

@@ -94,6 +94,22 @@ def test_heic_that_is_cut_off_or_lies_about_its_size_is_refused_before_it_fills_
         assert time.monotonic() - start < 5
 
 
+def test_a_heic_item_whose_type_is_no_text_is_refused():
+    damaged = ROTATED.replace(b"Exif\0", b"Ex\xe9f\0", 1)  # pi_heif itself would end the whole process here
+    assert refused(damaged).reason == "unreadable"
+
+
+def test_damaged_heic_is_refused_or_read_and_never_ends_the_process():
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(600):
+        damaged = bytearray(ROTATED)
+        for place in rng.integers(0, len(damaged), size=4):
+            damaged[place] = rng.integers(0, 256)
+        outcomes.add(outcome(bytes(damaged)))
+    assert {"unreadable", (48, 36)} <= outcomes
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_content_decides_whatever_the_name_says(tmp_path, suffix):
     path = tmp_path / f"picture{suffix}"
