@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.end_with_stdin:
         runtime.end_with_stdin()
     runtime.start_keras()
-    from fakereal.evaluation.report import training_lines
+    from fakereal.evaluation.summary import training_lines
     from fakereal.training import run
 
     outcome = run.train_and_report(effective, options.output, options.resume, options.force)

@@ -200,7 +200,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     """
     start_keras()
     from fakereal.evaluation.evaluate import EvaluateConfig
-    from fakereal.evaluation.report import evaluate_and_report, evaluation_lines
+    from fakereal.evaluation.report import evaluate_and_report
+    from fakereal.evaluation.summary import evaluation_lines
     from fakereal.predict.run import choose_model, log_model
 
     others = ("strict", "classes", "split_folders", "labels_file")

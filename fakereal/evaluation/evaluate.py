@@ -33,7 +33,7 @@ from fakereal.model.calibration import DECIMALS, DecisionRule, calibrate, calibr
 from fakereal.model.calibration import labels as labels_from
 from fakereal.model.foreign import ForeignModel, OutputSpread
 from fakereal.model.metadata import Metadata, beside
-from fakereal.model.metrics import measure, measure_one_class, swapped_labels
+from fakereal.model.metrics import measure_any, measure_by_source, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import REPORT_RESAVES
 from fakereal.predict.pipeline import RawPrediction, predict_batches
@@ -317,11 +317,11 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
         "model": {**_model(detector), "engine": images.engine},
         "data": _data(images),
         "decision": dataclasses.asdict(decision),
-        "metrics": _measured(labels, p_real, decision),
-        "metrics_at_0.5": _measured(labels, p_real, DecisionRule(temperature=decision.temperature)),
+        "metrics": measure_any(labels, p_real, decision),
+        "metrics_at_0.5": measure_any(labels, p_real, DecisionRule(temperature=decision.temperature)),
         "calibration": _calibration(labels, p_real, decision) if both else None,
         "band": _band(labels, p_real, decision),
-        "by_source": metrics_by_source(images, decision),
+        "by_source": measure_by_source(labels, p_real, [record.source for record in images.records], decision),
         "resaves": _resaves(images, decision),
         "curves": {
             "roc": metrics.roc(labels, p_fake),
@@ -337,10 +337,6 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
             "versions": metadata.versions,
         },
     }
-
-
-def _measured(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
-    return (measure if len(set(labels)) == 2 else measure_one_class)(labels, p_real, decision)
 
 
 def _model(detector: Detector) -> dict[str, Any]:
@@ -392,27 +388,12 @@ def _mean(values: np.ndarray) -> float | None:
     return round(float(np.mean(values)), 6) if len(values) else None
 
 
-def metrics_by_source(images: EvaluatedImages, decision: DecisionRule) -> dict[str, Any]:
-    """Return the metrics of each source; of a source with images of one class only, just the accuracy."""
-    sources = np.array([record.source for record in images.records])
-    table: dict[str, Any] = {}
-    for source in sorted(set(sources)) if len(set(sources)) > 1 else ():
-        mask = sources == source
-        labels, p_real = images.labels[mask], images.p_real[mask]
-        if len(set(labels)) == 2:
-            table[str(source)] = measure(labels, p_real, decision)
-        else:
-            accuracy = float(np.mean(labels_from(p_real, decision) == labels))
-            table[str(source)] = {"images": len(labels), "only": NAMES[labels[0]], "accuracy": round(accuracy, 6)}
-    return table
-
-
 def _resaves(images: EvaluatedImages, decision: DecisionRule) -> dict[str, Any] | None:
     labels, p_real = images.labels[images.resaved_of], images.p_real[images.resaved_of]
     if not len(labels) or len(set(labels)) < len(set(images.labels)):
         return None
     table = {name: _resave(labels, p_real, outputs, decision) for name, outputs in images.resaved.items()}
-    return {"images": len(labels), "as_is": _measured(labels, p_real, decision), "saved_again": table}
+    return {"images": len(labels), "as_is": measure_any(labels, p_real, decision), "saved_again": table}
 
 
 def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
@@ -425,7 +406,7 @@ def _resave(labels: np.ndarray, before: np.ndarray, p_real: np.ndarray, decision
         "flipped_to_wrong": (now != as_is) & (now != labels),
         "verdict_changed": np.array(verdicts(before, decision)) != np.array(verdicts(p_real, decision)),
     }
-    return {**_measured(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in changes.items()}}
+    return {**measure_any(labels, p_real, decision), **{name: int(mask.sum()) for name, mask in changes.items()}}
 
 
 def _mistakes(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str, Any]]:

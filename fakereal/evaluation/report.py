@@ -1,4 +1,4 @@
-"""Reports of an evaluation: `report.html`, `metrics.json`, `predictions.csv`, and the lines that commands print."""
+"""Reports of an evaluation: `report.html`, `metrics.json` and `predictions.csv`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fakereal.config import as_dict
 from fakereal.dataset.split import Split
 from fakereal.decoding import decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
-from fakereal.evaluation import plots
+from fakereal.evaluation import plots, summary
 from fakereal.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
@@ -31,9 +31,8 @@ from fakereal.evaluation.evaluate import (
     evaluate_test_split,
     prediction_rows,
 )
-from fakereal.evaluation.selection import ONE_CLASS
 from fakereal.files import keep_backups, write_atomic
-from fakereal.labels import FAKE, NAMES, SPLITS
+from fakereal.labels import NAMES
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
@@ -41,27 +40,9 @@ from fakereal.model.resaves import REPORT_RESAVES, RESAVES
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "f1_macro": "F1, mean of both classes",
-    "precision_macro": "precision, mean of both classes",
-    "recall_macro": "recall, mean of both classes",
-    "f1_fake": "F1 of fake",
-    "precision_fake": "precision of fake",
-    "recall_fake": "recall of fake",
-    "f1_real": "F1 of real",
-    "precision_real": "precision of real",
-    "recall_real": "recall of real",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision of fake",
-    "loss": "log loss (nats)",
-}
-"""The metrics of `model.metrics.measure` as the report calls them, in its order."""
-
 REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
 """What `write_report` writes."""
 
-_TITLES = METRIC_NAMES | {"false_positive_rate": "false alarms (reals called fake)"}
 _THUMBNAIL_PX = 224
 
 
@@ -123,91 +104,6 @@ def _run_summary(detector: Detector) -> dict[str, Any]:
     }
 
 
-def training_lines(detector: Detector) -> list[str]:
-    """Return what a training prints: metrics of the three splits, the confusion matrix of the test split, F1 last."""
-    metrics, decision = detector.metadata.metrics, detector.metadata.decision
-    test = metrics["test"]
-    (fake_fake, fake_real), (real_fake, real_real) = test["confusion"]
-    low, high = test["intervals"]["f1_macro"]
-    return [
-        f"{'':14}{'images':>7} {'accuracy':>9} {'ROC AUC':>8}" + _class_headings(),
-        *(_split_line(name, metrics[name]) for name in SPLITS),
-        *(_split_line(f"  {source}", row) for source, row in metrics["test_by_source"].items()),
-        "",
-        "test: called fake, called real",
-        f"  fake {fake_fake:10,} {fake_real:12,}",
-        f"  real {real_fake:10,} {real_real:12,}",
-        decision_line(decision.threshold, decision.band, test["uncertain_share"]),
-        "",
-        f"F1 on {test['images']:,} test images: fake {test['f1_fake']:.4f}, real {test['f1_real']:.4f},"
-        f" mean {test['f1_macro']:.4f} (95 % interval {low:.4f} to {high:.4f})",
-    ]
-
-
-def decision_line(threshold: float, band: Sequence[float], uncertain_share: float) -> str:
-    """Return the decision rule as plain sentences.
-
-    Args:
-        threshold: calibrated p_fake, 0..1, from which on an image is called fake.
-        band: calibrated p_fake between which the verdict is "uncertain".
-        uncertain_share: share of the test images inside the band, 0..1.
-    """
-    called = f"Called fake from a fake probability of {100 * threshold:.3g} % on."
-    low, high = band
-    if low >= high:
-        return f'{called} This model never answers "uncertain".'
-    uncertain = html.percent(uncertain_share)
-    return f'{called} "Uncertain" between {100 * low:.3g} and {100 * high:.3g} %: {uncertain} of the test images.'
-
-
-def _class_headings() -> str:
-    return "".join(f" {name + ' ' + metric:>10}" for name in NAMES for metric in ("prec.", "recall", "F1"))
-
-
-def _split_line(name: str, row: dict[str, Any]) -> str:
-    values = [row[f"{metric}_{label}"] for label in NAMES for metric in ("precision", "recall", "f1")]
-    columns = "".join(f" {value:10.4f}" for value in values)
-    return f"{name:14}{row['images']:7,} {row['accuracy']:9.4f} {row['roc_auc']:8.4f}{columns}"
-
-
-def evaluation_lines(tree: dict[str, Any]) -> list[str]:
-    """Return what `fakereal evaluate` prints about a `metrics.json`: F1 last, of one class recall or false alarms."""
-    metrics, band, data = tree["metrics"], tree["band"], tree["data"]
-    decided = (
-        f"{'decided, not “uncertain”':26} {html.percent(band['coverage'])}, {html.percent(band['accuracy_outside'])}"
-        " of them correctly"
-    )
-    counts = f"{data['images']:,} images: {data['fake']:,} fake, {data['real']:,} real"
-    if only := metrics.get("only"):
-        key = "recall_fake" if only == NAMES[FAKE] else "false_positive_rate"
-        title = f"only {only} images show {ONE_CLASS[only]}; AUC, precision and F1 need both classes"
-        return [counts, title, decided, *_resave_lines(tree["resaves"]), _metric_line(metrics, key)]
-    error = {name: part["expected_calibration_error"] for name, part in tree["calibration"].items()}
-    return [
-        counts,
-        *(_metric_line(metrics, key) for key in ("accuracy", "roc_auc", "average_precision", "f1_fake", "f1_real")),
-        f"{'calibration error':26} {error['after']:.4f}  ({error['before']:.4f} before temperature scaling)",
-        decided,
-        *_resave_lines(tree["resaves"]),
-        _metric_line(metrics, "f1_macro"),
-    ]
-
-
-def _metric_line(metrics: dict[str, Any], key: str) -> str:
-    low, high = metrics["intervals"][key]
-    return f"{_TITLES[key]:26} {metrics[key]:.4f}  (95 % interval {low:.4f} to {high:.4f})"
-
-
-def _resave_lines(resaves: dict[str, Any] | None) -> list[str]:
-    if not resaves:
-        return []
-    lines = [f"accuracy of {resaves['images']:,} images after a re-save"]
-    for name, row in resaves["saved_again"].items():
-        flipped = html.percent(row["flipped"] / resaves["images"])
-        lines.append(f"  {RESAVES[name].title:24} {row['accuracy']:.4f}  ({flipped} of the labels changed)")
-    return lines
-
-
 @dataclass(frozen=True)
 class _MistakeImages:
     """A wrongly labeled image as data URIs; None where it can't be shown."""
@@ -224,7 +120,8 @@ def write_html(path: Path, result: EvaluationResult) -> None:
         "report.html",
         **tree,
         at_half=tree["metrics_at_0.5"],
-        names=_TITLES,
+        names=summary.TITLES,
+        sources={name: summary.source_rows(tree["by_source"], label) for label, name in enumerate(NAMES)},
         resaves_by_name=RESAVES,
         plot=_plots(result),
         mistake_images=_mistake_images(result.images.root, tree["mistakes"], detector),

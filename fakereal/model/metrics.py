@@ -109,6 +109,32 @@ def measure_one_class(labels: np.ndarray, p_real: np.ndarray, decision: Decision
     }
 
 
+def measure_by_source(
+    labels: np.ndarray, p_real: np.ndarray, sources: Sequence[str], decision: DecisionRule
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each source, by name; empty where all images are of one source.
+
+    Args:
+        labels: int (n,), 0 fake, 1 real.
+        p_real: network outputs, float (n,).
+        sources: names (n,), empty where unknown.
+        decision: threshold, temperature and band.
+
+    Returns:
+        What `measure` returns, or `measure_one_class` for a source with images of one class.
+    """
+    names, number = np.unique(np.array(sources, object).astype(str), return_inverse=True)
+    if len(names) < 2:
+        return {}
+    masks = {str(name): number == place for place, name in enumerate(names)}
+    return {name: measure_any(labels[mask], p_real[mask], decision) for name, mask in masks.items()}
+
+
+def measure_any(labels: np.ndarray, p_real: np.ndarray, decision: DecisionRule) -> dict[str, Any]:
+    """Return what `measure` returns, or `measure_one_class` where only one class occurs."""
+    return (measure if len(set(labels.tolist())) == 2 else measure_one_class)(labels, p_real, decision)
+
+
 def swapped_labels(auc: float | None, interval: Sequence[float | None]) -> str:
     """Return one clause that says so where an AUC is clearly below chance, with what to check; else an empty string.
 

@@ -28,7 +28,7 @@ from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import model_file, networks, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
-from fakereal.model.metrics import measure, swapped_labels
+from fakereal.model.metrics import measure, measure_by_source, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.weights import BaseWeights, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
@@ -206,7 +206,9 @@ def _measure(
             log(f"warning: the labels of {name} seem to be swapped against those of train: {swapped}")
     metrics |= {"unseen_sources": unseen_sources} if unseen_sources else {}
     metrics["test_at_0.5"] = measure(labels["test"], p_real["test"], DecisionRule(temperature=rule.temperature))
-    metrics["test_by_source"] = _by_source(split, p_real["test"], rule)
+    metrics["test_by_source"] = measure_by_source(
+        labels["test"], p_real["test"], [record.source for record in split.test], rule
+    )
     metadata = Metadata(
         config=config,
         preprocessing=preprocessing_of(config, config.image_size),
@@ -263,17 +265,6 @@ def _sample(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
         return records
     chosen = np.random.default_rng(seed).permutation(len(records))[:MAX_TRAIN_MEASURED]
     return tuple(records[number] for number in sorted(chosen))
-
-
-def _by_source(split: Split, p_real: np.ndarray, rule: DecisionRule) -> dict[str, Any]:
-    sources = np.array([record.source for record in split.test])
-    labels = labels_of(split.test)
-    rows = {}
-    for source in sorted(set(sources)) if len(set(sources)) > 1 else ():
-        chosen = sources == source
-        if set(labels[chosen]) == {FAKE, REAL}:
-            rows[str(source)] = measure(labels[chosen], p_real[chosen], rule)
-    return rows
 
 
 def _data_facts(split: Split) -> dict[str, Any]:

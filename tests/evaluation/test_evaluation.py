@@ -26,7 +26,7 @@ from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
 from fakereal.engines.export import export_beside
 from fakereal.errors import DataError, ModelFileError
-from fakereal.evaluation import report
+from fakereal.evaluation import report, summary
 from fakereal.evaluation.evaluate import (
     EvaluateConfig,
     EvaluatedImages,
@@ -121,7 +121,7 @@ def test_an_exported_network_gets_the_same_figures_without_heatmaps(model, data,
 
 def test_every_figure_lies_in_its_interval(outcome):
     metrics = outcome.tree["metrics"]
-    assert set(report.METRIC_NAMES) == set(metrics["intervals"])
+    assert set(summary.METRIC_NAMES) == set(metrics["intervals"])
     for key, (low, high) in metrics["intervals"].items():
         assert low <= metrics[key] <= high
         assert low < high
@@ -158,7 +158,38 @@ def test_a_png_resave_flips_nothing_and_every_resave_is_counted(outcome):
 def test_the_table_of_sources_says_where_there_is_one_class_only(outcome):
     sources = outcome.tree["by_source"]
     assert sources["alpha"]["images"] == 26
-    assert sources["beta"]["only"] == "fake"
+    beta = sources["beta"]
+    assert beta["only"] == "fake"
+    rows = [row for row in csv.DictReader((outcome.folder / "predictions.csv").open()) if row["source"] == "beta"]
+    assert beta["recall_fake"] == pytest.approx(np.mean([row["prediction"] == "fake" for row in rows]), abs=1e-6)
+    low, high = beta["intervals"]["recall_fake"]
+    assert low <= beta["recall_fake"] <= high
+
+
+def test_recall_of_each_generator_and_false_alarms_of_each_real_source_are_printed_the_worst_first(outcome):
+    lines = summary.source_lines(outcome.tree["by_source"])
+    at = lines.index(f"{'false alarms, by source':34} {'images':>7}")
+    assert lines[0].startswith("recall of fake, by source")
+    assert sorted(line.split()[0] for line in lines[1:at]) == ["alpha", "beta"]
+    shares = [float(line.split()[2]) for line in lines[1:at]]
+    assert shares == sorted(shares)
+    alpha = outcome.tree["by_source"]["alpha"]
+    alarms = alpha["confusion"][REAL][FAKE] / sum(alpha["confusion"][REAL])
+    assert lines[at + 1].split()[:3] == ["alpha", "14", f"{100 * alarms:.1f}"]
+    assert len(lines) == at + 2
+    page = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    assert "Mistakes by source" in page
+    assert f"<td>{100 * alarms:.1f} %</td>" in page
+
+
+def test_of_many_sources_the_worst_ten_are_printed():
+    outputs = np.repeat(np.linspace(0.05, 0.95, 15), 4)
+    names = [f"generator {n // 4}" for n in range(60)]
+    found = model_metrics.measure_by_source(np.zeros(60, int), outputs, names, DecisionRule())
+    lines = summary.source_lines(found)
+    assert len(lines) == 12
+    assert "and 5 more with fewer mistakes" in lines[-1]
+    assert model_metrics.measure_by_source(np.zeros(4, int), outputs[:4], ["one"] * 4, DecisionRule()) == {}
 
 
 def test_mistakes_are_wrong_labels_most_confident_first(outcome):
