@@ -133,6 +133,8 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWei
         )
     if not path.name.endswith(".weights.h5"):
         metadata = read_metadata(path)
+        if metadata is not None and metadata.foreign:
+            raise ModelFileError(f"{path}: holds a network of another program, which no training can start from")
         if metadata is not None:
             return _from_model(base, network, path, metadata.config.network)
     return _from_keras_weights(base, network, path)

@@ -429,8 +429,15 @@ def test_a_wrong_weights_file_gives_one_line_and_nothing_of_keras(tmp_path, capf
     )
     assert capfd.readouterr() == ("", "")
     assert not [each for each in recwarn if "Skipping" in str(each.message)]
-    with pytest.raises(ModelFileError, match="expected a model file of train_model.py with a cnn, found other weights"):
+    with pytest.raises(ModelFileError, match="with a cnn, found other weights"):
         load_base(model, NetworkConfig("cnn"), str(tmp_path / "theirs.weights.h5"))
+
+
+def test_a_foreign_model_is_no_start_of_a_training(tmp_path):
+    path = saved(sequential(*head(1, "sigmoid")), tmp_path / "ours.keras")
+    write_metadata(path, to_text(of_foreign(SIZE, ForeignModel())))
+    with pytest.raises(ModelFileError, match="holds a network of another program, which no training can start from"):
+        load_base(networks.build(NetworkConfig(), 32), NetworkConfig(), str(path))
 
 
 def test_the_settings_go_into_a_model_file_that_needs_no_options(trained_on_unit_pixels, tmp_path, capsys):
