@@ -96,6 +96,11 @@ class ImageInfo:
     height_px: int
     format: str  # Pillow's name: JPEG, PNG, ...
 
+    @property
+    def shorter_px(self) -> int:
+        """The shorter side."""
+        return min(self.width_px, self.height_px)
+
 
 def decode(source: Path | bytes, target_px: int) -> tuple[Image.Image, ImageInfo]:
     """Decode a file, or the bytes of one, to an upright RGB image.

@@ -166,7 +166,7 @@ def make_card(
                 "decode_px": 2 * metadata.preprocessing.decode_px,
             },
         },
-        "output": {"shape": [1, 1], "type": "float32", "meaning": "p_real, 0..1: the probability of real"},
+        "output": _output(metadata, int8),
         "class_order": list(NAMES),
         "decision": {
             **asdict(metadata.decision),
@@ -187,6 +187,15 @@ def make_card(
         "fakereal_metadata": json.loads(to_text(metadata)),
     }
     return (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _output(metadata: Metadata, int8: bool) -> dict[str, Any]:
+    """Describe the network's output. Quantized, the score would share p_real's scale, so an int8 network has none."""
+    p_real = "p_real, 0..1: the probability of real"
+    if metadata.prototypes is None or int8:
+        return {"shape": [1, 1], "type": "float32", "meaning": p_real}
+    score = "the out-of-distribution score: above 1, the image is unlike the training images and the verdict uncertain"
+    return {"shape": [1, 2], "type": "float32", "meaning": f"{p_real}; then {score}"}
 
 
 def _input_meaning(preprocessing: Preprocessing) -> str:

@@ -19,7 +19,7 @@ from fakereal.cli import ENGINES
 from fakereal.engines import parity
 from fakereal.engines.card import ExportedModel, find_beside, read_exported
 from fakereal.engines.conversion_cache import Conversion, find_conversion, store_conversion
-from fakereal.engines.formats import LITERT, RUNTIMES, ConvertedNetwork, Runtime
+from fakereal.engines.formats import LITERT, RUNTIMES, ConvertedNetwork, Runtime, run_network
 from fakereal.engines.parity import ParityResult
 from fakereal.errors import EngineRefused
 from fakereal.files import sha256_of
@@ -109,12 +109,17 @@ class ConvertedExplainer:
     explainer: Explainer
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
-        """Return the outputs alone."""
+        """Return p_real alone."""
         return self.network.p_real(images)
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return the converted network's outputs."""
+        return self.network.outputs(images)
 
     def explain(self, images: np.ndarray) -> Explanation:
         """Return outputs and evidence for uint8 images of shape (n, S, S, 3)."""
-        return replace(self.explainer.explain(images), p_real=self.network.p_real(images))
+        p_real, scores = run_network(self.network, images)
+        return replace(self.explainer.explain(images), p_real=p_real, scores=scores)
 
 
 def open_network(
@@ -189,7 +194,7 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
         from fakereal.engines.conversion import check_backend, convert
 
         check_backend()
-        files = convert(detector.model, name)
+        files = convert(detector.scoring_model, name)
         result = check_parity(runtime, files, detector)
         results.append(f": {result.description}")
         return Conversion.of(files, detector.metadata.preprocessing.image_size_px, result)
@@ -262,7 +267,7 @@ def open_explainer(opened: OpenedNetwork) -> Explainer:
     detector = opened.load_detector()
     from fakereal.model.gradcam import GradCamExplainer
 
-    explainer = GradCamExplainer(detector.model)
+    explainer = GradCamExplainer(detector.model, detector.metadata.prototypes)
     if isinstance(opened.network, ConvertedNetwork):
         return ConvertedExplainer(opened.network, explainer)
     return explainer
@@ -273,7 +278,7 @@ def check_parity(runtime: Runtime, files: dict[str, bytes], detector: Detector) 
     size = detector.metadata.preprocessing.image_size_px
     images = parity.parity_images(size)
     network = start_network(runtime, files, size)
-    return parity.compare_outputs(detector.p_real(images), network.p_real(images))
+    return parity.compare_outputs(detector.outputs(images), network.outputs(images))
 
 
 def start_network(

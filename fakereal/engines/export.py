@@ -186,7 +186,7 @@ def _convert_and_compare(
 
     check_backend()
     if dataset is None:
-        files = convert(detector.model, name)
+        files = convert(detector.scoring_model, name)
         return files, engine.check_parity(RUNTIMES[name], files, detector)
     calibration, test = split_in_halves(dataset.records)
     calibration = calibration[:MAX_CALIBRATION_IMAGES]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +29,14 @@ class Network(Protocol):
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Map images 0..255 of shape (n, S, S, 3) to n probabilities of real, 0..1."""
+
+
+def run_network(network: Network, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return p_real, float64 (n,), and the out-of-distribution scores (n,), None where the network gives none."""
+    if not hasattr(network, "outputs"):
+        return np.asarray(network.p_real(images), np.float64), None
+    outputs = np.asarray(network.outputs(images), np.float64)
+    return outputs[:, 0], outputs[:, 1] if outputs.shape[1] == 2 else None
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,12 @@ class ConvertedNetwork:
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities of real, float64 (n,), 0..1, of images 0..255 of shape (n, S, S, 3)."""
-        return np.fromiter((output.item() for output in self.outputs(images)), np.float64, len(images))
+        return self.outputs(images)[:, 0].astype(np.float64)
 
-    def outputs(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the output of any network for each image: float32, without the batch dimension."""
-        return self._pool.map(self._output_or_black, images)
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return any network's outputs, float32 (n, ...); those of a detector are p_real and, mostly, the score."""
+        found = list(self._pool.map(self._output_or_black, images))
+        return np.stack(found) if found else np.empty((0, *self._black.shape), self._black.dtype)
 
     def _output_or_black(self, image: np.ndarray) -> np.ndarray:
         return self._output(image) if image.any() else self._black

@@ -15,6 +15,9 @@ from fakereal.preprocessing import resize
 MAX_DIFFERENCE = 1e-3
 """Largest difference of p_real on any image, for a float32 network."""
 
+MAX_SCORE_DIFFERENCE = 0.02
+"""Largest difference of the out-of-distribution score, whose limit is 1, on any image, for a float32 network."""
+
 MAX_FEATURE_DIFFERENCE = 5e-3
 """Largest difference of any feature inside a float32 network, as a share of that feature's range over the images.
 
@@ -78,11 +81,26 @@ def synthetic_images(size_px: int) -> np.ndarray:
 
 
 def compare_outputs(expected: np.ndarray, actual: np.ndarray) -> ParityResult:
-    """Compare the outputs of a float32 network, p_real (n,), with those of Keras for the same images.
+    """Compare the outputs of a float32 network with those of Keras for the same images.
 
     An untrained or overconfident network gives nearly the same output for all images; so a difference must also be
     small compared to their range, or any broken network would pass.
+
+    Args:
+        expected: of Keras, (n, 1) p_real, or (n, 2) with out-of-distribution scores beside it.
+        actual: of the other network.
     """
+    if actual.shape != expected.shape:
+        return ParityResult(False, f"expected outputs of shape {expected.shape}, got {actual.shape}", {})
+    scores = float(np.abs(expected[:, 1:] - actual[:, 1:]).max(initial=0.0))
+    if not scores < MAX_SCORE_DIFFERENCE:  # also for NaN
+        return ParityResult(
+            False,
+            f"the out-of-distribution score differs from Keras by {scores:.2g} on {len(expected)} images; the limit is"
+            f" {MAX_SCORE_DIFFERENCE:g}",
+            _figures(len(expected), scores, MAX_SCORE_DIFFERENCE),
+        )
+    expected, actual = expected[:, 0], actual[:, 0]
     limit = min(MAX_DIFFERENCE, max(float(np.ptp(expected)) / 10, 1e-5))
     difference = float(np.abs(expected - actual).max())
     passed = bool(difference < limit)  # False for NaN

@@ -35,6 +35,7 @@ class DecisionRule:
     threshold: float = 0.5  # fake where the calibrated p_fake is at least this, 0..1
     temperature: float = 1.0  # above 0; 1 leaves probabilities as they are, more makes them less confident
     band: tuple[float, float] = (0.5, 0.5)  # "uncertain" where low < calibrated p_fake < high
+    shorter_side_px: tuple[int, int] | None = None  # "uncertain" outside, see `out_of_distribution`; None: any size
 
 
 def logits(p: np.ndarray) -> np.ndarray:

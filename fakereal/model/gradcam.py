@@ -16,6 +16,7 @@ import numpy as np
 
 from fakereal.errors import ConfigError, ModelFileError
 from fakereal.model.heatmap import Explanation
+from fakereal.model.out_of_distribution import Prototypes, scores
 from fakereal.runtime import one_line
 
 _CONVOLUTIONS = (
@@ -31,13 +32,14 @@ class GradCamExplainer:
 
     Args:
         model: as `networks.build` or `foreign_network.adapt` returns it.
+        prototypes: of the model, for out-of-distribution scores.
 
     Raises:
         ConfigError: another backend than TensorFlow.
         ModelFileError: a network without convolutional maps, or with another output layer.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, prototypes: Prototypes | None = None) -> None:
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
                 f"explanations: expected the TensorFlow backend, found {keras.backend.backend()}:"
@@ -45,7 +47,7 @@ class GradCamExplainer:
             )
         import tensorflow as tf
 
-        self._model, self._output = model, model.layers[-1]
+        self._model, self._output, self._prototypes = model, model.layers[-1], prototypes
         if not isinstance(self._output, keras.layers.Dense) or self._output.units != 1:
             raise ModelFileError(f"the network does not end in a Dense layer of one unit (but in {self._output.name})")
         self._maps = _last_maps_layer(model)
@@ -66,8 +68,9 @@ class GradCamExplainer:
         """Return the outputs for uint8 images (n, S, S, 3) and the evidence for each."""
         import tensorflow as tf
 
-        p_real, evidence = self._run(tf.constant(images, tf.float32))
-        return Explanation(np.asarray(p_real, np.float64).reshape(-1), np.asarray(evidence, np.float32))
+        p_real, evidence, features = self._run(tf.constant(images, tf.float32))
+        found = scores(np.asarray(features), self._prototypes) if self._prototypes else None
+        return Explanation(np.asarray(p_real, np.float64).reshape(-1), np.asarray(evidence, np.float32), found)
 
     def _explain(self, images):
         import tensorflow as tf
@@ -91,7 +94,7 @@ class GradCamExplainer:
         if gradient is None:
             raise ValueError("the output does not depend on the last maps")
         weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-        return p_real, tf.cast(tf.reduce_sum(weights * maps[-1], axis=-1), tf.float32)
+        return p_real, tf.cast(tf.reduce_sum(weights * maps[-1], axis=-1), tf.float32), features[-1]
 
 
 @contextmanager

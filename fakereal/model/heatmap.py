@@ -26,6 +26,7 @@ class Explanation:
 
     p_real: np.ndarray  # float64 (n,), the network's own output, 0..1
     evidence: np.ndarray  # float32 (n, h, w), the last maps' size; positive is evidence for real, negative for fake
+    scores: np.ndarray | None = None  # float64 (n,), see `out_of_distribution.scores`; None: unknown
 
 
 class Explainer(Protocol):

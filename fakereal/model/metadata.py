@@ -17,6 +17,7 @@ from fakereal.files import sha256_of, shipped_file
 from fakereal.labels import NAMES
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.foreign import ForeignModel
+from fakereal.model.out_of_distribution import Prototypes
 from fakereal.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -53,6 +54,7 @@ class Metadata:
     base_weights: str = "unknown"  # description of the base's initial weights
     data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the images
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
+    prototypes: Prototypes | None = None  # of the training images; None: every image counts as familiar
     history: tuple[dict[str, Any], ...] = ()  # one row per epoch
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that trained it
     foreign: dict[str, Any] = field(default_factory=dict)  # how a network of another program is used; empty: our own
@@ -162,7 +164,7 @@ def to_text(metadata: Metadata) -> str:
     plain = {
         each.name: getattr(metadata, each.name)
         for each in dataclasses.fields(Metadata)
-        if each.name not in ("config", "preprocessing", "decision")
+        if each.name not in ("config", "preprocessing", "decision", "prototypes")
     }
     tree = {
         "format": FORMAT,
@@ -172,6 +174,7 @@ def to_text(metadata: Metadata) -> str:
         "class_order": list(NAMES),
         "output": "p_real",
         "decision": dataclasses.asdict(metadata.decision),
+        "prototypes": metadata.prototypes and dataclasses.asdict(metadata.prototypes),
         "config": configuration.as_dict(metadata.config),
         **plain,
     }
@@ -194,11 +197,15 @@ def from_text(text: str, path: Path) -> Metadata:
             raise ModelFileError(
                 f"{path}: expected model file format {FORMAT}, found {tree['format']}: update fakereal"
             )
-        decision = tree["decision"]
+        decision, prototypes = tree["decision"], tree.get("prototypes")  # which files of earlier versions don't have
+        sizes = decision.get("shorter_side_px")
         return Metadata(
             config=configuration.from_dict(tree["config"], str(path)),
             preprocessing=Preprocessing.from_fingerprint(tree["preprocessing"]),
-            decision=DecisionRule(decision["threshold"], decision["temperature"], tuple(decision["band"])),
+            decision=DecisionRule(
+                decision["threshold"], decision["temperature"], tuple(decision["band"]), sizes and tuple(sizes)
+            ),
+            prototypes=prototypes and Prototypes.from_json(prototypes),
             history=tuple(tree["history"]),
             foreign=tree.get("foreign", {}),
             **{key: tree[key] for key in ("base_weights", "data", "metrics", "versions")},

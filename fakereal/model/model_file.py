@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import platform
 import tempfile
@@ -37,10 +38,20 @@ class Detector:
     model: keras.Model | None  # None: an exported network, which only an engine runs
     metadata: Metadata
 
+    @functools.cached_property
+    def scoring_model(self) -> keras.Model:
+        """The network with the out-of-distribution score as a second output; the network itself without prototypes."""
+        prototypes = self.metadata.prototypes
+        return networks.with_score(self.model, prototypes) if prototypes else self.model
+
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """Return the network's output for images 0..255 of shape (n, S, S, 3): float64 (n,), 0..1."""
-        outputs = self.model.predict_on_batch(images.astype(np.float32))
-        return np.asarray(outputs, dtype=np.float64).reshape(-1)
+        return self.outputs(images)[:, 0]
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return float64 (n, 1) or (n, 2): p_real and, with prototypes, the out-of-distribution score."""
+        outputs = self.scoring_model.predict_on_batch(images.astype(np.float32))
+        return np.asarray(outputs, dtype=np.float64).reshape(len(images), -1)
 
 
 def save(path: Path, detector: Detector) -> None:

@@ -10,6 +10,7 @@ from keras import layers
 
 from fakereal.config import NORMALIZATIONS, NetworkConfig
 from fakereal.errors import ConfigError
+from fakereal.model.out_of_distribution import Prototypes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,6 +86,28 @@ def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = Fa
     x = layers.Dropout(config.dropout, name="dropout")(x)
     p_real = layers.Dense(1, activation="sigmoid", dtype="float32", name=OUTPUT)(x)
     return keras.Model(pixels, p_real, name=config.name)
+
+
+def with_score(model: keras.Model, prototypes: Prototypes) -> keras.Model:
+    """Return a model that shares a network's layers and also gives the out-of-distribution score.
+
+    Args:
+        model: as `build` returns it.
+        prototypes: fitted on the input of its output layer.
+
+    Returns:
+        A model from the same images to (n, 2): p_real, and the score of `out_of_distribution.scores`.
+    """
+    matrix = prototypes.matrix()
+    nearest = layers.Dense(matrix.shape[1], use_bias=False, trainable=False, dtype="float32", name="prototypes")
+    features = keras.ops.cast(model.get_layer(OUTPUT).input, "float32")
+    products = keras.ops.max(nearest(features), axis=-1, keepdims=True)
+    nearest.set_weights([matrix])
+    # Not UnitNormalization, which LiteRT computes as NaN for features that are all 0
+    lengths = keras.ops.sqrt(keras.ops.sum(keras.ops.square(features), axis=-1, keepdims=True)) + keras.config.epsilon()
+    distance = 1.0 - products / lengths
+    score = distance / prototypes.max_distance
+    return keras.Model(model.inputs, layers.Concatenate(dtype="float32")([model.output, score]))
 
 
 def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.KerasTensor:

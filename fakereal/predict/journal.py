@@ -24,7 +24,7 @@ from fakereal.predict.pipeline import RawPrediction
 from fakereal.provenance import NO_ORIGIN, Origin
 from fakereal.runtime import log
 
-FORMAT = "fakereal-prediction/3"
+FORMAT = "fakereal-prediction/4"
 _FORMAT_1 = b'{"format": "fakereal-prediction/'  # JSON lines, of versions before SQLite
 _SQLITE = b"SQLite format 3\0"
 _APPLICATION_ID = b"fkrl"  # marks a database as ours; the last field of SQLite's header that we read
@@ -249,6 +249,7 @@ def to_json(prediction: RawPrediction) -> str:
         "stamp": prediction.stamp,
         "p_real": prediction.p_real,
         "variants_p_real": prediction.variants_p_real,
+        "score": prediction.score,
         "info": info and (info.width_px, info.height_px, info.format),
         "origin": prediction.origin.as_json() if prediction.origin.evidence else None,
         "error": prediction.error,
@@ -275,6 +276,7 @@ def from_json(text: str, item: Item) -> RawPrediction:
         tuple(entry["variants_p_real"]),
         stamp and tuple(stamp),
         Origin.from_json(origin) if origin else NO_ORIGIN,
+        entry["score"],
     )
 
 

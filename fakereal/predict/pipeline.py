@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fakereal.decoding import ImageInfo, decode, read_bytes
-from fakereal.engines.formats import Network, core_count, pad_batch
+from fakereal.engines.formats import Network, core_count, pad_batch, run_network
 from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
@@ -44,6 +44,9 @@ _ROUNDING = 1e-6  # by which the sum of some outputs of a softmax may exceed 1
 _MAX_NAME_BYTES = 200  # of the 255 that file systems usually allow
 
 T = TypeVar("T")
+
+Output = tuple[float, float | None]
+"""A network's output for one array: p_real, and the out-of-distribution score where the model gives one."""
 
 
 class ImageSource(Protocol):
@@ -79,6 +82,7 @@ class RawPrediction:
     variants_p_real: tuple[float, ...] = ()  # the same for each re-saved variant, see `model.resaves`
     stamp: Stamp | None = None  # of the file just before it was read
     origin: Origin = NO_ORIGIN  # what the file itself claims
+    score: float | None = None  # out-of-distribution score of the whole view, rounded to DECIMALS; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +110,12 @@ class Batch:
     decoded: list[DecodedImage]
     arrays: list[np.ndarray]  # uint8 (batch_size, S, S, 3), the last padded with black; mostly one
 
-    def predictions(self, p_real: Iterable[float]) -> Iterator[RawPrediction]:
-        """Yield a prediction for each decoded image; `p_real` are the outputs for all arrays, in their order."""
-        outputs = iter(p_real)
+    def predictions(self, outputs: Iterable[Output]) -> Iterator[RawPrediction]:
+        """Yield a prediction for each decoded image, from the outputs for all arrays in their order."""
+        outputs = iter(outputs)
         for image in self.decoded:
-            own = image.combined(outputs)
-            yield with_output(image.prediction, *own) if own else image.prediction
+            own = [next(outputs) for _ in image.arrays]
+            yield with_output(image, own) if own else image.prediction
 
 
 def predict_batches(
@@ -138,7 +142,9 @@ def predict_batches(
     """
     with closing(decode_batches(items, preprocessing, batch_size, variants)) as batches:
         for batch in batches:
-            yield from batch.predictions([p for images in batch.arrays for p in network.p_real(images)])
+            yield from batch.predictions(
+                [output for images in batch.arrays for output in output_pairs(*run_network(network, images))]
+            )
 
 
 def decode_batches(
@@ -154,22 +160,33 @@ def worker_count() -> int:
     return min(core_count(), _MAX_WORKERS)
 
 
-def with_output(prediction: RawPrediction, p_real: float, *variants_p_real: float) -> RawPrediction:
-    """Return the prediction with the network's outputs, or with an error where one is not finite.
+def output_pairs(p_real: np.ndarray, scores: np.ndarray | None) -> Iterator[Output]:
+    """Yield a network's outputs image by image, see `formats.run_network`."""
+    yield from zip(p_real.tolist(), repeat(None) if scores is None else scores.tolist(), strict=False)
+
+
+def with_output(image: DecodedImage, views: Sequence[Output]) -> RawPrediction:
+    """Return the image's prediction with the network's outputs, or with an error where one is not finite.
+
+    Args:
+        image: decoded.
+        views: outputs for its arrays, in their order; the out-of-distribution score is that of its whole view.
 
     Raises:
         ModelFileError: an output is no probability.
     """
-    outputs = (p_real, *variants_p_real)
-    if not np.isfinite(outputs).all():
+    prediction, score = image.prediction, views[0][1]
+    outputs = image.combined(p_real for p_real, _ in views)
+    if not np.isfinite(outputs).all() or not np.isfinite(0.0 if score is None else score):
         return replace(prediction, error="the network's output is not a number (NaN or infinite)")
     if not all(-_ROUNDING <= p <= 1.0 + _ROUNDING for p in outputs):
         raise ModelFileError(
-            f"expected a network whose output is p_real, from 0 to 1, got {p_real:.4g} for {prediction.item.name}:"
+            f"expected a network whose output is p_real, from 0 to 1, got {outputs[0]:.4g} for {prediction.item.name}:"
             " give it a sigmoid output, or train one with train_model.py"
         )
     first, *others = (round(min(max(float(p), 0.0), 1.0), DECIMALS) for p in outputs)
-    return replace(prediction, p_real=first, variants_p_real=tuple(others))
+    score = None if score is None else round(score, DECIMALS)
+    return replace(prediction, p_real=first, variants_p_real=tuple(others), score=score)
 
 
 def _decode_ahead(
@@ -310,7 +327,8 @@ class Overlays:
         ):
             for batch in batches:
                 explanations = [self.explainer.explain(images) for images in batch.arrays]
-                predictions = list(batch.predictions(p for each in explanations for p in each.p_real))
+                outputs = [output for each in explanations for output in output_pairs(each.p_real, each.scores)]
+                predictions = list(batch.predictions(outputs))
                 readable = [
                     prediction for prediction, image in zip(predictions, batch.decoded, strict=True) if image.arrays
                 ]

@@ -22,6 +22,8 @@ from fakereal.labels import FAKE, NAMES
 from fakereal.model import calibration
 from fakereal.model.calibration import DECIMALS, DecisionRule
 from fakereal.model.foreign import OutputSpread
+from fakereal.model.out_of_distribution import REASON as UNFAMILIAR
+from fakereal.model.out_of_distribution import is_unfamiliar
 from fakereal.predict.pipeline import RawPrediction
 from fakereal.predictions_json import Prediction, json_list, pieces, prediction_for
 from fakereal.provenance import AI_EDITED, AI_GENERATED, SIGNED_REASON
@@ -30,6 +32,9 @@ from fakereal.runtime import one_line
 _CHUNK = 4096  # raw predictions that are decided together
 MAX_SHOWN = 20
 """Images that the screen names one by one."""
+
+TOO_CLOSE = "too close to call"
+"""Why a verdict is uncertain where p_fake lies inside the model's uncertainty band."""
 
 DetailsRow = dict[str, object]
 """Column -> text, number, None or, for `origin`, an object; all rows have the same columns, and no value is NaN."""
@@ -65,6 +70,7 @@ class ResultCounts:
     total: int = 0
     labels: Counter[int] = field(default_factory=Counter)
     uncertain: int = 0
+    unfamiliar: int = 0  # of these, unlike the training images
     unstable: int = 0
     signed: int = 0  # fake by their signed content credentials
     claim_ai: int = 0  # others whose files claim that AI made or edited them
@@ -80,6 +86,7 @@ class ResultCounts:
             if len(self.first) < MAX_SHOWN:
                 self.first.append(result)
             self.uncertain += result.verdict == calibration.UNCERTAIN
+            self.unfamiliar += result.reason == UNFAMILIAR
             self.unstable += bool(result.flips)
             self.signed += result.reason == SIGNED_REASON
             self.claim_ai += result.reason != SIGNED_REASON and result.raw.origin.claim in (AI_GENERATED, AI_EDITED)
@@ -106,7 +113,17 @@ def decide(predictions: Sequence[RawPrediction], decision: DecisionRule) -> list
         strict=True,
     )
     results = (PredictionResult(each, *(next(decided) if each.p_real is not None else ())) for each in predictions)
-    return [_with_signed_claim(result) for result in results]
+    return [_with_signed_claim(_with_doubt(result, decision)) for result in results]
+
+
+def _with_doubt(result: PredictionResult, decision: DecisionRule) -> PredictionResult:
+    """Return the result with the reason for an uncertain verdict: an unfamiliar image's is uncertain at any p_fake."""
+    raw = result.raw
+    if result.label is None:
+        return result
+    if is_unfamiliar(raw.score, raw.info and raw.info.shorter_px, decision.shorter_side_px):
+        return replace(result, verdict=calibration.UNCERTAIN, reason=UNFAMILIAR)
+    return replace(result, reason=TOO_CLOSE) if result.verdict == calibration.UNCERTAIN else result
 
 
 def _with_signed_claim(result: PredictionResult) -> PredictionResult:

@@ -26,6 +26,7 @@ from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import EXPORTED_SUFFIX, PRETRAINED, is_shipped
+from fakereal.model.out_of_distribution import REASON as UNFAMILIAR
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict import journal as journals
 from fakereal.predict import pipeline, results
@@ -325,6 +326,8 @@ def summary(counts: ResultCounts, config: PredictConfig, worth: str | None = Non
     rows += [("of these unstable", counts.unstable)] if config.stability else []
     for name, count in rows:
         lines.append(f"  {name:<18} {count:>9,}  ({100 * count / max(predicted, 1):.1f} %)")
+    if counts.unfamiliar:
+        lines.append(f"  {counts.unfamiliar:,} uncertain because they are {UNFAMILIAR}")
     if counts.signed:
         lines.append(f"  {counts.signed:,} called fake because their signed content credentials say so")
     if counts.claim_ai:

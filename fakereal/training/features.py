@@ -87,6 +87,13 @@ class BatchSource(ABC):
         """Return p_real of every image, float64 (n,); see `loop.predict`."""
         return loop.predict(self.model, self.plain(records, batch_size))
 
+    def penultimate(self, records: Sequence[Record], batch_size: int) -> np.ndarray:
+        """Return the input of the output layer for every image, float64 (n, features)."""
+        inputs = self.model.inputs[0]
+        model = keras.Model(inputs, _chain(self.model.layers[1:-1], inputs))
+        outputs = loop.predict(model, self.plain(records, batch_size))
+        return outputs.reshape(len(records), -1)
+
 
 class ImageBatches(BatchSource):
     """Decoded images, for the whole network."""
@@ -364,7 +371,7 @@ class ConvertedFrozenPart:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
-        return np.stack(list(self._network.outputs(images)))
+        return self._network.outputs(images)
 
 
 class SplitNetwork:

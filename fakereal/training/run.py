@@ -25,11 +25,12 @@ from fakereal.evaluation.evaluate import KnownOutputs, predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import keep_backups, locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
-from fakereal.model import model_file, networks, unseen
+from fakereal.model import model_file, networks, out_of_distribution, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
 from fakereal.model.metrics import measure, measure_by_source, swapped_labels
 from fakereal.model.model_file import Detector
+from fakereal.model.out_of_distribution import Prototypes
 from fakereal.model.weights import BaseWeights, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
 from fakereal.training import trainer
@@ -196,10 +197,11 @@ def _measure(
     trained: trainer.TrainedNetwork, config: Config, split: Split, audited: dict[str, Any]
 ) -> tuple[Detector, KnownOutputs]:
     """Fit the decision rule on the validation images, and measure all three splits with it."""
-    measured = {"train": _sample(split.train, config.seed), "val": split.val, "test": split.test}
+    measured = {"train": _sample(split.train, config.seed, MAX_TRAIN_MEASURED), "val": split.val, "test": split.test}
     labels = {name: labels_of(records) for name, records in measured.items()}
     p_real = {name: _outputs(trained, config, records) for name, records in measured.items()}
     rule, unseen_sources = fit_rule(split, p_real["val"])
+    rule = replace(rule, shorter_side_px=_familiar_sizes(split))
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
     for name in ("val", "test"):
         if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
@@ -213,6 +215,7 @@ def _measure(
         config=config,
         preprocessing=preprocessing_of(config, config.image_size),
         decision=rule,
+        prototypes=_prototypes(trained, config, split),
         base_weights=trained.origin.description,
         data=_data_facts(split) | audited,
         metrics=metrics,
@@ -221,6 +224,22 @@ def _measure(
     )
     known = KnownOutputs(p_real["test"], trained.source.network, trained.source.engine)
     return Detector(trained.model, metadata), known
+
+
+def _familiar_sizes(split: Split) -> tuple[int, int] | None:
+    """Return the range of familiar shorter sides."""
+    sides = [record.shorter_px for record in split.train if record.shorter_px]
+    return out_of_distribution.fit_sizes(np.array(sides)) if sides else None
+
+
+def _prototypes(trained: trainer.TrainedNetwork, config: Config, split: Split) -> Prototypes | None:
+    """Return what tells images like the training images from others, see `out_of_distribution`."""
+    output = trained.model.get_layer(networks.OUTPUT)
+    if output.kernel.shape[0] > out_of_distribution.MAX_FEATURES:
+        return None
+    chosen = (_sample(records, config.seed, out_of_distribution.MAX_IMAGES) for records in (split.train, split.val))
+    features = [trained.source.penultimate(records, config.training.batch_size) for records in chosen]
+    return out_of_distribution.fit_prototypes(*features, config.seed)
 
 
 def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Record, ...]) -> np.ndarray:
@@ -259,11 +278,11 @@ def _has_left_out_sources(split: Split) -> bool:
     return min(map(len, by_label)) >= MIN_LEFT_OUT_SOURCES and not set.union(*by_label) & trained
 
 
-def _sample(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
-    """Return at most `MAX_TRAIN_MEASURED` images: figures on the training split say little about the detector."""
-    if len(records) <= MAX_TRAIN_MEASURED:
+def _sample(records: tuple[Record, ...], seed: int, most: int) -> tuple[Record, ...]:
+    """Return at most this many images, drawn at random."""
+    if len(records) <= most:
         return records
-    chosen = np.random.default_rng(seed).permutation(len(records))[:MAX_TRAIN_MEASURED]
+    chosen = np.random.default_rng(seed).permutation(len(records))[:most]
     return tuple(records[number] for number in sorted(chosen))
 
 

@@ -24,6 +24,7 @@ from fakereal.decoding import FORMATS, MEDIA_TYPES
 from fakereal.labels import FAKE, NAMES
 from fakereal.model.calibration import DECIMALS, UNCERTAIN
 from fakereal.model.heatmap import heatmap, paint
+from fakereal.model.out_of_distribution import REASON as UNFAMILIAR
 from fakereal.model.resaves import STABILITY_RESAVES
 from fakereal.predict.results import details_of
 from fakereal.predictions_json import dumps
@@ -263,6 +264,11 @@ def verdict_sentence(analysis: Analysis) -> str:
     name, share, decision = NAMES[analysis.result.network_label], _share(analysis), predictor().model["decision"]
     if analysis.result.reason == SIGNED_REASON:
         return f"Valid content credentials say so; the detector alone gives {percent(share)} for {name}."
+    if analysis.result.reason == UNFAMILIAR:
+        return (
+            "Unlike the images this model learned from, so that its output says little here; it leans toward"
+            f" {name} ({percent(share)})."
+        )
     if analysis.result.verdict == UNCERTAIN:
         return (
             f"Too close to call: it leans toward {name}, but this model is wrong too often where the probability of"

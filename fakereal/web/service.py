@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from PIL import Image
 from fakereal.dataset import image_metadata
 from fakereal.decoding import decode
 from fakereal.engines.engine import OpenedNetwork, open_explainer
-from fakereal.engines.formats import Network, pad_batch
+from fakereal.engines.formats import Network, pad_batch, run_network
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.model import calibration, unseen
 from fakereal.model.calibration import DecisionRule
@@ -252,8 +252,10 @@ class Analyzer:
             raise ImageRefused("too_large", f"expected at most {limit:.0f} megapixels, got {pixels / 1e6:.0f}")
 
     def _analysis(self, decoded: _Decoded, outputs: Sequence[Output]) -> Analysis:
-        p_real = decoded.image.combined(output.p_real for output in outputs)
-        raw = with_output(decoded.image.prediction, p_real[0]) if outputs else decoded.image.prediction
+        views = [(output.p_real, output.score) for output in outputs]
+        raw = with_output(decoded.image, views) if outputs else decoded.image.prediction
+        variants = np.array(raw.variants_p_real, np.float64)  # shown with their shares, not as details of the result
+        raw = replace(raw, variants_p_real=())
         result = decide([raw], self.decision)[0]
         if raw.p_real is None:
             return Analysis(result, decoded.file_bytes)
@@ -263,7 +265,7 @@ class Analyzer:
             decoded.preview,
             outputs[0].evidence,
             float(calibration.calibrated_p_fake(np.float64(raw.p_real), self.decision)),
-            self._variants(np.array(p_real[1:], np.float64)),
+            self._variants(variants),
         )
 
     def _variants(self, p_real: np.ndarray) -> tuple[Variant, ...]:
@@ -285,6 +287,7 @@ class Output:
     """The network's output for one image."""
 
     p_real: float
+    score: float | None  # out-of-distribution score; None: unknown
     evidence: np.ndarray | None  # float32 (h, w), see heatmap.Explanation; None where unavailable or not asked for
 
 
@@ -419,20 +422,22 @@ class Worker:
         size = min(size for size in self._batch_sizes if size >= len(wanted))
         try:
             arrays = pad_batch([image.array for image in wanted], size)
-            p_real, evidence = self._outputs(arrays, any(image.explain for image in wanted))
+            p_real, scores, evidence = self._outputs(arrays, any(image.explain for image in wanted))
         except Exception as error:  # noqa: BLE001 - each request reports it to its own client
             for image in wanted:
                 image.output.set_exception(error)
             return
         for number, image in enumerate(wanted):
             own_evidence = evidence[number] if image.explain and evidence is not None else None
-            image.output.set_result(Output(float(p_real[number]), own_evidence))
+            score = None if scores is None else float(scores[number])
+            image.output.set_result(Output(float(p_real[number]), score, own_evidence))
 
-    def _outputs(self, images: np.ndarray, explain: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _outputs(self, images: np.ndarray, explain: bool) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return p_real, scores and evidence of a batch."""
         if not (explain and self.explains):
-            return np.asarray(self._network.p_real(images), np.float64), None
+            return *run_network(self._network, images), None
         found = self._network.explain(images)
-        return found.p_real, found.evidence
+        return found.p_real, found.scores, found.evidence
 
 
 class Admission:

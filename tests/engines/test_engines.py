@@ -255,13 +255,24 @@ def test_calibration_images_are_the_same_each_time_and_all_different():
 
 
 def test_outputs_may_differ_by_less_than_a_thousandth_and_less_than_their_range():
-    expected = np.linspace(0.1, 0.9, 16)
+    expected = np.linspace(0.1, 0.9, 16)[:, None]
     assert parity.compare_outputs(expected, expected + 9e-4).passed
     assert not parity.compare_outputs(expected, expected + 1.1e-3).passed
-    assert not parity.compare_outputs(expected, np.full(16, np.nan)).passed
-    sure = 1 - np.linspace(0, 1e-4, 16)
+    assert not parity.compare_outputs(expected, np.full((16, 1), np.nan)).passed
+    sure = 1 - np.linspace(0, 1e-4, 16)[:, None]
     assert parity.compare_outputs(sure, sure + 5e-6).passed
-    assert not parity.compare_outputs(sure, np.ones(16)).passed
+    assert not parity.compare_outputs(sure, np.ones((16, 1))).passed
+
+
+def test_the_out_of_distribution_score_must_agree_too():
+    expected = np.stack([np.linspace(0.1, 0.9, 16), np.linspace(0.3, 3.0, 16)], axis=1)
+    within, beyond, broken = (expected + np.array([0, change]) for change in (0.019, 0.021, np.nan))
+    assert parity.compare_outputs(expected, within).passed
+    refused = parity.compare_outputs(expected, beyond)
+    assert not refused.passed
+    assert "score differs from Keras by 0.021" in refused.description
+    assert not parity.compare_outputs(expected, broken).passed
+    assert not parity.compare_outputs(expected, expected[:, :1]).passed
 
 
 def test_each_feature_of_a_frozen_part_may_differ_by_half_a_percent_of_its_own_range():
