@@ -28,13 +28,13 @@ class Run:
 
 
 def transfer_to_hackathon(data: Path, model: Path, work: Path) -> None:
-    """Print F1 and ROC AUC of the default training, on the shipped base and on random weights."""
+    """Print F1 and ROC AUC of a head on the shipped base and on random weights, and of all layers from those."""
     everything = ["--fine-tune", "all", "--image-size", "64"]
     _transfer_table(
         "hackathon",
         [
-            train(work, "hackathon_from_shipped", data, model),
-            train(work, "hackathon_from_none", data, Path("none")),
+            train(work, "hackathon_from_shipped", data, model, flags=["--fine-tune", "none"]),
+            train(work, "hackathon_from_none", data, Path("none"), flags=["--fine-tune", "none"]),
             train(work, "hackathon_from_none_all", data, Path("none"), flags=everything),
         ],
     )

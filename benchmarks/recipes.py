@@ -28,12 +28,13 @@ from benchmarks.pretrained_runs import Run, train
 from fakereal import cli
 
 RECIPES = {
-    "head": {},
-    "head, new versions": {"training": {"augmented_versions": 0}},
-    "head, 1 version": {"training": {"augmented_versions": 1}},
-    "head, 5 versions": {"training": {"augmented_versions": 5}},
+    "head": {"training": {"fine_tune": "none"}},
+    "head, new versions": {"training": {"fine_tune": "none", "augmented_versions": 0}},
+    "head, 1 version": {"training": {"fine_tune": "none", "augmented_versions": 1}},
+    "head, 5 versions": {"training": {"fine_tune": "none", "augmented_versions": 5}},
     "head, then last 20 layers": {"training": {"fine_tune": "last20"}},
     "head, then all layers": {"training": {"fine_tune": "all", "fine_tune_epochs": 5}},
+    "by the clock": {},
 }
 """Differences from the default configuration."""
 
