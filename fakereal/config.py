@@ -26,6 +26,7 @@ from fakereal.errors import ConfigError
 
 TrainScope = Literal["head", "last20", "all"]
 FineTune = Literal["auto", "none", "last20", "all"]
+Schedule = Literal["constant", "cosine", "plateau"]
 
 SIZES_PX = (32, 1024)
 """Smallest and largest width of the images that a network takes."""
@@ -93,6 +94,7 @@ class PhaseConfig:
     image_size: int | None = None  # pixels; null: the model's image_size; smaller is faster
     images_per_epoch: int | None = None  # null: every training image once; else a random sample, see source_balance
     batch_norm: Literal["auto", "frozen", "learned"] = "auto"  # auto: learned only in a backbone with random weights
+    schedule: Schedule | None = None  # of the learning rate; null: training.schedule
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class TrainingConfig:
     batch_size: int = 32  # images per step
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # sgd: with momentum 0.9
     learning_rate: float = 1e-3  # of the first phase
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"  # of the learning rate, within a phase
+    schedule: Schedule = "constant"  # of the learning rate, within a phase; all layers are fine-tuned with cosine
     plateau_patience: int = 3  # plateau: epochs without a lower (calibrated) validation loss before the rate falls
     plateau_factor: float = 0.2  # plateau: factor of the rate, 0..1
     warmup: float = 0.0  # share of a phase's steps over which the learning rate rises from 0, 0..1
@@ -115,7 +117,7 @@ class TrainingConfig:
     fine_tune: FineTune = "auto"  # layers of a second phase on a pre-trained backbone; auto: what the time limit allows
     time_limit_minutes: float = 15.0  # of all epochs, for the choice that fine_tune: auto makes
     fine_tune_epochs: int = 10  # of the second phase; with auto at most
-    fine_tune_learning_rate: float = 1e-4  # of the second phase
+    fine_tune_learning_rate: float | None = None  # of the second phase; null: 3e-4 for all layers, else 1e-4
     validation_steps: int | None = None  # random batches of validation images per epoch; null: all images
     patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
     augmented_versions: int = 2  # cached of each image under a frozen backbone, with itself; 0: new in every epoch
@@ -393,6 +395,8 @@ def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
     for key in ("batch_size", "images_per_epoch"):
         value = getattr(phase, key)
         expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
+    compatible = phase.schedule != "plateau" or config.training.warmup == 0
+    expect(compatible, config.training.warmup, "training.warmup", f"0, as {where}.schedule is plateau")
     size = phase.image_size or config.image_size
     expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
     _check_depth(config.network, size)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from fakereal import runtime
-from fakereal.config import Config, PhaseConfig, TrainingConfig
+from fakereal.config import Config, PhaseConfig, TrainingConfig, TrainScope
 from fakereal.dataset.neutralize import preprocessing_of
 from fakereal.dataset.scan import labels_of
 from fakereal.dataset.split import Split
@@ -70,7 +70,7 @@ def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, 
     elif origin.pretrained or scope == "none":
         chosen = (PhaseConfig("head", training.epochs, training.learning_rate),)
         if scope not in ("auto", "none"):
-            chosen += (PhaseConfig(scope, training.fine_tune_epochs, training.fine_tune_learning_rate),)
+            chosen += (_fine_tuning(training, scope),)
     else:
         chosen = (PhaseConfig("all" if scope == "auto" else scope, training.epochs, training.learning_rate),)
     auto = "frozen" if origin.pretrained else "learned"
@@ -79,9 +79,17 @@ def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, 
             phase,
             batch_size=phase.batch_size or training.batch_size,
             batch_norm=auto if phase.batch_norm == "auto" else phase.batch_norm,
+            schedule=phase.schedule or training.schedule,
         )
         for phase in chosen
     )
+
+
+def _fine_tuning(training: TrainingConfig, scope: TrainScope) -> PhaseConfig:
+    """Return the second phase; all layers bear a higher rate than the last ones alone where it falls to 0."""
+    rate = training.fine_tune_learning_rate or (3e-4 if scope == "all" else 1e-4)
+    falling = "cosine" if scope == "all" and training.schedule == "constant" else None
+    return PhaseConfig(scope, training.fine_tune_epochs, rate, schedule=falling)
 
 
 def is_frozen(training: TrainingConfig, origin: BaseWeights) -> bool:
@@ -280,7 +288,7 @@ def _batch_source(model: keras.Model, run: _Run, size_px: int, learn_batch_norm:
 
 
 def _compile(model: keras.Model, run: _Run, phase: PhaseConfig) -> None:
-    training = run.config.training
+    training = replace(run.config.training, schedule=phase.schedule)
     model.compile(
         optimizer=loop.build_optimizer(training, phase.learning_rate, _steps(run, phase) * phase.epochs),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),
@@ -341,7 +349,8 @@ def _fit_epoch(
     Where the configuration averages weights, Keras ends `fit` with the average in the model: that is what is validated
     and kept, while the next epoch continues from the last step.
     """
-    config, state, training = run.config, run.state, run.config.training
+    config, state = run.config, run.state
+    training = replace(config.training, schedule=phase.schedule)
     sampler = EpochSampler(config.seed, number, state.epoch, phase.images_per_epoch, training.source_balance)
     if training.schedule == "plateau":
         losses = epoch_losses(_of_phase(state, number))

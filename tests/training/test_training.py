@@ -332,6 +332,20 @@ def test_a_pretrained_base_is_first_kept_frozen_then_fine_tuned_with_frozen_batc
     assert plan[1].learning_rate < plan[0].learning_rate
 
 
+@pytest.mark.parametrize(
+    ("options", "rate", "schedule"),
+    [
+        ({"fine_tune": "all"}, 3e-4, "cosine"),
+        ({"fine_tune": "last20"}, 1e-4, "constant"),
+        ({"fine_tune": "all", "schedule": "plateau", "fine_tune_learning_rate": 2e-5}, 2e-5, "plateau"),
+    ],
+)
+def test_all_layers_are_fine_tuned_at_a_higher_rate_that_falls(options, rate, schedule):
+    head, tuned = trainer.phases(TrainingConfig(**options), BaseWeights("ImageNet", True))
+    assert (tuned.learning_rate, tuned.schedule) == (rate, schedule)
+    assert head.schedule == options.get("schedule", "constant")
+
+
 def test_a_base_of_random_weights_learns_at_once_and_with_its_batch_norm():
     plan = trainer.phases(TrainingConfig(fine_tune="all", epochs=3), BaseWeights("random weights", False))
     assert [(p.train, p.epochs, p.batch_norm) for p in plan] == [("all", 3, "learned")]
