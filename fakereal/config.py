@@ -121,6 +121,7 @@ class TrainingConfig:
     validation_steps: int | None = None  # random batches of validation images per epoch; null: all images
     patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
     augmented_versions: int = 2  # cached of each image under a frozen backbone, with itself; 0: new in every epoch
+    unseen_sources: int | None = None  # groups of sources that are left out in turn, see train.md; null: 5; 0: off
     mixed_precision: bool = False  # bfloat16 arithmetic; for GPUs that are fast at it
     tensorboard: bool = False  # also write the history for TensorBoard, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # phases of your own instead of epochs and fine_tune; keys of each:
@@ -371,6 +372,8 @@ def _check_training(training: TrainingConfig) -> None:
     _in_range(training, 0, 10**6, "patience", "augmented_versions")
     _in_range(training, 1e-9, 10.0, "learning_rate", "fine_tune_learning_rate")
     _in_range(training, 0.0, 10**6, "time_limit_minutes")
+    _in_range(training, 0, 1000, "unseen_sources")
+    expect(training.unseen_sources != 1, 1, "training.unseen_sources", "0 or at least 2")
     _in_range(training, 0.0, 1.0, "warmup", "weight_decay", "source_balance", "plateau_factor")
     _in_range(training, 0.0, 0.5, "label_smoothing")
     _in_range(training, 0.0, 0.99999, "average_weights")

@@ -192,7 +192,9 @@ def evaluate_test_split(
     images = predict_records(
         network, preprocessing, root, split.test, engine, batch_size, limit, config.seed, known.p_real
     )
-    return EvaluationResult(metrics_tree(images, detector, subject), images, detector, folder)
+    tree = metrics_tree(images, detector, subject)
+    tree["unseen_sources"] = detector.metadata.metrics.get("unseen_sources")
+    return EvaluationResult(tree, images, detector, folder)
 
 
 def _fastest_network(detector: Detector, output: Path, count: int, cache: Path | None) -> tuple[Network, str]:
@@ -322,6 +324,7 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
         "calibration": _calibration(labels, p_real, decision) if both else None,
         "band": _band(labels, p_real, decision),
         "by_source": measure_by_source(labels, p_real, [record.source for record in images.records], decision),
+        "unseen_sources": None,  # what the verdicts are worth there, of a training's own test images
         "resaves": _resaves(images, decision),
         "curves": {
             "roc": metrics.roc(labels, p_fake),

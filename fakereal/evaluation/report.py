@@ -121,13 +121,18 @@ def write_html(path: Path, result: EvaluationResult) -> None:
         **tree,
         at_half=tree["metrics_at_0.5"],
         names=summary.TITLES,
-        sources={name: summary.source_rows(tree["by_source"], label) for label, name in enumerate(NAMES)},
+        sources={name: _source_rows(tree, label) for label, name in enumerate(NAMES)},
         resaves_by_name=RESAVES,
         plot=_plots(result),
         mistake_images=_mistake_images(result.images.root, tree["mistakes"], detector),
         config=yaml.safe_dump(as_dict(detector.metadata.config), sort_keys=False),
         minutes=sum(row.get("seconds", 0.0) for row in tree["training"]["history"]) / 60,
     )
+
+
+def _source_rows(tree: dict[str, Any], label: int) -> list[summary.SourceRow]:
+    unseen_sources = tree["unseen_sources"] or {}
+    return summary.source_rows(tree["by_source"], label, unseen_sources.get("test_by_source"))
 
 
 def _plots(result: EvaluationResult) -> dict[str, Markup]:

@@ -9,6 +9,7 @@ from typing import Any
 from fakereal import html
 from fakereal.evaluation.selection import ONE_CLASS
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
+from fakereal.model import unseen
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import RESAVES
 
@@ -39,13 +40,15 @@ MAX_SOURCES = 10
 def training_lines(detector: Detector) -> list[str]:
     """Return what a training prints: metrics of the three splits, the confusion matrix of the test split, F1 last."""
     metrics, decision = detector.metadata.metrics, detector.metadata.decision
-    test = metrics["test"]
+    test, unseen_sources = metrics["test"], metrics.get("unseen_sources", {})
     (fake_fake, fake_real), (real_fake, real_real) = test["confusion"]
     low, high = test["intervals"]["f1_macro"]
     return [
         f"{'':14}{'images':>7} {'accuracy':>9} {'ROC AUC':>8}" + _class_headings(),
         *(_split_line(name, metrics[name]) for name in SPLITS),
-        *source_lines(metrics["test_by_source"]),
+        *([_split_line("unseen sources", unseen_sources["test"])] if "test" in unseen_sources else []),
+        *([sentence] if (sentence := unseen.sentence(metrics)) else []),
+        *source_lines(metrics["test_by_source"], unseen_sources.get("test_by_source")),
         "",
         "test: called fake, called real",
         f"  fake {fake_fake:10,} {fake_real:12,}",
@@ -65,21 +68,31 @@ class SourceRow:
     images: int
     share: float  # called fake, 0..1: recall of a generator, false alarms of a source of real images
     interval: tuple[float, float]  # of 95 %
+    unseen: float | None  # the share of a detector that never saw the source; None: unknown
 
 
-def source_rows(by_source: Mapping[str, dict[str, Any]], label: int) -> list[SourceRow]:
+def source_rows(
+    by_source: Mapping[str, dict[str, Any]], label: int, unseen_by_source: Mapping[str, dict[str, Any]] | None = None
+) -> list[SourceRow]:
     """Return the sources that have images of a class, those with the most mistakes first.
 
     Args:
         by_source: as `metrics.measure_by_source` returns it.
         label: 0 fake, 1 real.
+        unseen_by_source: the same of detectors that never saw the source.
     """
+    unseen_shares = {
+        name: _called_fake(row, label)[0]
+        for name, row in (unseen_by_source or {}).items()
+        if sum(row["confusion"][label])
+    }
     rows = [
-        SourceRow(name, sum(row["confusion"][label]), *_called_fake(row, label))
+        SourceRow(name, sum(row["confusion"][label]), *_called_fake(row, label), unseen_shares.get(name))
         for name, row in by_source.items()
         if sum(row["confusion"][label])
     ]
-    return sorted(rows, key=lambda row: (row.share if label == FAKE else -row.share, row.name))
+    wrong = (lambda row: 1.0 - row.share) if label == FAKE else (lambda row: row.share)
+    return sorted(rows, key=lambda row: (-round(row.images * wrong(row)), -wrong(row), row.name))
 
 
 def _called_fake(row: dict[str, Any], label: int) -> tuple[float, tuple[float, float]]:
@@ -91,15 +104,21 @@ def _called_fake(row: dict[str, Any], label: int) -> tuple[float, tuple[float, f
     return 1.0 - row["recall_real"], (1.0 - high, 1.0 - low)
 
 
-def source_lines(by_source: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Return the recall of each generator and the false alarms of each real source, the worst of each first."""
+def source_lines(
+    by_source: Mapping[str, dict[str, Any]], unseen_by_source: Mapping[str, dict[str, Any]] | None = None
+) -> list[str]:
+    """Return the recall of each generator and the false alarms of each real source, the worst of each first.
+
+    The arguments are those of `source_rows`.
+    """
     lines = []
     for label, title in ((FAKE, "recall of fake, by source"), (REAL, "false alarms, by source")):
-        rows = source_rows(by_source, label)
-        lines += [f"{title:34} {'images':>7}"] if rows else []
+        rows = source_rows(by_source, label, unseen_by_source)
+        lines += [f"{title:34} {'images':>7}{'':36}{'never seen' if unseen_by_source else ''}".rstrip()] if rows else []
         lines += [
             f"  {row.name or '(no source)':32} {row.images:7,} {html.percent(row.share):>8}"
             f"  (95 % interval {html.percents(row.interval)})"
+            + ("" if row.unseen is None else f"  {html.percent(row.unseen):>8}")
             for row in rows[:MAX_SOURCES]
         ]
         if len(rows) > MAX_SOURCES:

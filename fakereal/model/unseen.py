@@ -115,13 +115,21 @@ def wilson_interval(successes: int, trials: int) -> list[float] | None:
 def sentence(metrics: Mapping[str, Any]) -> str | None:
     """Return what a model's verdicts are worth on unseen sources, in one sentence; None where it was not measured."""
     found = metrics.get("unseen_sources")
-    if not found or not found["verdicts"]:
+    if not found:
         return None
     count = len(found["fake_sources"]) + len(found["real_sources"])
+    where = (
+        f"With each of {count} sources left out in turn" if "groups" in found else f"On {count} sources it never saw"
+    )
+    expect = (
+        " The backbone was trained on images of them all, so expect less." if found.get("backbone_saw_them") else ""
+    )
+    if not found["verdicts"]:
+        return f"{where}, no verdict was right often enough: all images were left uncertain.{expect}"
     low, high = (round(100 * limit) for limit in found["right_interval"])
     uncertain = 1 - found["verdicts"] / found["images"]
     return (
-        f"On {count} sources it never saw, {found['right']:,} of {found['verdicts']:,} verdicts were right"
+        f"{where}, {found['right']:,} of {found['verdicts']:,} verdicts were right"
         f" ({found['right'] / found['verdicts']:.0%}, 95 % interval {low} to {high} %);"
-        f" {uncertain:.0%} of the images were left uncertain."
+        f" {uncertain:.0%} of the images were left uncertain.{expect}"
     )

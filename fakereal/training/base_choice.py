@@ -6,9 +6,12 @@ of training images, scored on validation images. The training of the head finds 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakereal.config import Config
@@ -17,6 +20,7 @@ from fakereal.dataset.scan import labels_of
 from fakereal.dataset.split import Split
 from fakereal.labels import REAL
 from fakereal.model import networks, weights
+from fakereal.model.calibration import calibrate, fit_temperature
 from fakereal.model.weights import BaseWeights, LoadedBase
 from fakereal.runtime import log
 from fakereal.training.cache import RowCache
@@ -64,7 +68,7 @@ def choose_base(
         model.get_layer(networks.BASE).set_weights(each.weights)
         preprocessing = preprocessing_of(config, config.image_size)
         features = [plain_features(model, config, preprocessing, cache, count, records) for records in images]
-        losses.append(probe_loss(*features, *map(labels_of, images)))
+        losses.append(fit_probe(features[0], labels_of(images[0]), features[1], labels_of(images[1])).loss)
     best = bases[int(np.argmin(losses))]
     each_loss = ", ".join(f"{base.origin.description} {loss:.3f}" for base, loss in zip(bases, losses, strict=True))
     log(f"weights: {best.origin.description} has the better features: validation loss of a linear probe {each_loss}"
@@ -72,9 +76,33 @@ def choose_base(
     return best
 
 
-def probe_loss(train: np.ndarray, val: np.ndarray, train_labels: np.ndarray, val_labels: np.ndarray) -> float:
-    """Return the calibrated validation loss, in nats, of a logistic regression on features, float (n, features)."""
+@dataclass(frozen=True)
+class Probe:
+    """A calibrated logistic regression on features."""
+
+    regression: Pipeline
+    temperature: float
+    loss: float  # calibrated validation loss, in nats
+
+    def p_real(self, features: np.ndarray) -> np.ndarray:
+        """Return calibrated p_real, float (n,), from features (n, f)."""
+        return calibrate(self.regression.predict_proba(features)[:, REAL], self.temperature)
+
+
+def fit_probe(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray) -> Probe:
+    """Return the logistic regression whose regularization gives the lowest calibrated validation loss.
+
+    Args:
+        train: features to learn from, float (n, f).
+        train_labels: int (n,), 0 fake, 1 real, both present.
+        val: features to choose by, float (m, f).
+        val_labels: int (m,), both present.
+    """
     scaler = StandardScaler().fit(train)
-    train, val = scaler.transform(train), scaler.transform(val)
-    probes = (LogisticRegression(C=c, max_iter=1000).fit(train, train_labels) for c in _INVERSE_PENALTIES)
-    return min(calibrated_loss(val_labels, probe.predict_proba(val)[:, REAL]) for probe in probes)
+    train, val, probes = scaler.transform(train), scaler.transform(val), []
+    for c in _INVERSE_PENALTIES:
+        regression = LogisticRegression(C=c, max_iter=1000).fit(train, train_labels)
+        p_real = regression.predict_proba(val)[:, REAL]
+        loss, temperature = calibrated_loss(val_labels, p_real), max(1.0, fit_temperature(val_labels, p_real))
+        probes.append(Probe(make_pipeline(scaler, regression), temperature, loss))
+    return min(probes, key=lambda probe: probe.loss)

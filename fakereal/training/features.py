@@ -89,9 +89,17 @@ class BatchSource(ABC):
 
     def penultimate(self, records: Sequence[Record], batch_size: int) -> np.ndarray:
         """Return the input of the output layer for every image, float64 (n, features)."""
+        return self._outputs_of(self.model.layers[1:-1], records, batch_size)
+
+    def base_features(self, records: Sequence[Record], batch_size: int) -> np.ndarray:
+        """Return the output of the base for every image, float64 (n, features)."""
+        last = [layer.name for layer in self.model.layers].index(networks.FEATURES)
+        return self._outputs_of(self.model.layers[1 : last + 1], records, batch_size)
+
+    def _outputs_of(self, layers: Sequence[keras.Layer], records: Sequence[Record], batch_size: int) -> np.ndarray:
+        """Return what the first layers of the model make of every image, float64 (n, features)."""
         inputs = self.model.inputs[0]
-        model = keras.Model(inputs, _chain(self.model.layers[1:-1], inputs))
-        outputs = loop.predict(model, self.plain(records, batch_size))
+        outputs = loop.predict(keras.Model(inputs, _chain(layers, inputs)), self.plain(records, batch_size))
         return outputs.reshape(len(records), -1)
 
 

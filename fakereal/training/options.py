@@ -27,6 +27,9 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
     p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
+    p.add_argument("--unseen-sources", dest="training.unseen_sources", type=cli.parse_whole, metavar="K",
+                   help="leave out K groups of sources in turn, to measure what the detector is worth on new ones\n"
+                   "(default: 5 where each class has 3 sources; 0: off)")  # fmt: skip
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
                    help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", **switch,

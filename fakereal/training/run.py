@@ -25,15 +25,15 @@ from fakereal.evaluation.evaluate import KnownOutputs, predict_records
 from fakereal.evaluation.report import report_training
 from fakereal.files import keep_backups, locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
-from fakereal.model import model_file, networks, out_of_distribution, unseen
-from fakereal.model.calibration import DecisionRule, fit_decision_rule
+from fakereal.model import model_file, networks, out_of_distribution
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
 from fakereal.model.metrics import measure, measure_by_source, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.out_of_distribution import Prototypes
 from fakereal.model.weights import BaseWeights, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
-from fakereal.training import trainer
+from fakereal.training import trainer, unseen_sources
 from fakereal.training.base_choice import load_best_base
 from fakereal.training.cache import RowCache, open_cache
 from fakereal.training.checkpoint import TensorBoard, load_state
@@ -41,9 +41,6 @@ from fakereal.training.input_pipeline import named_images
 
 MAX_TRAIN_MEASURED = 5_000
 """The figures on the training split of a larger set come from this many images, drawn at random."""
-
-MIN_LEFT_OUT_SOURCES = 3
-"""Of each class, before figures on left-out sources say anything about sources that nobody has seen."""
 
 _RECORD_SUFFIXES = (".yaml", ".csv", ".tsv", ".json", ".html", ".png")
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
@@ -104,6 +101,7 @@ def train_and_report(config: Config, output: Path, resume: bool = False, force: 
     with locked(folder / ".lock"):
         dataset, split = scan_and_split(config)
         config = resolve_neutral_settings(config, dataset)
+        unseen_sources.group_count(split, config.training.unseen_sources)  # refuses too many
         watch.lap("scan")
         audited = _audit(config, dataset, split)
         watch.lap("audit")
@@ -200,13 +198,12 @@ def _measure(
     measured = {"train": _sample(split.train, config.seed, MAX_TRAIN_MEASURED), "val": split.val, "test": split.test}
     labels = {name: labels_of(records) for name, records in measured.items()}
     p_real = {name: _outputs(trained, config, records) for name, records in measured.items()}
-    rule, unseen_sources = fit_rule(split, p_real["val"])
-    rule = replace(rule, shorter_side_px=_familiar_sizes(split))
+    rule, unseen_record = _rule(trained, config, split, p_real["val"])
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
     for name in ("val", "test"):
         if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
             log(f"warning: the labels of {name} seem to be swapped against those of train: {swapped}")
-    metrics |= {"unseen_sources": unseen_sources} if unseen_sources else {}
+    metrics |= {"unseen_sources": unseen_record} if unseen_record else {}
     metrics["test_at_0.5"] = measure(labels["test"], p_real["test"], DecisionRule(temperature=rule.temperature))
     metrics["test_by_source"] = measure_by_source(
         labels["test"], p_real["test"], [record.source for record in split.test], rule
@@ -224,6 +221,16 @@ def _measure(
     )
     known = KnownOutputs(p_real["test"], trained.source.network, trained.source.engine)
     return Detector(trained.model, metadata), known
+
+
+def _rule(
+    trained: trainer.TrainedNetwork, config: Config, split: Split, p_real: np.ndarray
+) -> tuple[DecisionRule, dict[str, Any]]:
+    """Return the decision rule, and what its verdicts are worth on unseen sources where that is known."""
+    count = unseen_sources.group_count(split, config.training.unseen_sources)
+    is_frozen = trainer.is_frozen(trained.training, trained.origin)
+    fitted = unseen_sources.fit_rule(split, p_real, trained.source, count, is_frozen, config.training.batch_size)
+    return replace(fitted.decision, shorter_side_px=_familiar_sizes(split)), fitted.record
 
 
 def _familiar_sizes(split: Split) -> tuple[int, int] | None:
@@ -249,33 +256,6 @@ def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Rec
         return trained.source.predict(records, batch_size)
     network = trained.source.network or Detector(trained.model, Metadata(config, preprocessing))
     return predict_records(network, preprocessing, Path(), records, "keras", batch_size, resave_images=0).p_real
-
-
-def fit_rule(split: Split, p_real: np.ndarray) -> tuple[DecisionRule, dict[str, Any]]:
-    """Return the decision rule and, where validation holds left-out sources, what its verdicts are worth on those.
-
-    With sources that training never saw, the rule comes from one half of the validation images and the record from
-    the other half; the content of an image decides its half.
-
-    Args:
-        split: its validation images are used.
-        p_real: their outputs, float (n,).
-    """
-    labels = labels_of(split.val)
-    fitted = np.array([unseen.is_for_fitting(record.sha256) for record in split.val], bool)
-    halves = [set(labels[chosen]) for chosen in (fitted, ~fitted)]
-    if not _has_left_out_sources(split) or halves != [{FAKE, REAL}] * 2:
-        return fit_decision_rule(labels, p_real), {}
-    rule = unseen.fit_rule_for_unseen_sources(labels[fitted], p_real[fitted])
-    sources = [record.source for record, chosen in zip(split.val, ~fitted, strict=True) if chosen]
-    return rule, unseen.record(labels[~fitted], p_real[~fitted], sources, rule)
-
-
-def _has_left_out_sources(split: Split) -> bool:
-    """Return whether no validation source took part in training, and each class has enough of them."""
-    trained = {record.source for record in split.train} | {""}
-    by_label = [{record.source for record in split.val if record.label == label} for label in (FAKE, REAL)]
-    return min(map(len, by_label)) >= MIN_LEFT_OUT_SOURCES and not set.union(*by_label) & trained
 
 
 def _sample(records: tuple[Record, ...], seed: int, most: int) -> tuple[Record, ...]:
@@ -354,7 +334,7 @@ def _identity(config: Config, split: Split) -> str:
     anywhere = replace(
         config.data, cache_dir=DataConfig.cache_dir, cache_gb=DataConfig.cache_gb, audit=DataConfig.audit
     )
-    silent = replace(config.training, tensorboard=False)
+    silent = replace(config.training, tensorboard=False, unseen_sources=None)
     same = replace(config, data=anywhere, training=silent, report=ReportConfig())
     text = configuration.dumps(same) + _fingerprint(split) + weights_sha256(config.weights)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

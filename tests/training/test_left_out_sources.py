@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT, make_labeled_images
 
 from fakereal.dataset.split import Split
+from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL
+from fakereal.model import unseen
 from fakereal.model.calibration import fit_decision_rule
-from fakereal.training.run import fit_rule
+from fakereal.model.metrics import roc_auc
+from fakereal.training import unseen_sources
+from fakereal.training.base_choice import fit_probe
+from fakereal.training.unseen_sources import divide, fit_left_out, group_count, leave_out_in_turn
 
 
 def records(label, sources, count=120):
@@ -36,7 +46,8 @@ def split_of(fake_sources, real_sources):
 def test_left_out_sources_give_the_rule_and_its_record():
     split = split_of("abc", "xyz")
     labels, p_real = outputs(split)
-    rule, found = fit_rule(split, p_real)
+    fitted = fit_left_out(split, p_real)
+    rule, found = fitted.decision, fitted.record
     assert found["fake_sources"] == ["a", "b", "c"]
     assert 300 < found["images"] < 420  # half of 720: the other half fitted the rule
     assert found["right"] / found["verdicts"] > 0.8
@@ -51,4 +62,123 @@ def test_left_out_sources_give_the_rule_and_its_record():
 def test_other_validation_images_give_the_usual_rule_and_no_claim(fakes, reals):
     split = split_of(fakes, reals)
     labels, p_real = outputs(split)
-    assert fit_rule(split, p_real) == (fit_decision_rule(labels, p_real), {})
+    assert fit_left_out(split, p_real) is None
+    usual = unseen_sources.fit_rule(split, p_real, None, 0, True, 32)
+    assert (usual.decision, usual.record) == (fit_decision_rule(labels, p_real), {})
+
+
+def split_by_content(fake_sources, real_sources, count=100):
+    everything = records(FAKE, fake_sources, count) + records(REAL, real_sources, count)
+    return Split(everything[0::2], everything[1::4], everything[3::4], ())
+
+
+def test_each_group_has_both_classes_and_about_as_many_images():
+    split = split_by_content(["both", *"abcdef"], ["both", *"uvwxyz"])
+    groups = divide(split, 3)
+    assert groups == divide(split, 3)
+    assert set(groups) == {"both", *"abcdefuvwxyz"}
+    for group in range(3):
+        own = [name for name, number in groups.items() if number == group]
+        assert 2 <= len({"both", *"abcdef"} & set(own)) <= 3
+        assert 2 <= len({"both", *"uvwxyz"} & set(own)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("fakes", "reals", "asked", "count"),
+    [("abc", "xyz", None, 3), ("abcdefg", "tuvwxyz", None, 5), ("abc", "xy", None, 0), ("ab", "xy", 2, 2),
+     ("abc", "xyz", 0, 0), (["", "a", "b"], "xyz", None, 0)],
+)  # fmt: skip
+def test_sources_are_left_out_by_default_where_each_class_has_three(fakes, reals, asked, count):
+    assert group_count(split_by_content(fakes, reals), asked) == count
+
+
+def test_more_groups_than_sources_are_refused():
+    with pytest.raises(DataError, match="expected at least 4 sources of each class, found 5 of fake and 3 of real"):
+        group_count(split_by_content("abcde", "xyz"), 4)
+
+
+def features_of(split, own_of_source, seed=0):
+    """Features of each split: a weak trace of the class, and a strong one of the source or of nothing."""
+    rng = np.random.default_rng(seed)
+    names = sorted({record.source for part in (split.train, split.val, split.test) for record in part})
+    found = {}
+    for name in ("train", "val", "test"):
+        part = getattr(split, name)
+        trace = np.array([[record.label * 2.0 - 1.0] for record in part]) + rng.normal(size=(len(part), 1))
+        sources = np.array([[6.0 * own_of_source * (record.source == each) for each in names] for record in part])
+        found[name] = np.hstack([trace, sources + 0.1 * rng.normal(size=sources.shape)])
+    return found
+
+
+def test_what_tells_the_sources_apart_is_worth_nothing_on_a_source_that_was_left_out():
+    split = split_by_content("abcd", "wxyz")
+    features, labels = features_of(split, own_of_source=1.0), np.array([record.label for record in split.test])
+    seen = fit_probe(*(part[n] for n in ("train", "val") for part in (features, labels_by_name(split))))
+    outputs = leave_out_in_turn(split, features, divide(split, 4), 4)
+    assert roc_auc(labels, seen.p_real(features["test"])) > 0.99
+    assert 0.35 < roc_auc(labels, outputs["test"]) < 0.65
+
+
+def test_what_tells_the_classes_apart_everywhere_is_worth_as_much_on_a_source_that_was_left_out():
+    split = split_by_content("abcd", "wxyz")
+    outputs = leave_out_in_turn(split, features_of(split, own_of_source=0.0), divide(split, 4), 4)
+    for name in ("train", "val", "test"):
+        assert 0.87 < roc_auc(labels_by_name(split)[name], outputs[name]) < 0.97
+
+
+def labels_by_name(split):
+    return {name: np.array([record.label for record in getattr(split, name)]) for name in ("train", "val", "test")}
+
+
+def test_images_of_no_named_source_take_part_in_every_training_and_in_no_figure():
+    split = split_by_content(["", *"abc"], "xyz")
+    outputs = leave_out_in_turn(split, features_of(split, 0.0), divide(split, 3), 3)
+    unnamed = np.array([not record.source for record in split.test])
+    assert np.isnan(outputs["test"][unnamed]).all()
+    assert np.isfinite(outputs["test"][~unnamed]).all()
+
+
+class Features:
+    """In place of a batch source: features that are at hand."""
+
+    def __init__(self, split, found):
+        self.found = {id(getattr(split, name)): found[name] for name in found}
+
+    def base_features(self, part, batch_size):
+        return self.found[id(part)]
+
+
+def test_confidence_is_fitted_to_images_of_left_out_sources():
+    split = split_by_content("abcdef", "uvwxyz", 200)
+    found = features_of(split, own_of_source=0.06)
+    labels = labels_by_name(split)
+    p_real = fit_probe(found["train"], labels["train"], found["val"], labels["val"]).p_real(found["val"])
+    usual = unseen_sources.fit_rule(split, p_real, Features(split, found), 0, True, 32)
+    fitted = unseen_sources.fit_rule(split, p_real, Features(split, found), 3, True, 32)
+    assert fitted.decision.temperature > 1.5 * usual.decision.temperature  # less sure of itself
+    assert fitted.decision.band[1] > fitted.decision.band[0]
+    assert fitted.record["right"] / fitted.record["verdicts"] > 0.8
+    assert fitted.record["images"] == len(split.test)
+    assert set(fitted.record["test_by_source"]) == {*"abcdefuvwxyz"}
+    trained = unseen_sources.fit_rule(split, p_real, Features(split, found), 3, False, 32)
+    assert "expect less" in unseen.sentence({"unseen_sources": trained.record})
+    assert "expect less" not in unseen.sentence({"unseen_sources": fitted.record})
+
+
+def test_a_training_says_what_its_detector_is_worth_on_sources_it_never_saw(tmp_path):
+    counts = dict.fromkeys(["fake/gan", "fake/dalle", "fake/flux", "real/canon", "real/nikon", "real/pixel"], 14)
+    data, output = make_labeled_images(tmp_path / "set", counts), tmp_path / "model.h5"
+    command = [sys.executable, ROOT / "train_model.py", data, "--output", output, "--network", "cnn", "--weights",
+               "none", "--epochs", "1", "--image-size", "32", "--cache-dir", "none"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "unseen sources" in done.stdout
+    assert "With each of 6 sources left out in turn" in done.stdout
+    tree = json.loads((tmp_path / "model_run" / "metrics.json").read_text())
+    assert tree["unseen_sources"]["groups"] == 3
+    sources = {row["source"] for row in csv.DictReader((tmp_path / "model_run" / "predictions.csv").open())}
+    assert set(tree["unseen_sources"]["test_by_source"]) == set(tree["by_source"]) == sources
+    assert "never seen" in (tmp_path / "model_run" / "report.html").read_text()
+    refused = subprocess.run([*command, "--unseen-sources", "4"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--unseen-sources 4: expected at least 4 sources of each class, found 3 of fake" in refused.stderr
