@@ -69,7 +69,7 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 13) and \
 	    f"error: expected Python 3.11 to 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing requirements.txt into $(VENV) (once; about 2 GB)"
+	@echo "installing requirements.txt into $(VENV) (once; about 2.6 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
