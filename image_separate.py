@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_common_options()
     args = parser.parse_args(argv)
     if (args.source is None) == (args.undo is None) or (args.undo and args.dry_run):
-        parser.error("expected either SOURCE or --undo JOURNAL (without --dry-run): see --help")
+        parser.error("expected the folder SOURCE, or --undo JOURNAL without SOURCE and --dry-run")
     return args
 
 

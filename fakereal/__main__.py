@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0].startswith("-"):
         parser = build_parser()
+        command = next((word for word in argv if word in SCRIPTS or word in COMMANDS), None)
+        if command and argv[0] not in ("-h", "--help", "--version"):
+            parser.error(f"expected the command before its options: {_program()} {command} ... {argv[0]}")
         parser.parse_args(argv)
         parser.print_help()
         return EXIT_OK
@@ -207,7 +210,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     others = ("strict", "classes", "split_folders", "labels_file")
     options = {key: value for key, value in vars(arguments).items() if key not in others}
     options["model"] = choose_model(arguments.model)
-    log_model(options["model"])
+    log_model(options["model"], arguments.model)
     config = EvaluateConfig(**options, rules=_label_rules(arguments), command=_command_line())
     result = evaluate_and_report(config)
     print("\n".join(evaluation_lines(result.tree)))
@@ -245,7 +248,9 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from fakereal.training import compare
 
     if not (arguments.configs or arguments.write_configs):
-        raise ConfigError("compare: expected recipes, found none: name YAML files, or --write-configs DIR to get some")
+        raise ConfigError(
+            "compare: expected configurations, got none: name YAML files, or get some by --write-configs DIR"
+        )
     if arguments.write_configs:
         print("\n".join(map(str, compare.write_experiments(arguments.write_configs))))
     return _compare(arguments) if arguments.configs else EXIT_OK
@@ -302,7 +307,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     from fakereal.predict.run import choose_model, log_model
 
     model = choose_model(arguments.model)
-    log_model(model)
+    log_model(model, arguments.model)
     return run(ExportConfig(**vars(arguments) | {"model": model}))
 
 

@@ -131,7 +131,8 @@ class Parser(argparse.ArgumentParser):
         """Add an argument that is given by its position or by an option: DATA, or `--data DATA`.
 
         Args:
-            name: of the option, without the dashes; by default also the metavar, in upper case.
+            name: of the option, without the dashes; by default also the metavar, in upper case. Another metavar is a
+                second name of the option.
             help: its description.
             dest: its attribute in the result of `parse_args`; by default its name.
             required: whether to end with an error where it is missing.
@@ -140,7 +141,8 @@ class Parser(argparse.ArgumentParser):
         settings = {"default": None, "metavar": name.upper(), **settings}
         self._either[name] = (dest or name, required)
         self.add_argument(f"_{name}", nargs="?", help=help, **settings)
-        self.add_argument(f"--{name}", dest=dest or name, help=f"the same as {settings['metavar']}", **settings)
+        options = dict.fromkeys((f"--{name}", f"--{settings['metavar'].lower()}"))
+        self.add_argument(*options, dest=dest or name, help=f"the same as {settings['metavar']}", **settings)
 
     def add_common_options(self, replaces: bool = True) -> None:
         """Add the options of all commands, as the last ones; `replaces`: whether it may replace earlier results."""

@@ -170,6 +170,8 @@ def test_the_program_alone_prints_the_overview(capsys):
         (["train", "--ouput=x"], "error: unknown option --ouput=x; did you mean --output?"),
         (["predict", "--modle", "x"], "error: unknown option --modle; did you mean --model?"),
         (["separate", "a", "b"], "error: unexpected argument 'b': leave it out"),
+        (["--quiet", "audit", "x"], "audit ... --quiet ("),
+        (["separate", "--soruce", "x"], "error: unknown option --soruce; did you mean --source?"),
         (["audit"], "error: expected DATA, got none: name it by itself or with --data"),
         (["audit", "x", "--data", "y"], "error: unexpected argument 'x': an option gives the same already"),
     ],

@@ -18,7 +18,7 @@ from fakereal.dataset.layout import LabelRules, Parts, Place, Unused, read_layou
 from fakereal.decoding import has_image_content, is_image_name, read_bytes
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import is_folder, relative_name, walk
-from fakereal.labels import FAKE, NAMES, REAL, known_folder_names
+from fakereal.labels import FAKE, NAMES, REAL, known_folder_names, label_of_folder
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import log, parallel_map
 
@@ -230,6 +230,12 @@ def _check_both_classes(dataset: Dataset) -> None:
     if not (any(counts) or dataset.skipped):
         problem = "no files: put images into class folders, or check the path"
         raise DataError(f"{dataset.root}: {problem} ({known_folder_names()})")
+    label = label_of_folder(dataset.root.resolve().name)
+    if label is not None and not any(counts) and all(item.path.parent == dataset.root for item in dataset.skipped):
+        raise DataError(
+            f"{dataset.root}: a folder of {NAMES[label]} images by its name, without class folders in it: name the"
+            f" folder that holds both classes, such as {dataset.root.resolve().parent}"
+        )
     missing = f"a folder of {NAMES[counts.index(0)]} images" if any(counts) else "folders of fake and of real images"
     raise DataError(
         f"{dataset.root}: {counts[FAKE]} fake and {counts[REAL]} real images{_passed_over(dataset)}: add {missing}"

@@ -130,6 +130,6 @@ def sentence(metrics: Mapping[str, Any]) -> str | None:
     uncertain = 1 - found["verdicts"] / found["images"]
     return (
         f"{where}, {found['right']:,} of {found['verdicts']:,} verdicts were right"
-        f" ({found['right'] / found['verdicts']:.0%}, 95 % interval {low} to {high} %);"
-        f" {uncertain:.0%} of the images were left uncertain.{expect}"
+        f" ({100 * found['right'] / found['verdicts']:.0f} %, 95 % interval {low} to {high} %);"
+        f" {100 * uncertain:.0f} % of the images were left uncertain.{expect}"
     )

@@ -144,7 +144,7 @@ def prepare(config: PredictConfig) -> tuple[Listing, Predictor]:
     if config.explain is not None:
         check_readable_twice(listing)
     report_listing(listing)
-    log_model(model)
+    log_model(model, config.model)
     return listing, open_predictor(config, listing, model)
 
 
@@ -203,8 +203,9 @@ def complete(config: PredictConfig, listing: Listing, predictor: Predictor) -> i
         journal.remove()
     if predictor.foreign and (doubt := counts.spread.doubt):
         log(f"warning: {doubt}")
-    _report(counts, config, listing, predictor.worth)
-    if counts.failed == counts.total:
+    none_read = counts.failed == counts.total
+    _report(counts, config, listing, None if none_read else predictor.worth)
+    if none_read:
         raise DataError("not a single image could be read: the lines above say why")
     return exit_code(counts.failed or listing.skipped_folders or listing.empty_inputs, config.strict)
 
@@ -262,7 +263,7 @@ def predict_remaining(journal: Journal, items: Items, predictor: Predictor, conf
             advance(len(batch))
             check_interrupt()
     seconds = time.monotonic() - start_s
-    log(f"{len(remaining):,} images in {seconds:.1f} s ({len(remaining) / seconds:.1f} images/s)")
+    log(f"{_images(len(remaining))} in {seconds:.1f} s ({len(remaining) / seconds:.1f} images/s)")
 
 
 def choose_model(model: Path | None) -> Path:
@@ -280,10 +281,10 @@ def choose_model(model: Path | None) -> Path:
     raise ModelFileError(f"--model: expected a model file (.h5, .keras or .tflite), got {found}: {missing}")
 
 
-def log_model(model: Path) -> None:
-    """Log which model `choose_model` returned."""
-    shipped = f"the shipped detector ({TRAINED_MODEL} does not exist here)"
-    log(f"model: {shipped if is_shipped(model) else model}")
+def log_model(model: Path, named: Path | None) -> None:
+    """Log which model `choose_model` returned for the one that was named, if any."""
+    why = str(model) if named else f"{TRAINED_MODEL} does not exist here"
+    log(f"model: {f'the shipped detector ({why})' if is_shipped(model) else model}")
 
 
 def with_threshold(decision: DecisionRule, threshold: float | None) -> DecisionRule:
@@ -321,7 +322,7 @@ def report_listing(listing: Listing) -> None:
 def summary(counts: ResultCounts, config: PredictConfig, worth: str | None = None) -> str:
     """Return the summary for stdout: counts, what could not be read and why, and where the results are."""
     predicted = counts.total - counts.failed
-    lines = [f"{counts.total:,} images in {_inputs_text(config)}"]
+    lines = [f"{_images(counts.total)} in {_inputs_text(config)}"]
     rows = [("fake", counts.labels[FAKE]), ("real", counts.labels[REAL]), ("of these uncertain", counts.uncertain)]
     rows += [("of these unstable", counts.unstable)] if config.stability else []
     for name, count in rows:
@@ -348,6 +349,10 @@ def _closing_lines(config: PredictConfig, worth: str | None) -> Iterator[str]:
     yield from (f"{name}: {path}" for name, path in written.items() if path)
 
 
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
 def _inputs_text(config: PredictConfig) -> str:
     names = [*config.inputs, *([_list_name(config.list_file)] if config.list_file else [])]
     more = [f"{len(names) - _INPUTS_NAMED:,} more"] if len(names) > _INPUTS_NAMED else []
@@ -370,6 +375,11 @@ def check_outputs(config: PredictConfig) -> None:
     if config.stability > len(STABILITY_RESAVES):
         raise ConfigError(f"--stability: expected 1 to {len(STABILITY_RESAVES)} variants, got {config.stability}")
     if config.output_file:
+        if config.output_file.suffix.lower() in results.DETAILS_SUFFIXES[1:]:
+            raise ConfigError(
+                f"--output: expected a name ending in .json, got {config.output}: for a table, add"
+                f" --details {config.output}"
+            )
         _check_output("--output", config.output_file, (".json",))
     elif config.resume:
         raise ConfigError("--resume: expected the --output of the run that was stopped, got none: add it")

@@ -85,11 +85,7 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
     try:
         is_folder = stat.S_ISDIR(os.stat(value).st_mode)
     except (OSError, ValueError) as error:
-        missing = "nothing there" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", str(error))
-        raise DataError(
-            f"{value}: expected a folder of images, got {missing}: put images there, or name another folder"
-            " with --input FOLDER"
-        ) from error
+        raise DataError(f"{value}: {_why_missing(error)}: check the path, or name other images or folders") from error
     if is_folder:
         return [of_folder(value, recursive)]
     if is_archive_name(value):
@@ -103,6 +99,12 @@ def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]
         )
     named.append(_absolute_file(value))
     return []
+
+
+def _why_missing(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _is_image(path: str) -> bool:

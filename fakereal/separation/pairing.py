@@ -320,10 +320,11 @@ def _split_pair(pair: str, source: Path) -> tuple[Path, Path]:
         json = _existing(source, pair[cut + 1 :], Path.is_file)
         if folder and json:
             return folder, json
-    raise ConfigError(
-        f"--pair {pair!r}: expected FOLDER=JSON with a folder (in {display_path(source)}, or a path) and a file,"
-        " got names that don't exist"
-    )
+    folder, _, json = pair.rpartition("=")
+    if not (folder and json):
+        raise ConfigError(f"--pair {pair!r}: expected FOLDER=JSON")
+    missing = f"no folder {folder}" if not _existing(source, folder, Path.is_dir) else f"no file {json}"
+    raise ConfigError(f"--pair {pair!r}: there is {missing}, in {display_path(source)} or as a path: check the name")
 
 
 def _existing(source: Path, name: str, is_right: Callable[[Path], bool]) -> Path | None:

@@ -40,6 +40,7 @@ _REVIEW_REASONS = ("disagreement", "conflict")
 _THUMBNAIL_PX = 320  # on the review page, where people enlarge them
 _FEW = 3  # problems of a file and skipped images of a folder that get a line each, and examples of more
 _DONE = {"move": "moved", "copy": "copied", "link": "linked"}
+_UNDONE = {"move": "files are back in their places", "copy": "copies are undone", "link": "links are undone"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def result_lines(result: SeparationResult, options: Options, files: ReportFiles)
 def undo_lines(journal: Journal, result: TransferResult) -> Iterator[str]:
     """Yield a line for each file that can't be put back, then the count."""
     yield from _skipped_lines(result.skipped, journal.source)
-    count = f"{result.completed:,} of {len(journal.entries):,} files are back in their places"
+    count = f"{result.completed:,} of {len(journal.entries):,} {_UNDONE[journal.mode]}"
     yield f"interrupted: {count}; to resume: run the same command again" if result.interrupted else count
 
 
@@ -105,7 +106,7 @@ def _counts(result: SeparationResult, options: Options) -> Iterator[str]:
     reasons = Counter(file.reason for file in result.skipped).most_common()
     yield from (f"  {count:,}: {REASONS[reason]}" for reason, count in reasons)
     if result.plan.problems:
-        yield f"  {len(result.plan.problems):,}: prediction files and entries that can't be used"
+        yield f"{len(result.plan.problems):,} prediction files and entries could not be used"
 
 
 def _left_out_lines(skipped: Iterable[SkippedFile], plan: Plan, source: Path) -> Iterator[str]:

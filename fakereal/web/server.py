@@ -82,7 +82,7 @@ def run_server(config: WebConfig) -> int:
 
     path = choose_model(config.model)
     listening = listen(config.host, config.port)  # before the model is loaded, so that a taken port is reported at once
-    log_model(path)
+    log_model(path, config.model)
     opened = open_network(path, config.engine, config.foreign)
     log(opened.description)
     predictor = from_opened(opened, path, config.limits)

@@ -33,6 +33,14 @@ def test_where_a_class_is_missing_the_folders_passed_over_are_named_with_their_i
     )
 
 
+def test_a_class_folder_named_as_the_data_set_is_told_from_one(make_folder):
+    root = make_folder({"fake": 3, "real": 3})
+    assert refusal(root / "fake") == (
+        "a folder of fake images by its name, without class folders in it: name the folder that holds both classes,"
+        f" such as {root}"
+    )
+
+
 def test_an_unreadable_folder_is_named_first_and_as_unreadable(make_folder, monkeypatch):
     root = make_folder({"real": 8, "more": 3, "fake": 5})
     walk = scans.walk

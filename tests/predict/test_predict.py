@@ -388,6 +388,8 @@ def test_without_a_model_option_the_users_own_model_goes_before_the_shipped_one(
     monkeypatch.setattr(prediction, "DEFAULT_MODELS", (TRAINED_MODEL, model))
     assert run() == 0
     assert "model: the shipped detector (models/my_trained_model.h5 does not exist here)" in capsys.readouterr().err
+    assert run("--model", str(model)) == 0
+    assert f"model: the shipped detector ({model})" in capsys.readouterr().err
     TRAINED_MODEL.parent.mkdir()
     TRAINED_MODEL.write_bytes(model.read_bytes())
     assert run() == 0
@@ -472,19 +474,20 @@ def test_predictions_of_other_images_are_kept_and_named(tmp_path, model, monkeyp
 
 def _mistakes(folder: Path):
     good = ["--input", folder / "in", "--model", folder / "model.h5"]
-    yield ["--input", folder / "no", *good[2:]], "got nothing there: put images there"
+    yield ["--input", folder / "no", *good[2:]], "no: no such file or folder: check the path"
     yield ["--input", folder / "archive.zip", *good[2:]], "archive.zip: expected an intact archive, got a damaged one"
     yield ["--input", folder / "model.h5", *good[2:]], "an image (.jpg"
     yield ["--input", folder / "*.jpg", *good[2:]], "no file matches this pattern"
     yield ["--list", folder / "no.txt", *good[2:]], "--list: can't read"
     yield ["--input", folder / "empty", *good[2:]], "only 0 other files and 1 sub-folders: add --recursive"
     yield ["--input", folder / "empty", "--recursive", *good[2:]], "name the folder of images with --input"
-    yield ["--input", folder / ("x" * 300), *good[2:]], "got File name too long"
+    yield ["--input", folder / ("x" * 300), *good[2:]], ": File name too long: check the path"
     yield [*good[:2], "--model", folder / "no.h5"], "expected a model file (.h5, .keras or .tflite), got nothing there"
     yield [*good[:2], "--model", folder / "in"], "expected a model file (.h5, .keras or .tflite), got a folder"
     yield [*good, "--output", folder / "in"], "got the folder"
     yield [*good, "--output", folder / "in/1.png"], "expected a name ending in .json"
     yield [*good, "--output", folder / "model.h5/p.json"], "model.h5: Not a directory"
+    yield [*good, "--output", folder / "p.csv"], "p.csv: for a table, add --details"
     yield [*good, "--details", folder / "d.xlsx"], "expected a name ending in .json, .jsonl, .csv"
     yield [*good, "--output", folder / "p.json", "--details", folder / "in/../p.json"], "name the same file"
     yield [*good, "--batch-size", "100000"], "expected at most 1024"
@@ -492,7 +495,7 @@ def _mistakes(folder: Path):
     yield [*good, "--explain", folder / "in"], "is inside the input folder"
 
 
-@pytest.mark.parametrize("number", range(18))
+@pytest.mark.parametrize("number", range(19))
 def test_a_mistake_is_reported_in_one_line_before_any_work(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paint(tmp_path / "in/1.png")

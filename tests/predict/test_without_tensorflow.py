@@ -47,7 +47,7 @@ def test_both_requirements_files_have_the_same_bounds():
 def test_the_shipped_detector_predicts_without_tensorflow_and_without_a_conversion(bare, model, make_image, tmp_path):
     image = make_image(tmp_path / "photo.jpg", 1, (300, 200))
     out, err = predicted(bare, model, image, tmp_path / "p.json")
-    assert "1 images in" in out
+    assert "1 image in" in out
     assert "converting" not in err
     assert json.loads((tmp_path / "p.json").read_text())[0]["prediction"] in ("fake", "real")
     assert not (tmp_path / "cache").exists()

@@ -88,7 +88,11 @@ def test_a_given_pair_overrides_what_the_names_say(source, output, tmp_path):
 def test_a_pair_of_missing_names_is_one_line_and_exit_code_2(source, output, capsys):
     folder_of_three(source)
     assert separate(source, "--output", output, "--pair", "x=missing.json") == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err == (
+        f"error: --pair 'x=missing.json': there is no file missing.json, in {source} or as a path: check the name\n"
+    )
+    assert separate(source, "--output", output, "--pair", "y=missing.json") == 2
+    assert "there is no folder y, in" in capsys.readouterr().err
     assert not output.exists()
 
 

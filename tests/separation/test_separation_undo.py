@@ -37,7 +37,7 @@ def test_undoing_a_move_restores_every_byte(source, output):
 
 
 @pytest.mark.parametrize("mode", ["copy", "link"])
-def test_copies_and_links_leave_the_source_unchanged_and_are_undone(source, output, mode):
+def test_copies_and_links_leave_the_source_unchanged_and_are_undone(source, output, mode, capsys):
     folder_of_three(source)
     before = tree(source)
     assert separate(source, "--output", output, "--mode", mode) == 0
@@ -46,6 +46,7 @@ def test_copies_and_links_leave_the_source_unchanged_and_are_undone(source, outp
     same_file = (source / "x/1.png").samefile(output / "fake_images/x__1.png")
     assert same_file == (mode == "link")
     assert separate("--undo", journal_in(output)) == 0
+    assert {"copy": "3 of 3 copies are undone", "link": "3 of 3 links are undone"}[mode] in capsys.readouterr().out
     assert tree(source) == before
     assert separated(output) == set()
 

@@ -82,7 +82,7 @@ def test_settings_are_read_as_yaml():
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ([], "expected recipes, found none"),
+        ([], "expected configurations, got none"),
         (["none.yaml"], "expected a YAML file"),
         (["configs/base.yaml", "configs/base.yaml"], "found the same twice"),
         (["configs/base.yaml", "--set", "training.epoch=5"], "did you mean 'epochs'"),
