@@ -136,7 +136,7 @@ class CachedFeatureBatches(BatchSource):
     ) -> None:
         self.model, self._frozen, self._rows, self._images = model, frozen, rows, images
         self._seed, self.augmented_versions, self.cost = seed, versions, FeatureCost()
-        self.network = SplitNetwork(frozen, model, rows)
+        self.network = SplitNetwork(frozen, model)
         self.engine = f"{frozen.engine}, {engine.keras_version()}"
         augmentation = json.dumps([asdict(images.options), seed], sort_keys=True)
         self._augmentation = hashlib.sha256(augmentation.encode()).hexdigest()[:16]
@@ -383,34 +383,20 @@ class ConvertedFrozenPart:
 
 
 class SplitNetwork:
-    """The whole network for decoded images: its frozen part on an engine of its own, the rest on Keras.
+    """The whole network for decoded images: its frozen part on an engine of its own, the rest on Keras."""
 
-    Features are kept in `rows` by the content of the image, so that the report of the next training finds those of the
-    re-saved images.
-    """
-
-    def __init__(self, frozen: FrozenPart, trained: keras.Model, rows: Rows) -> None:
-        self._frozen, self._trained, self._rows = frozen, trained, rows
+    def __init__(self, frozen: FrozenPart, trained: keras.Model) -> None:
+        self._frozen, self._trained = frozen, trained
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """See `engines.formats.Network`."""
         chunks = [images[start : start + FROZEN_BATCH] for start in range(0, len(images), FROZEN_BATCH)]
-        return np.concatenate([self._p_real(chunk) for chunk in chunks])
+        return np.concatenate([self._p_real(chunk.astype(np.float32)) for chunk in chunks])
 
     def _p_real(self, images: np.ndarray) -> np.ndarray:
-        outputs = self._trained.predict_on_batch(pad_batch(self._features(images), FROZEN_BATCH))
+        features = pad_batch(self._frozen.features(images), FROZEN_BATCH)
+        outputs = self._trained.predict_on_batch(features)
         return np.asarray(outputs, dtype=np.float64).reshape(-1)[: len(images)]
-
-    def _features(self, images: np.ndarray) -> list[np.ndarray]:
-        names = [f"array {hashlib.sha256(image.tobytes()).hexdigest()}" for image in images]
-        found = {name: self._rows.get(name) for name in names}
-        missing = {name: image for name, image in zip(names, images, strict=True) if found[name] is None}
-        if missing:
-            computed = self._frozen.features(np.stack(list(missing.values())).astype(np.float32))
-            found |= dict(zip(missing, computed, strict=True))
-            for name in missing:
-                self._rows.put(name, found[name])
-        return [found[name] for name in names]
 
 
 def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cache: Path) -> FrozenPart:
