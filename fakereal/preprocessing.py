@@ -1,7 +1,8 @@
 """The preprocessing that training and prediction share: from a decoded image to the arrays that a network sees.
 
-`decoding.decode` -> `Neutral.encode` (optional) -> the whole image resized to 224x224 and, where the model has them,
-native-resolution crops -> the network's first layer normalizes (`model.networks`). Model files carry the `fingerprint`.
+`Preprocessing.decode` -> `Neutral.encode` (optional) -> the whole image resized to 224x224 and, where the model has
+them, native-resolution crops -> the network's first layer normalizes (`model.networks`). Model files carry the
+`fingerprint`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from fakereal.decoding import ImageInfo, decode
+from fakereal.decoding import ImageInfo, Reduction, decode
 from fakereal.errors import ConfigError, ModelFileError
 
 IMAGE_SIZE_PX = 224  # width and height that EfficientNetB0 was designed for
@@ -25,7 +26,9 @@ LONGEST_PX = 1024
 CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
 MAX_CROPS = len(CROP_CENTERS)
 
-_VERSION = 1  # raise it whenever a change here moves a single pixel
+_VERSION = 2  # raise it whenever a change here moves a single pixel, and keep what models of earlier ones need
+_VERSIONS = (1, 2)
+_REDUCED_PX = 922  # crops: large JPEGs are decoded at the smallest scale with that long a side, then resampled
 _FINGERPRINT = re.compile(
     r"fakereal-preprocessing/(\d+) size=(\d+) resize=bicubic fit=(stretch|square) alpha=white exif=upright"
     r"(?: neutral=(\d+)px,jpeg(\d+))?(?: crops=(\d+))?"
@@ -60,6 +63,7 @@ class Preprocessing:
     neutral: Neutral | None = None  # None: keep the image's own size and encoding
     square: bool = False  # resize the center square, which keeps the aspect ratio; False: stretch the whole image
     crops: int = 0  # native-resolution crops beside the whole image
+    version: int = _VERSION  # of `_VERSIONS`, which differ in `reduction`
 
     def __post_init__(self) -> None:
         if not 32 <= self.image_size_px <= 1024:
@@ -73,7 +77,7 @@ class Preprocessing:
         neutral = f" neutral={self.neutral.side_px}px,jpeg{self.neutral.quality}" if self.neutral else ""
         crops = f" crops={self.crops}" if self.crops else ""
         return (
-            f"fakereal-preprocessing/{_VERSION} size={self.image_size_px} resize=bicubic"
+            f"fakereal-preprocessing/{self.version} size={self.image_size_px} resize=bicubic"
             f" fit={'square' if self.square else 'stretch'} alpha=white exif=upright{neutral}{crops}"
         )
 
@@ -81,19 +85,29 @@ class Preprocessing:
     def from_fingerprint(cls, fingerprint: str) -> Preprocessing:
         """Return the preprocessing that a model was trained with; ModelFileError where this version has another."""
         match = _FINGERPRINT.fullmatch(fingerprint)
-        if not match or int(match[1]) != _VERSION:
+        if not match or int(match[1]) not in _VERSIONS:
             raise ModelFileError(
                 f"expected a model made with {cls().fingerprint.split()[0]!r}, found {fingerprint!r}:"
                 " train it again, or predict with the version that trained it"
             )
         neutral = Neutral(int(match[4]), int(match[5])) if match[4] else None
-        return cls(int(match[2]), neutral, match[3] == "square", int(match[6] or 0))
+        return cls(int(match[2]), neutral, match[3] == "square", int(match[6] or 0), int(match[1]))
 
     @property
-    def decode_px(self) -> int:
-        """The `target_px` that `decode` needs, so that no view lacks detail."""
-        views_px = max(self.image_size_px, LONGEST_PX // 2) if self.crops else self.image_size_px
-        return self.neutral.side_px if self.neutral else views_px
+    def reduction(self) -> Reduction:
+        """How far large JPEGs may be reduced while they are decoded, so that no view lacks detail."""
+        exact = self.version > 1
+        if self.neutral:
+            return Reduction(2 * self.neutral.side_px, exact=exact)
+        if not self.crops:
+            return Reduction(2 * self.image_size_px, exact=exact)
+        if exact:
+            return Reduction(longest_px=_REDUCED_PX, resized_px=LONGEST_PX)
+        return Reduction(max(2 * self.image_size_px, LONGEST_PX), exact=False)
+
+    def decode(self, source: Path | bytes) -> tuple[Image.Image, ImageInfo]:
+        """Return the image that `array` and `views` take, and what the file's header states; may raise ImageRefused."""
+        return decode(source, self.reduction)
 
     def read(self, source: Path | bytes) -> np.ndarray:
         """Return the whole image, uint8 (image_size_px, image_size_px, 3), RGB, 0..255; may raise ImageRefused."""
@@ -101,11 +115,11 @@ class Preprocessing:
 
     def read_with_info(self, source: Path | bytes) -> tuple[np.ndarray, ImageInfo]:
         """Like `read`, and the size and format that the file's header states."""
-        image, info = decode(source, self.decode_px)
+        image, info = self.decode(source)
         return self.array(image), info
 
     def array(self, image: Image.Image) -> np.ndarray:
-        """Return the whole image, decoded for `decode_px`, as the array that `read` gives."""
+        """Return the whole image, decoded by `decode`, as the array that `read` gives."""
         return self._whole(self._prepared(image))
 
     def views(self, image: Image.Image) -> list[np.ndarray]:

@@ -26,6 +26,13 @@ def gradient(width=48, height=36):
     return Image.fromarray(np.stack([255 * x, 255 * y, 255 * (1 - x)], axis=-1).round().astype(np.uint8))
 
 
+def textured(width, height):
+    """A picture with detail of several pixels, and a gradient."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (7 + 3 * c)) * np.cos(y / (11 + 2 * c)) * 80 + 128 + x * 40 / width for c in range(3)]
+    return Image.fromarray(np.clip(np.stack(waves, axis=-1), 0, 255).astype(np.uint8))
+
+
 def encoded(image, format, **options):
     content = io.BytesIO()
     image.save(content, format, **options)
@@ -391,7 +398,7 @@ def test_a_fingerprint_brings_the_preprocessing_back():
 
 
 @pytest.mark.parametrize(
-    "fingerprint", ["", "fakereal-preprocessing/2 size=224", Preprocessing().fingerprint.replace("/1", "/99")]
+    "fingerprint", ["", "fakereal-preprocessing/2 size=224", Preprocessing().fingerprint.replace("/2", "/99")]
 )
 def test_a_fingerprint_of_another_preprocessing_is_refused(fingerprint):
     with pytest.raises(ModelFileError, match="train it again"):
@@ -406,6 +413,60 @@ def test_the_arrays_are_those_of_the_fingerprints_version():
         1566979,
         19195181,
     ]
+
+
+@pytest.mark.parametrize("size", [(1793, 1201), (3001, 2203), (4000, 3000), (897, 640), (300, 200)])
+@pytest.mark.parametrize(("crops", "twice_px"), [(0, 128), (1, 1024)])
+def test_a_model_of_version_1_keeps_its_pixels(size, crops, twice_px):
+    older = Preprocessing.from_fingerprint(
+        "fakereal-preprocessing/1 size=64 resize=bicubic fit=square alpha=white exif=upright"
+        + f" crops={crops}" * bool(crops)
+    )
+    assert older == Preprocessing(64, square=True, crops=crops, version=1)
+    assert older.fingerprint != Preprocessing(64, square=True, crops=crops).fingerprint
+    content = encoded(textured(*size), "JPEG", quality=90)
+    with Image.open(io.BytesIO(content)) as expected:
+        expected.draft(None, (twice_px, twice_px))  # what version 1 has always done
+        assert difference(older.decode(content)[0], expected) == 0
+
+
+@pytest.mark.parametrize("size", [(257, 257), (389, 261), (1031, 521)])
+def test_a_jpeg_decoded_at_a_reduced_scale_is_not_stretched_against_its_png(size):
+    image = textured(*size)
+    jpeg, png = encoded(image, "JPEG", quality=95, subsampling=0), encoded(image, "PNG")
+    assert min(Preprocessing(32).decode(jpeg)[0].size) < min(size), "it must be one that is reduced"
+    now, before = (
+        np.abs(each.read(jpeg).astype(int) - each.read(png)).mean()
+        for each in (Preprocessing(32), Preprocessing(32, version=1))
+    )
+    assert now < before / 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((1800, 1200), (1800, 1200)),
+        ((1844, 1200), (1024, 666)),
+        ((3000, 2000), (1024, 683)),
+        ((4000, 3000), (1024, 768)),
+    ],
+)
+def test_a_large_jpeg_for_crops_is_decoded_at_the_smallest_scale_that_covers_them(size, decoded, turned):
+    exif = Image.Exif()
+    exif[0x112] = 6 if turned else 1
+    content = encoded(textured(*size), "JPEG", quality=90, exif=exif)
+    image, info = Preprocessing(160, square=True, crops=1).decode(content)
+    assert image.size == (decoded[::-1] if turned else decoded)
+    assert (info.width_px, info.height_px) == size
+
+
+def test_the_crops_of_a_large_jpeg_are_close_to_those_of_its_png():
+    image, reader = textured(1999, 1501), Preprocessing(160, square=True, crops=2)
+    jpeg, png = encoded(image, "JPEG", quality=95, subsampling=0), encoded(image, "PNG")
+    assert reader.decode(jpeg)[0].size == (1024, 769)
+    views = zip(*(reader.views(reader.decode(content)[0]) for content in (jpeg, png)), strict=True)
+    assert [np.abs(a.astype(int) - b).mean() < 2 for a, b in views] == [True] * 3
 
 
 # views

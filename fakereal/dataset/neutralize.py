@@ -18,7 +18,6 @@ import numpy as np
 from fakereal.config import Config
 from fakereal.dataset import image_metadata
 from fakereal.dataset.scan import Dataset, Record, Skipped, skipped_lines
-from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import locked_folders, relative_name, remove_partial_files, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
@@ -221,7 +220,7 @@ def _write(record: Record, place: Path, settings: Neutral) -> str | Skipped:
     if os.path.lexists(place):
         return "kept" if _is_neutral(place, settings) else Skipped(record.path, f"another file is already at {place}")
     try:
-        image, _ = decode(record.path, settings.side_px)
+        image, _ = Preprocessing(neutral=settings).decode(record.path)
     except ImageRefused as error:
         return Skipped(record.path, str(error))
     write_atomic(place, settings.encode(image))

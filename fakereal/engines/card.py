@@ -150,6 +150,7 @@ def make_card(
         int8: whether it was quantized.
     """
     runtime, size = RUNTIMES[name], metadata.preprocessing.image_size_px
+    reduction = metadata.preprocessing.reduction
     tree = {
         "format": name,
         "precision": _INT8 if int8 else _FLOAT32,
@@ -163,7 +164,8 @@ def make_card(
                 "square": metadata.preprocessing.square,
                 "crops": CROP_CENTERS[: metadata.preprocessing.crops],
                 "longest_px": LONGEST_PX,
-                "decode_px": 2 * metadata.preprocessing.decode_px,
+                "decode_px": reduction.shortest_px or reduction.longest_px,
+                "decode_side": "shorter" if reduction.shortest_px else "longer",
             },
         },
         "output": _output(metadata, int8),
@@ -211,9 +213,18 @@ def _input_meaning(preprocessing: Preprocessing) -> str:
     return (
         f"RGB of 0..255, not scaled; {image}, upright by EXIF, over white where transparent, 16-bit gray scaled to 8,"
         " a JPEG decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that has at least"
-        f" {2 * preprocessing.decode_px} pixels per side, {fit} by Pillow's bicubic filter"
+        f" {_reduction_meaning(preprocessing)}, {fit} by Pillow's bicubic filter"
         f"{_crops_meaning(preprocessing)}"
     )
+
+
+def _reduction_meaning(preprocessing: Preprocessing) -> str:
+    """Describe the size that a large JPEG keeps when it is decoded."""
+    reduction = preprocessing.reduction
+    if reduction.resized_px:
+        return f"{reduction.longest_px} pixels on its longer side, and resampled to {reduction.resized_px} there"
+    resampled = " (and resampled, where that size is no whole number, so that it is not stretched)"
+    return f"{reduction.shortest_px} pixels per side{resampled if reduction.exact else ''}"
 
 
 def _crops_meaning(preprocessing: Preprocessing) -> str:

@@ -20,7 +20,6 @@ from PIL import Image
 from fakereal import html
 from fakereal.config import as_dict
 from fakereal.dataset.split import Split
-from fakereal.decoding import decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
 from fakereal.evaluation import plots, summary
 from fakereal.evaluation.evaluate import (
@@ -190,7 +189,7 @@ def _mistake_images(root: Path, rows: Sequence[dict[str, Any]], detector: Detect
 def _read(path: Path, preprocessing: Preprocessing) -> Image.Image | None:
     """Return the decoded image, or None where it vanished after the evaluation."""
     try:
-        return decode(path, preprocessing.decode_px)[0]
+        return preprocessing.decode(path)[0]
     except ImageRefused:
         return None
 

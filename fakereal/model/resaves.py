@@ -86,6 +86,6 @@ def resaved_views(
     Raises:
         ImageRefused: the file can't be decoded.
     """
-    image, _ = decode(source, max(_FULL_PX, preprocessing.decode_px))
+    image, _ = decode(source, max(_FULL_PX, preprocessing.reduction.shortest_px // 2))
     for name in names:
         yield preprocessing.views(RESAVES[name].apply(image))

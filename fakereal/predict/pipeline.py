@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fakereal.decoding import ImageInfo, decode, read_bytes
+from fakereal.decoding import ImageInfo, read_bytes
 from fakereal.engines.formats import Network, core_count, pad_batch, run_network
 from fakereal.errors import ImageRefused, ModelFileError
 from fakereal.files import write_atomic
@@ -240,7 +240,7 @@ def _decode(
         source = item.open() if content is None else content
         if not isinstance(source, bytes):
             source = read_bytes(source)
-        image, info = decode(source, preprocessing.decode_px)
+        image, info = preprocessing.decode(source)
         others = resaved_views(source, preprocessing, variants) if variants else ()
         versions = tuple(map(tuple, (preprocessing.views(image), *others)))
         return DecodedImage(RawPrediction(item, info, stamp=stamp, origin=read_origin(source)), versions)
@@ -343,7 +343,7 @@ class Overlays:
         if prediction.p_real is None:
             return
         try:
-            image, _ = decode(prediction.item.open(), self.preprocessing.decode_px)
+            image, _ = self.preprocessing.decode(prediction.item.open())
         except ImageRefused:  # removed or changed since it was predicted
             return
         content = io.BytesIO()

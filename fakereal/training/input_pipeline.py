@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from fakereal.config import AugmentationConfig
 from fakereal.dataset.scan import Record, labels_of, scanned_bytes
-from fakereal.decoding import decode
 from fakereal.engines.formats import core_count
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import augmentation
@@ -89,7 +88,7 @@ def training_array(
     With augmentation off it is `plain_array`, bit for bit; arguments, result and errors are those of `plain_array`.
     """
     if options.resaving.share or preprocessing.crops:  # both need the image's own resolution
-        image, _ = decode(scanned_bytes(record), preprocessing.decode_px)
+        image, _ = preprocessing.decode(scanned_bytes(record))
         array = preprocessing.random_view(resave_randomly(image, rng, options.resaving), rng)
     else:
         rng.random()  # what `resave_randomly` would draw, so that the steps below are the same with and without it

@@ -22,7 +22,6 @@ import numpy as np
 from PIL import Image
 
 from fakereal.dataset import image_metadata
-from fakereal.decoding import decode
 from fakereal.engines.engine import OpenedNetwork, open_explainer
 from fakereal.engines.formats import Network, pad_batch, run_network
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
@@ -237,7 +236,7 @@ class Analyzer:
         origin, file_bytes = read_origin(upload.content), len(upload.content)
         try:
             self._check_pixels(upload.content)
-            image, info = decode(upload.content, self.preprocessing.decode_px)
+            image, info = self.preprocessing.decode(upload.content)
             variants = resaved_views(upload.content, self.preprocessing) if stability else ()
             versions = tuple(map(tuple, (self.preprocessing.views(image), *variants)))
             preview = seen_part(image, self.preprocessing) if explain else None

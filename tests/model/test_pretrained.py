@@ -20,7 +20,7 @@ def test_the_shipped_model_is_small_and_of_the_default_network_with_two_views():
     metadata = read_metadata(PRETRAINED)
     assert PRETRAINED.stat().st_size <= 20e6
     assert metadata.config.network.name == "efficientnetb0"
-    assert metadata.preprocessing == Preprocessing(160, square=True, crops=1)
+    assert metadata.preprocessing == Preprocessing(160, square=True, crops=1, version=1)
 
 
 def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
