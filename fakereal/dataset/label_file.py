@@ -107,7 +107,8 @@ def _place(
 
 def _split_of(file: Path, row: _Row, rules: LabelRules) -> str | Unused:
     given = rules.split_of(row.split)
-    split = {EVALUATION: "test"}.get(read_folder_name(row.split).split, read_folder_name(row.split).split)
+    named = read_folder_name(row.split).split
+    split = "test" if named == EVALUATION else named
     if given == "skip":
         return Unused("left out by --split-folder", failed=False)
     if not (given or split):

@@ -373,10 +373,8 @@ def _compare_with_earlier(entry: Entry, label: int | None, plan: Plan) -> None:
             f"{display_path(entry.source)}: an earlier run put it into {CLASS_FOLDERS[entry.label]},"
             f" the predictions now say {NAMES[label]}: undo that run first"
         )
-        folder, kind = (
-            display_path(entry.source.parent),
-            "for images that an earlier run put into the other class: undo that run first",
-        )
+        kind = "for images that an earlier run put into the other class: undo that run first"
+        folder = display_path(entry.source.parent)
         plan.problems.append(Problem(problem, folder, kind, display_path(entry.source.name)))
 
 
