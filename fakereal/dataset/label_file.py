@@ -141,12 +141,20 @@ def _read_rows(file: Path) -> list[_Row]:
             _Row(number, cells[path], label, *("" if at is None else cells[at] for at in (split, source)))
             for (number, cells), label in zip(wide, decided, strict=True)
         ]
-    if all(len(cells) == 2 for _, cells in lines) and not (names[0] in _PATH or names[1] in _LABEL):
+    in_pairs = all(len(cells) == 2 for _, cells in lines) and not (names[0] in _PATH or names[1] in _LABEL)
+    if in_pairs and not _names_columns([cells for _, cells in lines]):
         return [_Row(number, path, label) for number, (path, label) in lines]
     raise DataError(
         f"{file}: expected columns with a path (path, image, filename, id ...) and a label (label, class ...), got"
         f" {', '.join(lines[0][1][:8])}: name them in the first line"
     )
+
+
+def _names_columns(pairs: Sequence[Sequence[str]]) -> bool:
+    """Say whether the first pair of a path and a label is a header in words of its own, such as `pic,answer`."""
+    (path, label), others = pairs[0], {label for _, label in pairs[1:]}
+    is_word = label[:1].isalpha() and label not in others and read_folder_name(label).label is None
+    return is_word and not path.lower().endswith(SUFFIXES)
 
 
 def _read_text(file: Path) -> str:

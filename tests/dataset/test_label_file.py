@@ -91,6 +91,8 @@ REFUSED = {
     ),
     "three classes": ("id,label\n1,fake\n2,real\n3,edited\n", {}, "can't tell whether edited (1 row) is fake or real"),
     "no label": ("id,score\n1,0.3\n", {}, "expected columns with a path (path, image, filename, id ...) and a label"),
+    "a header in other words": ("pic,answer\n1,0\n2,1\n", DIGITS, "got pic, answer: name them in the first line"),
+    "no header": ("1,0\n2,1\n", {}, "whether 0 (1 row), 1 (1 row) are fake or real"),
     "nothing": ("", {}, "got an empty file"),
     "two labels": ("id,label\n1,fake\n1,real\n", {}, "lines 2 and 3 label 1 differently"),
     "columns that disagree": ("id,label,is_fake\n1,fake,0\n", {}, "line 2: the columns label, isfake contradict"),
