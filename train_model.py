@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from fakereal import cli, runtime
+from fakereal.errors import ConfigError
 from fakereal.training.options import add_config_options
 
 _EXAMPLES = """examples:
@@ -18,7 +20,7 @@ _EXAMPLES = """examples:
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
 inside one folder per source; unclear names are asked about. Beside the model, NAME_run/ gets report, split, history."""
 
-_NOT_CONFIGURATION = ("config", "output", "resume", "end_with_stdin", "strict", "force")
+_NOT_CONFIGURATION = ("config", "output", "resume", "ray", "workers", "end_with_stdin", "strict", "force")
 """Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""
 
 
@@ -34,6 +36,10 @@ def parser() -> cli.Parser:
     add_config_options(p)
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run from its checkpoint")
+    p.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS",
+                   help="train on a Ray cluster: HOST:PORT, auto or local")  # fmt: skip
+    p.add_argument("--workers", type=cli.parse_count, metavar="N",
+                   help="with --ray (default: one per GPU, or per machine if none)")  # fmt: skip
     p.add_common_options()
     return p
 
@@ -47,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     effective = config.load(options.config, flags)
     if options.end_with_stdin:
         runtime.end_with_stdin()
-    runtime.start_keras()
+    if options.workers and not options.ray:
+        raise ConfigError("--workers needs --ray: add --ray, or --ray local for workers on this machine")
+    runtime.start_keras("jax" if options.ray else None)
     from fakereal.evaluation.summary import training_lines
-    from fakereal.training import run
+    from fakereal.training import ray, run
 
-    outcome = run.train_and_report(effective, options.output, options.resume, options.force)
+    with ray.cluster(options.ray, options.workers) if options.ray else nullcontext() as execute:
+        outcome = run.train_and_report(effective, options.output, options.resume, options.force, execute)
     print("\n".join(training_lines(outcome.detector)))
     runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
     return cli.EXIT_INTERRUPTED if outcome.interrupted else cli.exit_code(outcome.left_out, options.strict)

@@ -109,12 +109,18 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], desc
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def start_keras() -> None:
+def start_keras(backend: str | None = None) -> None:
     """Import Keras and its backend without their start-up messages, which would bury our own lines.
 
+    Args:
+        backend: the only one that can be used; None: the one that the environment names.
+
     Raises:
-        ConfigError: Keras or its backend is not installed.
+        ConfigError: Keras or its backend is not installed, or the environment names another one.
     """
+    chosen = os.environ.setdefault("KERAS_BACKEND", backend) if backend else None
+    if chosen != backend:
+        raise ConfigError(f"expected the Keras backend {backend}, got KERAS_BACKEND={chosen}: remove that variable")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)

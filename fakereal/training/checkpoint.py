@@ -6,7 +6,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,16 @@ def check_versions(before: int, now: int) -> None:
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints: after each epoch, or less often where writing takes longer than the epochs do."""
+    """Saves a run's states: after each epoch, or less often where saving takes longer than the epochs do."""
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity, self._next = path, identity, 0.0
+    def __init__(self, save: Callable[[TrainingState], None]) -> None:
+        self._save, self._next = save, 0.0
 
     def write(self, state: TrainingState, always: bool = False) -> None:
-        """Write the state, unless that would take more than a tenth of the time and `always` is False."""
+        """Save the state, unless that would take more than a tenth of the time and `always` is False."""
         started = time.monotonic()
         if always or started >= self._next:
-            save_checkpoint(self._path, self._identity, state)
+            self._save(state)
             ended = time.monotonic()
             self._next = ended + 9 * (ended - started)
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,6 +200,8 @@ def choose_batch_source(
     cache: RowCache,
     count: int,
     learn_batch_norm: bool = False,
+    twin: keras.Model | None = None,
+    all_of: Callable[[bool], bool] = bool,
 ) -> BatchSource:
     """Return cached features where a part of the network is frozen and the cache has room for them, else images.
 
@@ -210,6 +212,9 @@ def choose_batch_source(
         cache: where decoded images and features are kept.
         count: number of images, in all splits.
         learn_batch_norm: True where the model calls its base in training mode: features then vary and can't be cached.
+        twin: the same network on one device, which computes the features, where several processes hold `model` together
+            and so could compute only all at once.
+        all_of: returns whether a condition is true in all these processes, which must choose alike.
     """
     images = ImageBatches(model, preprocessing, config.augmentation, cache.images(preprocessing))
     parts = split_network(model) if config.training.augmented_versions and not learn_batch_norm else None
@@ -217,8 +222,8 @@ def choose_batch_source(
         return images
     versions = _versions(config)
     size = count * versions * math.prod(parts.frozen.output_shape[1:]) * np.dtype("float32").itemsize
-    frozen, rows = _open_frozen_part(parts, preprocessing, cache, count * versions)
-    if not cache.holds(rows, size):
+    frozen, rows = _open_frozen_part(split_network(twin) if twin else parts, preprocessing, cache, count * versions)
+    if not all_of(cache.holds(rows, size)):
         log(f"features need {size / 1e9:.1f} GB, more than data.cache_gb or the disk allows: they are computed again in"
             " every epoch")  # fmt: skip
         return images

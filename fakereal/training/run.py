@@ -83,7 +83,9 @@ class TrainResult:
         return bool(self.skipped or self.diverged)
 
 
-def train_and_report(config: Config, output: Path, resume: bool = False, force: bool = False) -> TrainResult:
+def train_and_report(
+    config: Config, output: Path, resume: bool = False, force: bool = False, execute: trainer.Execute | None = None
+) -> TrainResult:
     """Train a detector, measure it, and write the model file and the records of the run.
 
     Args:
@@ -91,6 +93,7 @@ def train_and_report(config: Config, output: Path, resume: bool = False, force: 
         output: the model file, `.h5` or `.keras`; `<name>_run/` beside it gets the run's records.
         resume: continue from the checkpoint of a killed run.
         force: keep no backup of the results of another training that this one replaces.
+        execute: see `trainer.train`.
 
     Raises:
         FakeRealError: with one line that says what to do.
@@ -105,7 +108,7 @@ def train_and_report(config: Config, output: Path, resume: bool = False, force: 
         watch.lap("scan")
         audited = _audit(config, dataset, split)
         watch.lap("audit")
-        detector, trained, known = _train(config, split, folder, resume, audited, watch)
+        detector, trained, known = _train(config, split, folder, resume, audited, watch, execute)
         skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
         advice = _advice(config, trained)
         result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
@@ -150,7 +153,13 @@ def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:
 
 
 def _train(
-    config: Config, split: Split, folder: Path, resume: bool, audited: dict[str, Any], watch: _Stopwatch
+    config: Config,
+    split: Split,
+    folder: Path,
+    resume: bool,
+    audited: dict[str, Any],
+    watch: _Stopwatch,
+    execute: trainer.Execute | None,
 ) -> tuple[Detector, trainer.TrainedNetwork, KnownOutputs]:
     """Train and measure: all that works on batches of images, and can be ended by Ctrl-C between two of them."""
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
@@ -170,7 +179,7 @@ def _train(
             log("warning: the base has random weights and stays frozen, so hardly anything can be learned: leave out"
                 " --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip
         watch.lap("base")
-        trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, on_epoch_end)
+        trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, on_epoch_end, execute)
         watch.lap("epochs")
         watch.part("features", "epochs", trained.features_s)
         log("measuring")

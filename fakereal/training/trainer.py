@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fakereal.model.weights import BaseWeights
 from fakereal.runtime import log, one_line, progress_bar
 from fakereal.training import fine_tuning, loop
 from fakereal.training.cache import RowCache
-from fakereal.training.checkpoint import CheckpointWriter, TrainingState, check_versions
+from fakereal.training.checkpoint import CheckpointWriter, TrainingState, check_versions, save_checkpoint
 from fakereal.training.distributed import DistributedContext, several_devices
 from fakereal.training.features import BatchSource, FeatureCost, choose_batch_source
 from fakereal.training.fine_tuning import FineTuning, PhaseCost
@@ -36,6 +37,9 @@ from fakereal.training.input_pipeline import EpochSampler
 
 History = Sequence[dict[str, Any]]
 """One row per epoch: phase, train, epoch, loss, accuracy, val_loss, val_calibrated_loss, val_accuracy, seconds."""
+
+Execute = Callable[["Run", Callable[..., None]], None]
+"""Something that does in other processes what `run_phases` does in this one."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def train(
     identity: str,
     state: TrainingState | None = None,
     on_epoch_end: Callable[[History], None] = lambda history: None,
+    execute: Execute | None = None,
 ) -> TrainedNetwork:
     """Train a network, phase by phase; after Ctrl-C the best weights so far are the result.
 
@@ -120,6 +125,7 @@ def train(
         identity: names the configuration and the data; the checkpoint carries it.
         state: of a killed run, from `checkpoint.load_state`; None starts from the first epoch.
         on_epoch_end: is called with the history after every epoch.
+        execute: where the phases are run; None: in this process, by `run_phases`.
 
     Raises:
         DivergedError: the loss is not finite in the first epoch already.
@@ -127,11 +133,11 @@ def train(
     """
     state = state or TrainingState(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=loop.sample_validation(split.val, config.training, config.seed))
-    run = _Run(config, origin, split, cache, state, several_devices())
+    run = Run(config, origin, split, cache, state, None if execute else several_devices())
     if state.history:
         on_epoch_end(state.history)
 
-    writer = CheckpointWriter(checkpoint, identity)
+    writer = CheckpointWriter(partial(save_checkpoint, checkpoint, identity))
 
     def keep(always: bool = False) -> None:
         writer.write(state, always)
@@ -139,7 +145,7 @@ def train(
 
     ended_by: type[BaseException] | None = None  # not the error, which would keep all that it passed through alive
     try:
-        _run_phases(run, keep)
+        (execute or run_phases)(run, keep)
         runtime.check_interrupt()  # pressed after the last epoch, it must not end the measuring
     except (KeyboardInterrupt, DivergedError) as error:
         pressed_twice = isinstance(error, KeyboardInterrupt) and runtime.interrupt_requested()
@@ -160,7 +166,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What all phases share."""
 
     config: Config
@@ -182,6 +188,10 @@ class _Run:
         """All phases that are decided."""
         return phases(self.training, self.origin)
 
+    def agreed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the same values in all processes: clocks differ, and rounding on processors of several kinds."""
+        return self.devices.from_first(values) if self.devices else values
+
     @property
     def is_undecided(self) -> bool:
         """True where `fine_tune: auto` has a choice and has not made it."""
@@ -189,7 +199,17 @@ class _Run:
         return training.fine_tune == "auto" and self.origin.pretrained and not training.phases
 
 
-def _run_phases(run: _Run, on_epoch_end: Callable[..., None]) -> None:
+def run_phases(run: Run, on_epoch_end: Callable[..., None]) -> None:
+    """Train phase by phase from `run.state`, and bring it up to date.
+
+    Args:
+        run: what to train.
+        on_epoch_end: is called after every epoch; with `always=True` where the checkpoint must be written.
+
+    Raises:
+        DivergedError: the loss is not finite; the state is that of the epoch before.
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
     number = run.state.phase
     while number < len(run.plan):
         _run_phase(run, number, on_epoch_end)
@@ -199,7 +219,7 @@ def _run_phases(run: _Run, on_epoch_end: Callable[..., None]) -> None:
             on_epoch_end(always=True)  # from now on the checkpoint holds the decision
 
 
-def _decide_fine_tuning(run: _Run) -> FineTuning:
+def _decide_fine_tuning(run: Run) -> FineTuning:
     """Decide by the clock which layers are fine-tuned, after the head."""
     training = run.training
     spent_s = sum(row["seconds"] for row in run.state.history)
@@ -211,30 +231,33 @@ def _decide_fine_tuning(run: _Run) -> FineTuning:
     )
 
 
-def _phase_cost(run: _Run, training: TrainingConfig) -> PhaseCost:
+def _phase_cost(run: Run, training: TrainingConfig) -> PhaseCost:
     """Time some steps of the second phase, with a network that is thrown away."""
     phase = phases(training, run.origin)[-1]
     with run.devices.scope() if run.devices else nullcontext():
         _, source = _prepare(run, phase, run.config.image_size)
         cost = fine_tuning.measure(source, run.split, phase, run.config.seed)
     _add_features(run, source)
-    return cost
+    return PhaseCost(**run.agreed(asdict(cost)))
 
 
-def _add_features(run: _Run, source: BatchSource) -> None:
+def _add_features(run: Run, source: BatchSource) -> None:
     run.features.images += source.cost.images
     run.features.seconds += source.cost.seconds
 
 
-def _prepare(run: _Run, phase: PhaseConfig, size_px: int) -> tuple[keras.Model, BatchSource]:
+def _prepare(run: Run, phase: PhaseConfig, size_px: int) -> tuple[keras.Model, BatchSource]:
     """Return the network as a phase trains it, and its batches, whose model is compiled."""
-    model = _phase_network(run, phase, size_px)
-    source = _batch_source(model, run, size_px, _learns_batch_norm(phase))
+    model, twin = _phase_network(run, phase, size_px), None
+    if run.devices and run.devices.processes > 1:
+        with run.devices.left():
+            twin = _phase_network(run, phase, size_px)
+    source = _batch_source(model, run, size_px, _learns_batch_norm(phase), twin)
     _compile(source.model, run, phase)
     return model, source
 
 
-def _run_phase(run: _Run, number: int, on_epoch_end: Callable[[], None]) -> None:
+def _run_phase(run: Run, number: int, on_epoch_end: Callable[[], None]) -> None:
     plan, patience = run.plan, run.config.training.patience
     phase = plan[number]
     size_px = phase.image_size or run.config.image_size
@@ -254,7 +277,7 @@ def _run_phase(run: _Run, number: int, on_epoch_end: Callable[[], None]) -> None
     _add_features(run, source)
 
 
-def _phase_network(run: _Run, phase: PhaseConfig, size_px: int) -> keras.Model:
+def _phase_network(run: Run, phase: PhaseConfig, size_px: int) -> keras.Model:
     """Build the network as this phase trains it, from the best weights so far."""
     config, learn_batch_norm = run.config, _learns_batch_norm(phase)
     keras.utils.set_random_seed(config.seed)
@@ -279,15 +302,18 @@ def _stop_random_depth(model: keras.Model) -> None:
             layer.rate = 0.0
 
 
-def _batch_source(model: keras.Model, run: _Run, size_px: int, learn_batch_norm: bool = False) -> BatchSource:
+def _batch_source(
+    model: keras.Model, run: Run, size_px: int, learn_batch_norm: bool = False, twin: keras.Model | None = None
+) -> BatchSource:
     split = run.split
     count = len(split.train) + len(split.val) + len(split.test)
     preprocessing = preprocessing_of(run.config, size_px)
-    source = choose_batch_source(model, run.config, preprocessing, run.cache, count, learn_batch_norm)
+    all_of = run.devices.all_of if run.devices else bool
+    source = choose_batch_source(model, run.config, preprocessing, run.cache, count, learn_batch_norm, twin, all_of)
     return run.devices.divide(source) if run.devices else source
 
 
-def _compile(model: keras.Model, run: _Run, phase: PhaseConfig) -> None:
+def _compile(model: keras.Model, run: Run, phase: PhaseConfig) -> None:
     training = replace(run.config.training, schedule=phase.schedule)
     model.compile(
         optimizer=loop.build_optimizer(training, phase.learning_rate, _steps(run, phase) * phase.epochs),
@@ -296,7 +322,7 @@ def _compile(model: keras.Model, run: _Run, phase: PhaseConfig) -> None:
     )
 
 
-def _steps(run: _Run, phase: PhaseConfig) -> int:
+def _steps(run: Run, phase: PhaseConfig) -> int:
     """Return the number of batches of an epoch."""
     images = len(run.split.train)
     return -(-min(phase.images_per_epoch or images, images) // phase.batch_size)
@@ -318,7 +344,7 @@ def _restore(state: TrainingState, model: keras.Model, source: BatchSource, is_o
     _assign(optimizer.variables, state.optimizer)
 
 
-def _run_epoch(run: _Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int) -> None:
+def _run_epoch(run: Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int) -> None:
     """Train one epoch, validate it, and bring the state up to date."""
     started, state = time.monotonic(), run.state
     title = f"{phase.train} {model.input_shape[1]} px, epoch {state.epoch + 1}/{phase.epochs}"
@@ -326,6 +352,7 @@ def _run_epoch(run: _Run, model: keras.Model, source: BatchSource, phase: PhaseC
     p_real = source.predict(run.split.val, phase.batch_size)
     row = {"phase": number + 1, "train": phase.train, "epoch": state.epoch + 1}
     row |= _losses(logs, labels_of(run.split.val), p_real) | {"seconds": round(time.monotonic() - started, 1)}
+    row = run.agreed(row)
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: the loss is not finite, as the weights diverged: lower --learning-rate")
     if row["val_calibrated_loss"] < state.best_loss:
@@ -342,7 +369,7 @@ def _run_epoch(run: _Run, model: keras.Model, source: BatchSource, phase: PhaseC
 
 
 def _fit_epoch(
-    run: _Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int, title: str
+    run: Run, model: keras.Model, source: BatchSource, phase: PhaseConfig, number: int, title: str
 ) -> tuple[dict[str, list[float]], list[np.ndarray]]:
     """Return Keras' history, and the weights of the last step.
 

@@ -30,6 +30,18 @@ def test_the_weighted_mean_over_a_filled_batch_is_the_mean_over_its_images():
     np.testing.assert_allclose((losses[filled.rows] * filled.weights).mean(), losses.mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("count", "batch_size"), [(32, 8), (49, 16), (5, 32)])
+def test_processes_read_adjacent_parts_of_each_batch_and_together_what_one_process_reads(count, batch_size):
+    alone = fill_up(count, batch_size, devices=4)
+    parts = [fill_up(count, batch_size, devices=4, processes=2, index=index) for index in (0, 1)]
+    assert parts[0].repeated.tolist() == parts[1].repeated.tolist() == alone.repeated.tolist()
+    assert parts[0].batch_size == parts[1].batch_size == alone.batch_size // 2
+    starts = range(0, len(alone.rows), alone.batch_size)
+    for name in ("rows", "weights"):
+        batches = [getattr(part, name)[start // 2 :][: alone.batch_size // 2] for start in starts for part in parts]
+        assert np.concatenate(batches).tolist() == getattr(alone, name).tolist()
+
+
 def test_on_tensorflow_nothing_is_divided():
     assert distributed.several_devices() is None
 
