@@ -13,8 +13,11 @@ READY_DEV := $(VENV)/.ready-dev
 # fixtures that train or serve.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
+# What JAX, Ray and object stores are tested by.
+SCALE_TESTS := tests/predict/test_predict_scale.py $(patsubst %,tests/training/test_%.py,backends distributed ray_training)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format docs notebook pretrained pretrained-tflite clean
+.PHONY: help setup demo test test-all test-scale lint format docs notebook pretrained pretrained-tflite clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -30,6 +33,10 @@ test: $(READY_DEV)  ## set up, then run the fast tests
 
 test-all: $(READY_DEV)  ## run the slow tests too
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not gpu and not network"
+
+test-scale: $(READY_DEV)  ## install requirements-scale.txt too, then run the tests that need it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-scale.txt
+	$(BIN)/python -m pytest -m "not gpu and not network" $(SCALE_TESTS)
 
 lint: $(READY_DEV)  ## check style and formatting
 	$(BIN)/ruff check .
