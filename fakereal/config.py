@@ -260,7 +260,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: expected a YAML file, found {error.strerror or error}") from error
+        raise ConfigError(f"{path}: can't read the configuration: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, found {error}") from error
     if tree is None:

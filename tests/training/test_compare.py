@@ -83,7 +83,7 @@ def test_settings_are_read_as_yaml():
     ("more", "expected"),
     [
         ([], "expected configurations, got none"),
-        (["none.yaml"], "expected a YAML file"),
+        (["none.yaml"], "none.yaml: can't read the configuration: No such file or directory"),
         (["configs/base.yaml", "configs/base.yaml"], "found the same twice"),
         (["configs/base.yaml", "--set", "training.epoch=5"], "did you mean 'epochs'"),
     ],
