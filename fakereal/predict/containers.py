@@ -33,6 +33,8 @@ from typing import Any, BinaryIO, Protocol
 from fakereal.content import HEAD_BYTES, begins_like_image
 from fakereal.decoding import MAX_FILE_BYTES, is_image_name
 from fakereal.errors import ConfigError, DataError, ImageRefused
+from fakereal.predict.names import Places
+from fakereal.predict.tar_headers import BLOCK, files_in_tar
 from fakereal.runtime import one_line
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -42,7 +44,6 @@ FREE_BYTES, MAX_GROWTH = 2**30, 100
 """An archive may unpack to FREE_BYTES, or to MAX_GROWTH times its own size; images hardly grow at all."""
 
 _MAX_HEADER_BYTES = 2**20  # a tar's header may claim any length, and would be read whole
-_BLOCK = 512  # of a tar
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -108,7 +109,7 @@ def open_archive(path: Path) -> Archive:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(_BLOCK)
+            start = file.read(BLOCK)
         if path.suffix.lower() == ".zip":
             return Zip(path)
         return Tar(path, next((opener for magic, opener in _OPENERS if start.startswith(magic)), None))
@@ -118,7 +119,8 @@ def open_archive(path: Path) -> Archive:
 
 def is_unsafe(name: str) -> bool:
     """Return whether a member's name leads out of the archive, on any system."""
-    return name[:1] in ("/", "\\") or ".." in re.split(r"[/\\]", name) or bool(_DRIVE.match(name))
+    leads_up = ".." in name and ".." in re.split(r"[/\\]", name)
+    return name[:1] in ("/", "\\") or leads_up or bool(_DRIVE.match(name))
 
 
 def _clean(name: str) -> str:
@@ -199,7 +201,7 @@ class Tar:
     def __init__(self, path: Path, opener: Callable[[Path], Any] | None) -> None:
         self.path, self.sequential, self.duplicates = path, opener is not None, set()
         self._opener = opener or _open_plain
-        self._positions: dict[str, tuple[int, int]] = {}  # offset and size of the content
+        self._places = Places({})
         self._become_readable()
         with self._opener(path) as file:  # raises where it is not a tar
             tarfile.open(fileobj=_Guarded(file, 2 * _MAX_HEADER_BYTES), mode="r:").close()
@@ -217,44 +219,29 @@ class Tar:
     def members(self) -> Iterator[Member]:
         """See `Archive`."""
         limit = growth_limit(self.path) if self.sequential else sys.maxsize
+        places: dict[str, tuple[int, int]] = {}
         try:
             with self._opener(self.path) as file:
                 guarded = _Guarded(file, limit)
-                with tarfile.open(fileobj=guarded, mode="r:") as tar:
-                    end = 0
-                    while (info := tar.next()) is not None:
-                        if tar.offset <= end:  # a negative size: it would be found again, forever
-                            raise tarfile.ReadError(f"a file of {info.size:,} bytes")
-                        end = tar.offset
-                        tar.members.clear()  # 1.5 kB each
-                        if not info.isdir():
-                            yield self._member(info, guarded)
-                    guarded.seek(tar.offset)
-                    if guarded.read(_BLOCK).strip(b"\0") or guarded.tell() != tar.offset + _BLOCK:
-                        raise tarfile.ReadError("no end mark where the last file ends")
+                for found in files_in_tar(guarded, self.sequential):
+                    name = _clean(found.name)
+                    if name in places:
+                        self.duplicates.add(name)
+                    places[name] = found.offset, found.size
+                    problem = _leading_out(name) or found.problem or _too_large(found.size)
+                    yield Member(name, problem, _is_image(name, problem, partial(found.head, guarded)))
         except _DAMAGE as error:
             self.damage = _reason(error)
-
-    def _member(self, info: tarfile.TarInfo, file: _Guarded) -> Member:
-        name = _clean(info.name)
-        if name in self._positions:
-            self.duplicates.add(name)
-        self._positions[name] = info.offset_data, info.size
-        problem = _leading_out(name) or _problem_in_tar(info)
-
-        def head() -> bytes:
-            file.seek(info.offset_data)
-            return file.read(min(HEAD_BYTES, info.size))  # no more: a compressed tar can't be read backwards
-
-        return Member(name, problem, _is_image(name, problem, head))
+        finally:
+            self._places = Places(places)
 
     def position(self, name: str) -> int:
         """See `Archive`."""
-        return self._positions[name][0]
+        return self._places[name][0]
 
     def read(self, name: str) -> bytes:
         """See `Archive`."""
-        offset, size = self._positions[name]
+        offset, size = self._places[name]
         with self._lock:
             try:
                 self._file.seek(offset)
@@ -305,14 +292,6 @@ def _problem_in_zip(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
         return "expected a file without a password, got an encrypted one"
     return _too_large(info.file_size)
-
-
-def _problem_in_tar(info: tarfile.TarInfo) -> str | None:
-    if not info.isreg():
-        return f"expected a file, got a {'link' if info.issym() or info.islnk() else 'pipe or device'}"
-    if info.issparse():
-        return "expected an ordinary file, got a sparse one"
-    return _too_large(info.size)
 
 
 def _too_large(size: int) -> str | None:

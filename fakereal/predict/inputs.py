@@ -13,6 +13,7 @@ from typing import Protocol
 from fakereal.decoding import SUFFIXES
 from fakereal.errors import DataError
 from fakereal.predict import sources
+from fakereal.predict.names import Names
 from fakereal.predict.sources import FoundImages
 
 _MAX_DIGITS = 255  # of a file's number: more than file systems allow; archives have no such limit
@@ -65,25 +66,6 @@ class Item:
         except (OSError, ValueError):
             return None
         return status.st_size, status.st_mtime_ns
-
-
-class Names(Sequence[str]):
-    """A compact sequence of names: as objects, a million of them would take 80 MB."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        text, ends = bytearray(), array("Q", [0])
-        for name in names:
-            text += name.encode("utf-8", "surrogatepass")  # Python gives names that are no UTF-8 surrogates
-            ends.append(len(text))
-        self._text, self._ends = bytes(text), ends
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, number: int) -> str:
-        if not 0 <= number < len(self):
-            raise IndexError(f"expected a number from 0 to {len(self) - 1}, got {number}")
-        return self._text[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
 
 
 class Items(Sequence[Item]):

@@ -13,13 +13,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from fakereal.decoding import ImageInfo
 from fakereal.errors import DataError
 from fakereal.files import lock
-from fakereal.predict.inputs import Item, Items
+from fakereal.predict.inputs import Item, Items, Stamp
 from fakereal.predict.pipeline import RawPrediction
 from fakereal.provenance import NO_ORIGIN, Origin
 from fakereal.runtime import log
@@ -31,6 +31,7 @@ _APPLICATION_ID = b"fkrl"  # marks a database as ours; the last field of SQLite'
 _ID_OFFSET = 68
 _HEADER_BYTES = _ID_OFFSET + len(_APPLICATION_ID)
 _SYNC_S = 5.0  # what a power cut may cost
+_QUERY_ITEMS = 500  # that one query asks for
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -142,9 +143,8 @@ class Journal:
 
     def predictions(self) -> Iterator[RawPrediction]:
         """Yield the raw prediction of every item, in the order of the items; all must be there."""
-        for number in range(len(self._items)):
-            item = self._items[number]
-            yield from_json(self._text_of(item.name), item)
+        for item, text in self._saved():
+            yield from_json(text, item)
 
     def close(self) -> None:
         """Close the file, and remove it where it holds no prediction that would be worth resuming."""
@@ -191,24 +191,18 @@ class Journal:
                 self._database.executemany("INSERT INTO run VALUES (?, ?)", rows)
             return
         self._compare(found, header)
-        for number in range(len(self._items)):
-            self._done[number] = self._is_valid(self._items[number])
+        stamps: dict[PurePath, Stamp | None] = {}  # of the archives; asked once for each, not for each image
+        for number, (item, text) in enumerate(self._saved()):
+            self._done[number] = _is_valid(item, text, stamps)
 
-    def _is_valid(self, item: Item) -> bool:
-        """Return whether there is a prediction of the file as it is now; errors may be fixed, so they are retried."""
-        text = self._text_of(item.name)
-        try:
-            prediction = None if text is None else from_json(text, item)
-        except (ValueError, TypeError, KeyError):  # damaged
-            return False
-        if prediction is None or prediction.error is not None or prediction.stamp is None:
-            return False
-        return prediction.stamp == item.stamp()
-
-    def _text_of(self, name: str) -> str | None:
-        query = "SELECT prediction FROM predictions WHERE image = ?"
-        row = self._database.execute(query, (_key(name),)).fetchone()
-        return row[0] if row else None
+    def _saved(self) -> Iterator[tuple[Item, str | None]]:
+        """Yield every item and what was saved of it, None where nothing was, in the order of the items."""
+        for start in range(0, len(self._items), _QUERY_ITEMS):
+            items = [self._items[number] for number in range(start, min(start + _QUERY_ITEMS, len(self._items)))]
+            keys = [_key(item.name) for item in items]
+            query = f"SELECT image, prediction FROM predictions WHERE image IN ({','.join('?' * len(keys))})"
+            texts = dict(self._database.execute(query, keys))
+            yield from ((item, texts.get(key)) for item, key in zip(items, keys, strict=True))
 
     def _compare(self, found: Header, expected: Header) -> None:
         for name in expected:
@@ -283,6 +277,27 @@ def from_json(text: str, item: Item) -> RawPrediction:
 def image_of(text: str) -> str:
     """Return the name of the image that `to_json` wrote about."""
     return json.loads(text)["image"]
+
+
+def _is_valid(item: Item, text: str | None, stamps: dict[PurePath, Stamp | None]) -> bool:
+    """Return whether what was saved is of the file as it is now; errors may be fixed, so they are retried.
+
+    Args:
+        item: the image.
+        text: what was saved of it.
+        stamps: those of the archives so far; the item's is added.
+    """
+    try:
+        prediction = None if text is None else from_json(text, item)
+    except (ValueError, TypeError, KeyError):  # damaged
+        return False
+    if prediction is None or prediction.error is not None or prediction.stamp is None:
+        return False
+    if isinstance(item.root, Path):
+        return prediction.stamp == item.stamp()
+    if item.root.path not in stamps:
+        stamps[item.root.path] = item.stamp()
+    return prediction.stamp == stamps[item.root.path]
 
 
 def _connect(path: Path) -> sqlite3.Connection:

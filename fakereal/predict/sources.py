@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -252,7 +251,7 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
         return _of_files_with(own, str(error).removeprefix(f"{own}: "))
     found = FoundImages(own, archive=archive)
     for member in archive.members():
-        if any(map(is_hidden, re.split(r"[/\\]", member.name))):
+        if any(map(is_hidden, member.name.replace("\\", "/").split("/"))):
             found.hidden.append(member.name)
         elif member.is_image:
             found.add(member.name, member.problem)
