@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with ray.cluster(options.ray, options.workers) if options.ray else nullcontext() as execute:
         outcome = run.train_and_report(effective, options.output, options.resume, options.force, execute)
-    print("\n".join(training_lines(outcome.detector)))
-    runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip())
+    runtime.log(f"\nmodel: {outcome.output}\nrecords: {outcome.folder}\n{outcome.advice}".rstrip() + "\n")
+    print("\n".join(training_lines(outcome.detector, outcome.folder / "report.html")))
     return cli.EXIT_INTERRUPTED if outcome.interrupted else cli.exit_code(outcome.left_out, options.strict)
 
 

@@ -213,8 +213,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     log_model(options["model"], arguments.model)
     config = EvaluateConfig(**options, rules=_label_rules(arguments), command=_command_line())
     result = evaluate_and_report(config)
-    print("\n".join(evaluation_lines(result.tree)))
-    log(f"\nreport: {result.folder / 'report.html'}")
+    print("\n".join(evaluation_lines(result.tree, result.folder / "report.html")))
     return exit_code(result.skipped, arguments.strict)
 
 

@@ -182,7 +182,9 @@ def evaluate_test_split(
     """
     config = detector.metadata.config
     command = ["python", "train_model.py", "--config", str(folder / "config.yaml"), "--output", str(output)]
-    subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command))
+    caveat = detector.metadata.data.get("base_caveat")
+    notes = (f"Optimistic: {caveat}",) if caveat else ()
+    subject = Subject(output.name, sha256_of(output), str(root), "the test split", shlex.join(command), notes)
     preprocessing, limit = detector.metadata.preprocessing, config.report.resave_images
     network, engine = known.network, known.engine
     if network is None:
@@ -333,6 +335,7 @@ def metrics_tree(images: EvaluatedImages, detector: Detector, subject: Subject) 
         if both
         else None,
         "mistakes": _mistakes(images, decision),
+        "next_step": "",  # a command
         "audit": metadata.data.get("audit"),  # of the training images
         "training": {
             "data": {key: value for key, value in metadata.data.items() if key != "audit"},

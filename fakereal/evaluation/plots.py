@@ -180,15 +180,31 @@ def history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.plot(epochs, [row["val_loss"] for row in rows], color=_SOFT, linewidth=1, label="validation loss")
     calibrated = epoch_losses(rows)
     axes.plot(epochs, calibrated, color=FAKE_COLOR, label="validation loss, calibrated")
-    for number in range(1, len(rows)):
-        if rows[number]["phase"] != rows[number - 1]["phase"]:
-            axes.axvline(number + 0.5, color=_SOFT, linewidth=1, linestyle=":")
+    _phase_lines(axes, rows)
     best = int(np.argmin(calibrated))
     axes.plot(best + 1, calibrated[best], "o", color=FAKE_COLOR, label=f"lowest: epoch {best + 1}")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.legend(loc="best")
+
+
+def accuracy(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw training and validation accuracy over the epochs; dotted lines separate the phases."""
+    epochs = np.arange(1, len(rows) + 1)
+    axes.plot(epochs, [row["accuracy"] for row in rows], color=REAL_COLOR, label="training")
+    axes.plot(epochs, [row["val_accuracy"] for row in rows], color=FAKE_COLOR, label="validation")
+    axes.axhline(0.5, color=_SOFT, linewidth=1, linestyle="--", label="guessing")
+    _phase_lines(axes, rows)
+    axes.set(xlabel="epoch", ylabel="accuracy")
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    axes.legend(loc="best")
+
+
+def _phase_lines(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    for number in range(1, len(rows)):
+        if rows[number]["phase"] != rows[number - 1]["phase"]:
+            axes.axvline(number + 0.5, color=_SOFT, linewidth=1, linestyle=":")
 
 
 def roc_curves(axes: Axes, curves: dict[str, Sequence[Sequence[float]]]) -> None:

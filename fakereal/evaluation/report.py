@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from fakereal.evaluation.evaluate import (
     prediction_rows,
 )
 from fakereal.files import keep_backups, write_atomic
-from fakereal.labels import NAMES
+from fakereal.labels import FAKE, NAMES, REAL
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
@@ -43,6 +44,8 @@ REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
 """What `write_report` writes."""
 
 _THUMBNAIL_PX = 224
+_SAMPLES_PER_CLASS = 6
+_USE = "python|predict_and_save_json.py|--model|{output}|--input|photos"
 
 
 def evaluate_and_report(config: EvaluateConfig) -> EvaluationResult:
@@ -58,18 +61,26 @@ def evaluate_and_report(config: EvaluateConfig) -> EvaluationResult:
 
 
 def report_training(
-    detector: Detector, output: Path, folder: Path, root: Path, split: Split, cache: Path | None, known: KnownOutputs
+    detector: Detector,
+    output: Path,
+    folder: Path,
+    root: Path,
+    split: Split,
+    cache: Path | None,
+    known: KnownOutputs,
+    next_step: str = "",
 ) -> EvaluationResult:
     """Write the reports of a training run into its folder, those on its test split included.
 
     They are `history.csv`, `learning_curve.png`, `report.json` (the metrics of all splits) and what `write_report`
-    writes. The arguments are those of `evaluate_test_split`.
+    writes. The arguments are those of `evaluate_test_split`, and the command that may make a better detector.
     """
     history = detector.metadata.history
     write_atomic(folder / "history.csv", _csv(history, ["epoch"]))
     write_atomic(folder / "learning_curve.png", plots.png(lambda axes: plots.history(axes, history)))
     write_atomic(folder / "report.json", json.dumps(_run_summary(detector), indent=4, allow_nan=False).encode())
     result = evaluate_test_split(detector, output, folder, root, split, cache, known)
+    result.tree["next_step"] = next_step or shlex.join(_USE.format(output=output).split("|"))
     write_report(result)
     return result
 
@@ -120,6 +131,9 @@ def write_html(path: Path, result: EvaluationResult) -> None:
         **tree,
         at_half=tree["metrics_at_0.5"],
         names=summary.TITLES,
+        headline=summary.headline(tree),
+        doubt=summary.doubt(tree["metrics"]),
+        samples=_samples(result),
         sources={name: _source_rows(tree, label) for label, name in enumerate(NAMES)},
         resaves_by_name=RESAVES,
         plot=_plots(result),
@@ -127,6 +141,21 @@ def write_html(path: Path, result: EvaluationResult) -> None:
         config=yaml.safe_dump(as_dict(detector.metadata.config), sort_keys=False),
         minutes=sum(row.get("seconds", 0.0) for row in tree["training"]["history"]) / 60,
     )
+
+
+def _samples(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return random images of both classes with their verdicts, each as a row of predictions.csv with its thumbnail."""
+    images, metadata = result.images, result.detector.metadata
+    rows, rng = prediction_rows(images, metadata.decision), np.random.default_rng(metadata.config.seed)
+    chosen = [number for label in (FAKE, REAL)
+              for number in rng.permutation(np.flatnonzero(images.labels == label))[:_SAMPLES_PER_CLASS]]  # fmt: skip
+    found = []
+    for number in chosen:
+        image = _read(images.records[number].path, metadata.preprocessing)
+        if image is not None:
+            shown = html.thumbnail(seen_part(image, metadata.preprocessing), _THUMBNAIL_PX)
+            found.append({**rows[number], "thumbnail": shown})
+    return found
 
 
 def _source_rows(tree: dict[str, Any], label: int) -> list[summary.SourceRow]:
@@ -151,6 +180,8 @@ def _plots(result: EvaluationResult) -> dict[str, Markup]:
         )
     if tree["training"]["history"]:
         draw["history"] = partial(plots.history, rows=tree["training"]["history"])
+    if all("val_accuracy" in row for row in tree["training"]["history"]) and tree["training"]["history"]:
+        draw["accuracy"] = partial(plots.accuracy, rows=tree["training"]["history"])
     return {name: Markup(plots.svg(function, name.replace("_", " "))) for name, function in draw.items()}
 
 

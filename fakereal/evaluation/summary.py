@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fakereal import html
@@ -33,12 +34,41 @@ METRIC_NAMES = {
 TITLES = METRIC_NAMES | {"false_positive_rate": "false alarms (reals called fake)"}
 """The same, and what images of one class show."""
 
+CHANCE_AUC = 0.5
+
 MAX_SOURCES = 10
 """Sources of each class that are printed, those with the most mistakes first; the report has all of them."""
 
 
-def training_lines(detector: Detector) -> list[str]:
-    """Return what a training prints: metrics of the three splits, the confusion matrix of the test split, F1 last."""
+def headline(tree: dict[str, Any]) -> str:
+    """Return the figures of a `metrics.json` as one sentence for people."""
+    confusion, what = tree["metrics"]["confusion"], tree["subject"]["pictures"]
+    right, total = confusion[FAKE][FAKE] + confusion[REAL][REAL], tree["data"]["images"]
+    noun = "test images" if "test" in what else "images"
+    unseen_test = (tree["unseen_sources"] or {}).get("test")
+    if unseen_test:
+        elsewhere = f"{html.percent(unseen_test['accuracy'], 0)} on sources it never saw"
+    else:
+        elsewhere = "how many less, only images from other sources tell"
+    return f"Right on {right:,} of {total:,} {noun}; expect less on images from elsewhere: {elsewhere}."
+
+
+def doubt(metrics: dict[str, Any]) -> str:
+    """Return a warning where a detector ranks images no better than chance, or worse; else an empty string."""
+    auc = metrics.get("roc_auc")
+    low, high = metrics["intervals"].get("roc_auc", (None, None))
+    if auc is None or low is None or low > CHANCE_AUC:
+        return ""
+    if high < CHANCE_AUC:
+        return f"Worse than chance: ROC AUC {auc:.2f}, where 0.50 is guessing. Check the labels."
+    return (
+        f"Hardly better than guessing: the interval of ROC AUC, {low:.2f} to {high:.2f}, includes 0.50. Don't rely on"
+        " these answers: train on more images, or fine-tune more layers."
+    )
+
+
+def training_lines(detector: Detector, report: Path) -> list[str]:
+    """Return what a training prints: metrics of the three splits, the test split's confusion matrix, the report, F1."""
     metrics, decision = detector.metadata.metrics, detector.metadata.decision
     test, unseen_sources = metrics["test"], metrics.get("unseen_sources", {})
     (fake_fake, fake_real), (real_fake, real_real) = test["confusion"]
@@ -55,6 +85,7 @@ def training_lines(detector: Detector) -> list[str]:
         f"  real {real_fake:10,} {real_real:12,}",
         decision_line(decision.threshold, decision.band, test["uncertain_share"]),
         "",
+        f"report: {report}",
         f"F1 on {test['images']:,} test images: fake {test['f1_fake']:.4f}, real {test['f1_real']:.4f},"
         f" mean {test['f1_macro']:.4f} (95 % interval {low:.4f} to {high:.4f})",
     ]
@@ -152,7 +183,7 @@ def _split_line(name: str, row: dict[str, Any]) -> str:
     return f"{name:14}{row['images']:7,} {row['accuracy']:9.4f} {row['roc_auc']:8.4f}{columns}"
 
 
-def evaluation_lines(tree: dict[str, Any]) -> list[str]:
+def evaluation_lines(tree: dict[str, Any], report: Path) -> list[str]:
     """Return what `fakereal evaluate` prints about a `metrics.json`: F1 last, of one class recall or false alarms."""
     metrics, band, data = tree["metrics"], tree["band"], tree["data"]
     decided = (
@@ -164,7 +195,7 @@ def evaluation_lines(tree: dict[str, Any]) -> list[str]:
         key = "recall_fake" if only == NAMES[FAKE] else "false_positive_rate"
         title = f"only {only} images show {ONE_CLASS[only]}; AUC, precision and F1 need both classes"
         return [counts, title, decided, *source_lines(tree["by_source"]), *_resave_lines(tree["resaves"]),
-                _metric_line(metrics, key)]  # fmt: skip
+                f"report: {report}", _metric_line(metrics, key)]  # fmt: skip
     error = {name: part["expected_calibration_error"] for name, part in tree["calibration"].items()}
     return [
         counts,
@@ -173,6 +204,7 @@ def evaluation_lines(tree: dict[str, Any]) -> list[str]:
         decided,
         *source_lines(tree["by_source"]),
         *_resave_lines(tree["resaves"]),
+        f"report: {report}",
         _metric_line(metrics, "f1_macro"),
     ]
 

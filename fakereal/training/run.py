@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +45,7 @@ MAX_TRAIN_MEASURED = 5_000
 """The figures on the training split of a larger set come from this many images, drawn at random."""
 
 _RECORD_SUFFIXES = (".yaml", ".csv", ".tsv", ".json", ".html", ".png")
+_CIFAKE_PX = 32
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
 
 
@@ -118,7 +121,8 @@ def train_and_report(
             _write_records(folder, detector, dataset, split)
             export_beside(output, detector)
             watch.lap("export")
-            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known)
+            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known,
+                            _next_step(result))  # fmt: skip
             watch.lap("report")
             _write_cost(result, watch.seconds)
     return result
@@ -223,7 +227,7 @@ def _measure(
         decision=rule,
         prototypes=_prototypes(trained, config, split),
         base_weights=trained.origin.description,
-        data=_data_facts(split) | audited,
+        data=_data_facts(split) | _base_caveat(config, split) | audited,
         metrics=metrics,
         history=trained.history,
         versions=model_file.versions(),
@@ -336,6 +340,33 @@ def _advice(config: Config, trained: trainer.TrainedNetwork) -> str:
     if decided or config.training.fine_tune == "auto" or config.training.phases or not frozen:
         return ""  # phases refuse the option
     return f"Next step: --fine-tune auto also trains the backbone, as far as the time limit allows; {gain}"
+
+
+def _next_step(result: TrainResult) -> str:
+    """Return the command that the advice means, or an empty string."""
+    option = re.search(r"--fine-tune \w+", result.advice)
+    command = [
+        "python",
+        "train_model.py",
+        "--config",
+        str(result.folder / "config.yaml"),
+        "--output",
+        str(result.output),
+    ]
+    return f"{shlex.join(command)} {option[0]}" if option else ""
+
+
+def _base_caveat(config: Config, split: Split) -> dict[str, str]:
+    """Return and log a warning where the shipped base was probably trained on images like these."""
+    sides = [record.shorter_px for name in SPLITS for record in getattr(split, name)]
+    if config.weights != "pretrained" or np.mean(np.equal(sides, _CIFAKE_PX)) < 0.5:
+        return {}
+    caveat = (
+        f"the shipped base was trained on CIFAKE, whose images are {_CIFAKE_PX} pixels wide as well, so it has probably"
+        " seen images like these, or these: trust the figures only on images that are not from CIFAKE."
+    )
+    log(f"warning: {caveat}")
+    return {"base_caveat": caveat}
 
 
 def _identity(config: Config, split: Split) -> str:

@@ -182,6 +182,39 @@ def test_recall_of_each_generator_and_false_alarms_of_each_real_source_are_print
     assert f"<td>{100 * alarms:.1f} %</td>" in page
 
 
+def test_the_report_begins_with_one_sentence_and_shows_sample_images_with_verdicts(outcome):
+    rows = list(csv.DictReader((outcome.folder / "predictions.csv").open()))
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    page = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    assert f"Right on {right} of 35 images; expect less on images from elsewhere" in page
+    samples = page.partition("<h2>Some of the images</h2>")[2].partition("<h2>")[0]
+    shown = re.findall(r'called <b class="(fake|real)">', samples)
+    assert len(shown) == samples.count("<img ") == 12
+    assert samples.count('is <b class="fake">') == 6
+    assert samples.count('class="wrong"') == len(
+        re.findall(r'is <b class="(\w+)">\1</b>, called <b class="(?!\1)', samples)
+    )
+
+
+@pytest.mark.parametrize(
+    ("auc", "interval", "begin"),
+    [
+        (0.52, [0.45, 0.6], "Hardly better than guessing"),
+        (0.2, [0.1, 0.3], "Worse than chance"),
+        (0.9, [0.85, 0.95], ""),
+    ],
+)
+def test_a_detector_near_chance_or_below_it_is_called_one(auc, interval, begin):
+    assert summary.doubt({"roc_auc": auc, "intervals": {"roc_auc": interval}}).startswith(begin)
+    assert bool(summary.doubt({"roc_auc": auc, "intervals": {"roc_auc": interval}})) == bool(begin)
+    assert summary.doubt({"only": "fake", "intervals": {}}) == ""
+
+
+def test_the_headline_says_what_is_expected_on_sources_that_were_never_seen(outcome):
+    tree = outcome.tree | {"unseen_sources": {"test": {"accuracy": 0.714}}}
+    assert summary.headline(tree).endswith("expect less on images from elsewhere: 71 % on sources it never saw.")
+
+
 def test_of_many_sources_the_worst_ten_are_printed():
     outputs = np.repeat(np.linspace(0.05, 0.95, 15), 4)
     names = [f"generator {n // 4}" for n in range(60)]
@@ -228,7 +261,7 @@ def test_the_page_stands_alone_and_is_whole(outcome):
 
 
 def test_the_page_shows_each_mistake_with_a_heatmap_for_its_predicted_label(outcome):
-    text = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    text = (outcome.folder / "report.html").read_text(encoding="utf-8").partition("Most confident mistakes")[2]
     found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
     assert [words for _, words in found[1::2]] == [
         f"evidence for {row['prediction']}" for row in outcome.tree["mistakes"]
@@ -248,7 +281,7 @@ def test_a_network_without_maps_is_reported_without_heatmaps(detector, data, tmp
     done = evaluate_and_report(config)
     assert "report.html has no heatmaps: the network has no convolutional layers" in capsys.readouterr().err
     text = (done.folder / "report.html").read_text(encoding="utf-8")
-    assert text.count("<img ") == len(done.tree["mistakes"])
+    assert text.partition("Most confident mistakes")[2].count("<img ") == len(done.tree["mistakes"])
     assert "Grad-CAM" not in text
 
 

@@ -69,6 +69,9 @@ def test_a_folder_becomes_a_model_that_tells_fake_from_real(trained):
     assert metadata.base_weights == "random weights"
     assert metadata.preprocessing == Preprocessing(32)
     assert "F1 on" in done.stdout.splitlines()[-1]
+    report = Path(done.stdout.splitlines()[-2].removeprefix("report: "))
+    assert report.name == "report.html"
+    assert report.is_file()
     assert "validation loss" in done.stderr
 
 

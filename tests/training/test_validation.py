@@ -123,7 +123,7 @@ def test_a_run_leaves_a_report_with_the_figures_of_the_model(trained):
     assert tree["metrics"]["average_precision"] == pytest.approx(metrics["average_precision"], abs=1e-4)
     assert tree["subject"]["pictures"] == "the test split"
     assert f"--config {trained.folder / 'config.yaml'}" in tree["subject"]["command"]
-    assert (trained.folder / "report.html").read_text().count("<svg") == 6
+    assert (trained.folder / "report.html").read_text().count("<svg") == 7  # accuracy by epoch among them
     assert (trained.folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((trained.folder / "tensorboard").iterdir())) == 1
 
