@@ -328,8 +328,8 @@ def warnings(split: Split, weighted: bool) -> list[str]:
     fake, real = class_counts(split.test)
     if min(fake, real) < MIN_TESTED:
         lines.append(
-            f"warning: {fake:,} fake and {real:,} real test images are too few to judge a detector: even if all"
-            f" {MIN_TESTED} of {MIN_TESTED} were right, the 95 % interval would be 72 to 100 %"
+            f"warning: {fake:,} fake and {real:,} real test images are too few to judge a detector: even with"
+            f" {MIN_TESTED} of {MIN_TESTED} right, the 95 % interval of a class is 72 to 100 %"
         )
     return lines
 
