@@ -36,6 +36,14 @@ class LoadedBase:
     weights: list[np.ndarray]
 
 
+def check_choice(choice: str) -> None:
+    """Raise ConfigError where initial weights are named that are neither a known word nor an existing file."""
+    if choice not in ("auto", "imagenet", "pretrained", "none") and not Path(choice).is_file():
+        raise ConfigError(
+            f"weights: expected auto, imagenet, pretrained, none or a file, found {choice!r}, which does not exist"
+        )
+
+
 def load_base(model: keras.Model, network: NetworkConfig, choice: str) -> BaseWeights:
     """Load weights into the base of a model that `networks.build` returned.
 
@@ -127,10 +135,7 @@ def _fits(path: Path, network: NetworkConfig) -> bool:
 
 
 def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWeights:
-    if not path.is_file():
-        raise ConfigError(
-            f"weights: expected auto, imagenet, pretrained, none or a file, found {str(path)!r}, which does not exist"
-        )
+    check_choice(str(path))
     if not path.name.endswith(".weights.h5"):
         metadata = read_metadata(path)
         if metadata is not None and metadata.foreign:

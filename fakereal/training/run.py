@@ -33,7 +33,7 @@ from fakereal.model.metadata import Metadata, read_metadata, weights_sha256
 from fakereal.model.metrics import measure, measure_by_source, swapped_labels
 from fakereal.model.model_file import Detector
 from fakereal.model.out_of_distribution import Prototypes
-from fakereal.model.weights import BaseWeights, load_base
+from fakereal.model.weights import BaseWeights, check_choice, load_base
 from fakereal.runtime import interrupts_at_checks_only, log, one_line
 from fakereal.training import trainer, unseen_sources
 from fakereal.training.base_choice import load_best_base
@@ -103,6 +103,8 @@ def train_and_report(
         KeyboardInterrupt: before the first epoch was done, or pressed twice; no model is written then.
     """
     model_file.check_suffix(output)
+    if not resume:  # a checkpoint has the weights
+        check_choice(config.weights)  # before minutes are spent on the images
     folder, watch = output.with_name(f"{output.stem}_run"), _Stopwatch()
     with locked(folder / ".lock"):
         dataset, split = scan_and_split(config)

@@ -8,6 +8,7 @@ from small_networks import SIZE_PX, residual_base
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, TrainingConfig
 from fakereal.dataset.split import scan_and_split
+from fakereal.errors import ConfigError
 from fakereal.model import networks, weights
 from fakereal.model.weights import BaseWeights, LoadedBase
 from fakereal.preprocessing import Preprocessing
@@ -85,6 +86,12 @@ def test_a_run_starts_from_the_chosen_base_and_its_configuration_names_it(images
     assert config.load(outcome.folder / "config.yaml").weights == "pretrained"
     base = outcome.detector.model.get_layer(networks.BASE)
     assert all(np.array_equal(one, other) for one, other in zip(base.get_weights(), bases[1].weights, strict=True))
+
+
+def test_missing_weights_are_named_before_the_images_are_read(tmp_path):
+    wrong = config.load(None, {"weights": "nope.h5", "data.path": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match=r"found 'nope\.h5', which does not exist"):
+        run.train_and_report(wrong, tmp_path / "model.h5")
 
 
 def test_a_single_base_is_taken_without_a_probe(images, tmp_path, model, bases, monkeypatch, capsys):
