@@ -199,7 +199,7 @@ def _fit(job: _Job, scaling: Any, folder: str, failures: list[BaseException]) ->
 def _user_error(error: BaseException) -> FakeRealError:
     """Return an error of Ray Train as one line; it repeats tracebacks, whose last line says what happened."""
     causes = getattr(error, "worker_failures", {}).values() or [error]
-    last = [str(cause).strip().splitlines()[-1] for cause in causes if str(cause).strip()]
+    last = [str(cause).strip().splitlines()[-1].rstrip(".") for cause in causes if str(cause).strip()]
     shown = one_line("; ".join(dict.fromkeys(last)))[:_LONGEST_ERROR]
     return DataError(f"--ray: workers failed {RESTARTS + 1} times, the last time with: {shown}: see Ray's logs on their"
                      " machines, then continue with --resume")  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fakereal.model import model_file
+from fakereal.training import ray
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--network", "cnn", "--weights", "none", "--fine-tune", "all", "--image-size", "32", "--batch-size", "16")
@@ -77,6 +78,16 @@ def test_what_cannot_be_trained_by_workers_is_refused_in_one_line(divided, tmp_p
     assert training.wait() == 2
     assert told.startswith(f"error: {expected}")
     assert told.count("\n") == 1
+
+
+def test_when_all_tries_are_spent_one_line_says_why_and_how_to_continue():
+    spent = RuntimeError("Training failed due to worker errors")
+    lost = "The actor died unexpectedly.\n\tclass_name: RayTrainWorker\nIts worker process has died."
+    spent.worker_failures = {0: RuntimeError("Traceback:\n  File x\nXlaRuntimeError: reset"), 1: RuntimeError(lost)}
+    told = str(ray._user_error(spent))
+    assert told.startswith("--ray: workers failed 4 times, the last time with: XlaRuntimeError: reset; Its worker")
+    assert told.endswith("continue with --resume")
+    assert "\n" not in told
 
 
 @pytest.fixture
