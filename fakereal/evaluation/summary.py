@@ -148,8 +148,8 @@ def source_lines(
         lines += [f"{title:34} {'images':>7}{'':36}{'never seen' if unseen_by_source else ''}".rstrip()] if rows else []
         lines += [
             f"  {row.name or '(no source)':32} {row.images:7,} {html.percent(row.share):>8}"
-            f"  (95 % interval {html.percents(row.interval)})"
-            + ("" if row.unseen is None else f"  {html.percent(row.unseen):>8}")
+            f"  {f'(95 % interval {html.percents(row.interval)})':31}"
+            + ("" if row.unseen is None else f" {html.percent(row.unseen):>8}")
             for row in rows[:MAX_SOURCES]
         ]
         if len(rows) > MAX_SOURCES:

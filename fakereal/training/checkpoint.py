@@ -58,7 +58,11 @@ def load_state(checkpoint: Path, identity: str) -> TrainingState | None:
         log(f"no checkpoint at {checkpoint}: starting from the first epoch")
         return None
     state = _load(checkpoint, identity)
-    log(f"resuming after epoch {state.epoch} of phase {state.phase + 1}")
+    best = min((row.get("val_calibrated_loss", row["val_loss"]) for row in state.history), default=float("nan"))
+    log(
+        f"resuming after epoch {state.epoch} of phase {state.phase + 1}: {len(state.history)} epochs are done, lowest"
+        f" validation loss {best:.4f}, weights: {state.origin.get('description', 'unknown')} ({checkpoint})"
+    )
     return state
 
 

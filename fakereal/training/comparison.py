@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from fakereal import html
+from fakereal.config import Config, as_dict
 from fakereal.errors import FakeRealError
 from fakereal.evaluation import plots
 from fakereal.files import write_atomic
@@ -24,7 +25,10 @@ from fakereal.runtime import one_line
 from fakereal.training.compare import Run
 
 COLUMNS = ("run", "network", "F1", "95 % interval", "accuracy", "ROC area", "p against the best", "epochs", "minutes",
-           "parameters", "images/s")  # fmt: skip
+           "parameters", "images/s", "differs in")  # fmt: skip
+
+
+_CHANCE_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Row:
     name: str
     tree: dict[str, Any]  # metrics.json and `cost`
     p: float | None  # of McNemar's test against the best; None for the best itself, or where the images differ
+    differs: str = ""  # keys and values of the configuration that differ from those of the first run
 
     @property
     def diverged(self) -> bool:
@@ -61,12 +66,13 @@ class Row:
             f"{cost['minutes']:.1f}",
             number(self.tree["model"]["parameters"]),
             number(cost["images_per_s"], 0),
+            self.differs or NOT_KNOWN,
         )
 
 
 def _p_text(p: float) -> str:
-    """Return a p value as text; how far below 0.0001 it is makes no difference."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+    """Return a p value as text, with the verdict in words; how far below 0.0001 it is makes no difference."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}{': no real difference' if p > _CHANCE_P else ''}"
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[Row]:
@@ -74,8 +80,25 @@ def comparison_rows(runs: Sequence[Run]) -> list[Row]:
     trees = {run.name: _results(run) for run in runs}
     order = sorted(trees, key=lambda name: -trees[name]["metrics"]["f1_macro"])
     correct = {run.name: _correct(run.records / "predictions.csv") for run in runs}
-    return [Row(name, trees[name], mcnemar(correct[order[0]], correct[name]) if name != order[0] else None)
+    differs = {run.name: _difference(runs[0].config, run.config) for run in runs}
+    best = correct[order[0]]
+    return [Row(name, trees[name], mcnemar(best, correct[name]) if name != order[0] else None, differs[name])
             for name in order]  # fmt: skip
+
+
+def _difference(first: Config, other: Config) -> str:
+    """Return the keys that another configuration sets differently, with its values; empty where there are none."""
+    before, now = (dict(_flat(as_dict(config))) for config in (first, other))
+    return ", ".join(f"{key}={value}" for key, value in now.items() if before.get(key) != value)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a configuration and their values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _results(run: Run) -> dict[str, Any]:

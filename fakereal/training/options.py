@@ -27,6 +27,12 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
     p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
     p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
+    p.add_argument("--patience", dest="training.patience", type=cli.parse_whole, metavar="N",
+                   help="end a phase after N epochs without a lower validation loss (default: 0: off)")  # fmt: skip
+    p.add_argument("--class-weights", dest="training.class_weights", **switch,
+                   help="weight each class by the inverse of its number of images")  # fmt: skip
+    p.add_argument("--mixed-precision", dest="training.mixed_precision", **switch,
+                   help="bfloat16 arithmetic, for GPUs that are fast at it")  # fmt: skip
     p.add_argument("--unseen-sources", dest="training.unseen_sources", type=cli.parse_whole, metavar="K",
                    help="leave out K groups of sources in turn, to measure what the detector is worth on new ones\n"
                    "(default: 5 where each class has 3 sources; 0: off)")  # fmt: skip

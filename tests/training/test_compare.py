@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from fakereal import __main__ as door
 from fakereal import config
 from fakereal.cli import parse_setting
+from fakereal.config import Config, TrainingConfig
 from fakereal.errors import ConfigError, DataError, FakeRealError
 from fakereal.evaluation import plots
 from fakereal.training import compare, comparison
-from fakereal.training.comparison import mcnemar
+from fakereal.training.comparison import _difference, _p_text, mcnemar
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,14 @@ def test_mcnemar_counts_only_pictures_that_one_of_two_is_right_about():
     one, other = right("1" * 10 + "00" + "1" * 50), right("0" * 10 + "11" + "1" * 50)
     assert mcnemar(one, other) == pytest.approx(158 / 4096)
     assert mcnemar(other, one) == mcnemar(one, other)
+
+
+def test_the_table_says_what_a_run_changed_and_where_chance_explains_the_difference():
+    other = Config(seed=3, training=TrainingConfig(optimizer="sgd"))
+    assert _difference(Config(), other) == "seed=3, training.optimizer=sgd"
+    assert _difference(other, other) == ""
+    assert _p_text(0.2) == "0.2: no real difference"
+    assert _p_text(0.01) == "0.01"
 
 
 def test_mcnemar_of_equal_answers_is_1_and_of_other_pictures_nothing():
