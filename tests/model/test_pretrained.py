@@ -34,7 +34,7 @@ def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
 def test_the_shipped_model_was_measured_on_sources_that_it_never_saw():
     metadata = read_metadata(PRETRAINED)
     found = metadata.metrics["unseen_sources"]
-    assert (len(found["fake_sources"]), len(found["real_sources"])) == (6, 5)
+    assert (len(found["fake_sources"]), len(found["real_sources"])) == (40, 53)
     assert not {*found["fake_sources"], *found["real_sources"]} & set(metadata.data["sources"])
     assert unseen.sentence(metadata.metrics) in CARD.replace("\n", " ")
 
@@ -44,6 +44,12 @@ def test_the_card_has_the_figures_that_the_file_has(delivery):
     row = read_metadata(PRETRAINED).metrics["unseen_sources"]["deliveries"][delivery]
     start = f"| {delivery} | {row['images']:,} | {row['mean_roc_auc']:.3f} | {row['balanced_accuracy']:.3f} |"
     assert f"{start} {row['right']} of {row['verdicts']}: " in CARD
+
+
+def test_the_shipped_model_knows_images_unlike_its_own():
+    metadata = read_metadata(PRETRAINED)
+    assert metadata.prototypes.features == 1280
+    assert metadata.decision.shorter_side_px == (8, 4096)
 
 
 def test_the_card_has_the_files_figures_on_cifake():
