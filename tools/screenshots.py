@@ -50,9 +50,9 @@ def make_samples(folder: Path) -> list[Path]:
     from sklearn.datasets import load_sample_images
 
     china, flower = (Image.fromarray(pixels) for pixels in load_sample_images().images)
-    square = china.crop((107, 0, 534, 427)).resize((160, 160), Image.Resampling.LANCZOS)
-    redrawn = square.resize((480, 480), Image.Resampling.BICUBIC).filter(ImageFilter.ModeFilter(7))
-    ImageEnhance.Color(redrawn.filter(ImageFilter.SMOOTH)).enhance(1.4).save(folder / "temple.png")
+    square = china.crop((107, 0, 534, 427)).resize((120, 120), Image.Resampling.LANCZOS)
+    redrawn = square.resize((480, 480), Image.Resampling.BICUBIC).filter(ImageFilter.ModeFilter(5))
+    ImageEnhance.Color(redrawn.filter(ImageFilter.SMOOTH)).enhance(1.8).save(folder / "temple.png")
     flower.save(folder / "flower.jpg", quality=92)
     return [folder / "temple.png", folder / "flower.jpg"]
 
