@@ -169,9 +169,10 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Options of the report that a training ends with."""
+    """What a training shows besides its figures; no result depends on it."""
 
     resave_images: int = 150  # random test images for the report's table of re-saves; 0: none
+    summary: bool = False  # print the layers of the network before the training
     speed: bool = False  # also measure how many images per second the network predicts on Keras
 
 

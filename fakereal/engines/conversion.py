@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fakereal.errors import EngineRefused
-from fakereal.runtime import capture_output, one_line
+from fakereal.runtime import capture_output, interrupts_at_checks_only, one_line
 
 if TYPE_CHECKING:
     import keras
@@ -44,7 +44,7 @@ def convert(model: keras.Model, name: str, calibration: Iterable[np.ndarray] = (
     """
     examples = [image[None].astype(np.float32) for image in calibration]
     try:
-        with capture_output():
+        with interrupts_at_checks_only(), capture_output():  # TensorFlow's converters can lose Ctrl-C, or crash
             return _CONVERTERS[name](model, examples)
     except ImportError as error:
         raise EngineRefused(f"{error.name} is not installed: pip install -r requirements-export.txt") from error

@@ -26,7 +26,14 @@ from fakereal.files import sha256_of
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.heatmap import Explainer, Explanation
 from fakereal.model.metadata import EXPORTED_SUFFIX, Metadata, check_suffix, of_foreign, read_own
-from fakereal.runtime import capture_output, log, one_line, package_version, start_keras
+from fakereal.runtime import (
+    capture_output,
+    interrupts_at_checks_only,
+    log,
+    one_line,
+    package_version,
+    start_keras,
+)
 
 if TYPE_CHECKING:
     from fakereal.model.model_file import Detector
@@ -277,8 +284,9 @@ def check_parity(runtime: Runtime, files: dict[str, bytes], detector: Detector) 
     """Compare a float32 network with the Keras network it was made from; raise EngineRefused as `start_network`."""
     size = detector.metadata.preprocessing.image_size_px
     images = parity.parity_images(size)
-    network = start_network(runtime, files, size)
-    return parity.compare_outputs(detector.outputs(images), network.outputs(images))
+    with interrupts_at_checks_only():
+        network = start_network(runtime, files, size)
+        return parity.compare_outputs(detector.outputs(images), network.outputs(images))
 
 
 def start_network(

@@ -24,7 +24,7 @@ from fakereal.files import keep_backups, replacing, sha256_of, write_atomic
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import EXPORTED_SUFFIX, beside, check_suffix, read_metadata
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import log, progress_bar, start_keras
+from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, progress_bar, start_keras
 
 if TYPE_CHECKING:  # it imports Keras
     from fakereal.model.model_file import Detector
@@ -63,9 +63,11 @@ def run(config: ExportConfig) -> int:
 
     Raises:
         EngineRefused: the format is not available, or the outputs differ from Keras; nothing is written then.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written, or, where writing had begun, all of it.
         FakeRealError: another problem that the user can solve.
     """
-    exported = export(config)
+    with interrupts_at_checks_only():  # a network and its card are written together, or not at all
+        exported = export(config)
     print("\n".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in exported.files))
     print(f"verified: {exported.parity.description}")
     return exit_code(exported.skipped, config.strict)
@@ -89,12 +91,14 @@ def export(config: ExportConfig) -> ExportResult:
 
     detector = model_file.load(config.model, config.foreign)
     dataset = _scan(config.data, detector.metadata.preprocessing) if config.data is not None else None
+    check_interrupt()
     files, result = _convert_and_compare(config.format, detector, dataset)
     if not result.passed:
         option = f"--format {config.format}{' --int8' * config.int8}"
         raise EngineRefused(f"{option}: not written, because {result.description}")
     original = OriginalModel(sha256_of(config.model), foreign=read_metadata(config.model) is None)
     replaced = [output.with_suffix(suffix) for suffix in files]
+    check_interrupt()
     with keep_backups(*replaced, card_path(output), force=config.force):
         written = _write(config.format, output, files, detector, original, result, config.int8)
     failed = sum(each.failed for each in dataset.skipped) if dataset else 0
@@ -156,11 +160,13 @@ def _export_model_file(config: ExportConfig) -> ExportResult:
     detector = model_file.load(config.model, config.foreign)
     images = parity.parity_images(detector.metadata.preprocessing.image_size_px)
     expected = detector.p_real(images)
+    check_interrupt()
     with keep_backups(output, force=config.force), replacing(output, output.suffix) as written:
         model_file.save(written, detector)
         result = parity.compare_outputs(expected, model_file.load(written).p_real(images))
         if not result.passed:
             raise EngineRefused(f"--format {KERAS}: not written, because {result.description}")
+        check_interrupt()
     return ExportResult((output,), result, 0)
 
 
@@ -223,6 +229,7 @@ def _check_labels(
             images = _read(records[start : start + _BATCH], preprocessing)
             expected.append(detector.p_real(images))
             actual.append(network.p_real(images))
+            check_interrupt()
             advance(len(images))
     labels = np.array([record.label for record in records])
     return parity.compare_labels(np.concatenate(expected), np.concatenate(actual), labels, decision)

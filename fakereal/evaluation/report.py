@@ -38,13 +38,14 @@ from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import REPORT_RESAVES, RESAVES
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import log
+from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log
 
 REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
 """What `write_report` writes."""
 
 _THUMBNAIL_PX = 224
 _SAMPLES_PER_CLASS = 6
+_EXPLAINED_BATCH = 8
 _USE = "python|predict_and_save_json.py|--model|{output}|--input|photos"
 
 
@@ -235,7 +236,12 @@ def _evidence(model: keras.Model | None, images: Sequence[np.ndarray]) -> Sequen
     from fakereal.model.gradcam import GradCamExplainer
 
     try:
-        return list(GradCamExplainer(model).explain(np.stack(images)).evidence)
+        with interrupts_at_checks_only():
+            explainer, found = GradCamExplainer(model), []
+            for start in range(0, len(images), _EXPLAINED_BATCH):
+                check_interrupt()
+                found += list(explainer.explain(np.stack(images[start : start + _EXPLAINED_BATCH])).evidence)
+        return found
     except (ConfigError, ModelFileError) as error:  # another backend than TensorFlow, or no convolutional maps
         log(f"report.html has no heatmaps: {error}")
         return [None] * len(images)

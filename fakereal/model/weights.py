@@ -38,9 +38,10 @@ class LoadedBase:
 
 def check_choice(choice: str) -> None:
     """Raise ConfigError where initial weights are named that are neither a known word nor an existing file."""
-    if choice not in ("auto", "imagenet", "pretrained", "none") and not Path(choice).is_file():
+    known = ("auto", "imagenet", "pretrained", "none")
+    if choice not in known and not Path(choice).is_file():
         raise ConfigError(
-            f"weights: expected auto, imagenet, pretrained, none or a file, found {choice!r}, which does not exist"
+            f"weights (--weights): expected {', '.join(known)} or a file, found {choice!r}, which does not exist"
         )
 
 

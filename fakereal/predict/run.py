@@ -166,7 +166,8 @@ def _overlays(
     """Return what writes the heatmaps; None, with a line, for a network that has none."""
     opened.load_detector()  # an exported network is refused, as its model file has heatmaps
     try:
-        explainer = open_explainer(opened)
+        with interrupts_at_checks_only():  # TensorFlow builds a graph, which takes seconds
+            explainer = open_explainer(opened)
     except ModelFileError as error:
         log(f"warning: no heatmaps: {error}; the predictions are made all the same")
         return None

@@ -6,6 +6,16 @@ import argparse
 
 from fakereal import cli
 
+NETWORKS = ("efficientnetb0", "efficientnetb4", "vgg16", "cnn")
+"""Values of `--network`; `config.NORMALIZATIONS` has the same names."""
+
+
+def parse_network(text: str) -> str:
+    """Argument type: the name of a network."""
+    if text not in NETWORKS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(NETWORKS)}, got {text!r}")
+    return text
+
 
 def add_config_options(p: argparse.ArgumentParser) -> None:
     """Add the options; the `dest` of each is its dotted key, and one that is not given is None."""
@@ -14,7 +24,7 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
                    help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
                    help="skip the check whether file features alone tell fake from real")  # fmt: skip
-    p.add_argument("--network", dest="network.name", metavar="NAME",
+    p.add_argument("--network", dest="network.name", type=parse_network, metavar="NAME",
                    help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
     p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: the better one of those\n"
                    "at hand) | imagenet | pretrained (models/pretrained.h5) | none | a file")  # fmt: skip
@@ -38,5 +48,7 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
                    "(default: 5 where each class has 3 sources; 0: off)")  # fmt: skip
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
                    help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
+    p.add_argument("--summary", dest="report.summary", **switch,
+                   help="print the layers of the network before the training, as Keras lists them")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", **switch,
                    help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip

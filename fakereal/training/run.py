@@ -16,7 +16,7 @@ import numpy as np
 
 from fakereal import config as configuration
 from fakereal.audit import report as audit_report
-from fakereal.config import Config, DataConfig, ReportConfig
+from fakereal.config import Config, DataConfig, PhaseConfig, ReportConfig
 from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settings
 from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_manifest
@@ -184,6 +184,8 @@ def _train(
         if not origin.pretrained and trainer.is_frozen(config.training, origin):
             log("warning: the base has random weights and stays frozen, so hardly anything can be learned: leave out"
                 " --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip
+        if config.report.summary:
+            _print_summary(model, trainer.phases(config.training, origin)[0])
         watch.lap("base")
         trained = trainer.train(model, config, origin, split, cache, checkpoint, identity, state, on_epoch_end, execute)
         watch.lap("epochs")
@@ -192,6 +194,12 @@ def _train(
         detector, known = _measure(trained, _resolved(config, trained), split, audited)
         watch.lap("measure")
         return detector, trained, known
+
+
+def _print_summary(model: keras.Model, phase: PhaseConfig) -> None:
+    """Print the layers of a network, with those inside its backbone, and the parameters that the first phase trains."""
+    networks.set_trainable(model, phase.train, learn_batch_norm=phase.batch_norm == "learned")
+    model.summary(print_fn=print, expand_nested=True)
 
 
 def _load_weights(model: keras.Model, config: Config, split: Split, cache: RowCache) -> BaseWeights:

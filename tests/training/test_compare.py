@@ -214,7 +214,7 @@ def test_recipes_are_trained_compared_and_not_trained_twice(tmp_path, capsys):
     assert door.main([*arguments, "--strict"]) == 1
     out, err = capsys.readouterr()
     assert "3/3 broken: failed" in err
-    assert "broken failed: error: weights: expected auto, imagenet" in out
+    assert "broken failed: error: weights (--weights): expected auto, imagenet" in out
     table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
     assert sorted(table[1:]) == ["fast", "long"]
     splits = [(tmp_path / "out" / f"{name}_run" / "split.csv").read_bytes() for name in ("fast", "long")]

@@ -8,12 +8,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_networks import SIZE_PX, built, noise_images, write
 
+from fakereal import __main__ as door
 from fakereal import runtime
+from fakereal.cli import run_cli
 from fakereal.config import Config, DataConfig
 from fakereal.dataset.neutralize import preprocessing_of
 from fakereal.dataset.scan import scan
+from fakereal.engines import conversion
+from fakereal.engines import export as exporting
 from fakereal.evaluation.evaluate import predict_records
+from fakereal.evaluation.report import _evidence
+from fakereal.model import gradcam
 from fakereal.predict.run import PredictConfig, predict_remaining
 from fakereal.runtime import (
     capture_output,
@@ -324,3 +331,66 @@ def test_prediction_ends_with_what_it_has_in_the_journal(images, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         predict_remaining(Kept(), Some("abcdefg"), Predictor(), PredictConfig(batch_size=3))
     assert [number for number, _ in kept] == [0, 1, 2]
+
+
+def pressing(function, at=1):
+    """The function itself; at its call number `at` Ctrl-C is pressed first."""
+    calls = []
+
+    def call(*arguments, **named):
+        calls.append(1)
+        if len(calls) == at:
+            press()
+        return function(*arguments, **named)
+
+    return call
+
+
+def export(model):
+    return run_cli(door.main, ["export", str(model), "--format", "litert"])
+
+
+def test_an_export_ends_after_the_conversion_and_writes_nothing(tmp_path, monkeypatch, capfd):
+    model = write(tmp_path / "mine.h5", built(7))
+    with monkeypatch.context() as patched:
+        patched.setitem(conversion._CONVERTERS, "litert", pressing(conversion._CONVERTERS["litert"]))
+        assert export(model) == 130
+    assert capfd.readouterr().err.splitlines()[-2:] == [runtime._STOP_NOTE, "interrupted"]
+    assert list(tmp_path.iterdir()) == [model]
+    assert export(model) == 0  # the converter can be used afterwards
+
+
+def test_an_export_that_has_begun_to_write_finishes_its_files(tmp_path, monkeypatch):
+    model = write(tmp_path / "mine.h5", built(7))
+    monkeypatch.setattr(exporting, "write_atomic", pressing(exporting.write_atomic))
+    assert export(model) == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.h5", "mine.tflite", "mine.tflite.json"}
+
+
+def test_heatmaps_of_a_report_end_after_a_batch(monkeypatch):
+    seen = []
+
+    def explain(self, images):
+        seen.append(len(images))
+        press()
+        return real(self, images)
+
+    network, images, real = built(7), list(noise_images(24)), gradcam.GradCamExplainer.explain
+    monkeypatch.setattr(gradcam.GradCamExplainer, "explain", explain)
+    with pytest.raises(KeyboardInterrupt):
+        _evidence(network, images)
+    assert seen == [8]
+    monkeypatch.undo()
+    assert np.shape(_evidence(network, images)) == (24, SIZE_PX // 4, SIZE_PX // 4)
+
+
+def test_explained_predictions_end_once_the_graph_is_built(images, tmp_path, monkeypatch, capfd):
+    model = write(tmp_path / "mine.h5", built(7))
+    call = ["predict", str(images / "fake"), "--model", str(model), "--explain", str(tmp_path / "why")]
+    with monkeypatch.context() as patched:
+        patched.setattr(gradcam, "_last_maps_layer", pressing(gradcam._last_maps_layer))
+        assert run_cli(door.main, call) == 130
+    assert capfd.readouterr().err.splitlines()[-2:] == [runtime._STOP_NOTE, "interrupted"]
+    assert not (tmp_path / "why").exists()
+    assert run_cli(door.main, call) == 0
+    assert len(list((tmp_path / "why").iterdir())) == 80
