@@ -57,12 +57,12 @@ def brightness_network():
     return model, network
 
 
-def write(path, network, size=SIZE_PX, name=CNN) -> Path:
+def write(path, network, size=SIZE_PX, name=CNN, prototypes=None) -> Path:
     """Save a network as a model file."""
     from fakereal.model import model_file
 
     decision = DecisionRule(temperature=1.5, band=(0.49, 0.51))
-    metadata = Metadata(Config(image_size=size, network=name), Preprocessing(size), decision)
+    metadata = Metadata(Config(image_size=size, network=name), Preprocessing(size), decision, prototypes=prototypes)
     model_file.save(path, model_file.Detector(network, metadata))
     return path
 

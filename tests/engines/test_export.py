@@ -21,6 +21,7 @@ from fakereal.engines.engine import open_network
 from fakereal.engines.export import KERAS, split_in_halves
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork
 from fakereal.errors import DataError
+from fakereal.model.out_of_distribution import fit_prototypes
 from fakereal.preprocessing import Preprocessing
 
 PRETRAINED = ROOT / "models" / "pretrained.h5"
@@ -213,6 +214,19 @@ def test_the_example_also_decides_where_the_network_is_sure_to_the_last_bit(tmp_
     found = told(example_of("litert"), tmp_path, "photo.png")
     assert (found["p_real"], found["prediction"]) == (0.0, "fake")
     assert 0.999 < found["calibrated_p_fake"] < 1
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_the_examples_take_p_real_from_a_network_that_also_gives_a_score(tmp_path, name):
+    pytest.importorskip(MODULES[name])
+    network = built(5)
+    features = np.random.default_rng(0).normal(size=(20, network.get_layer("p_real").kernel.shape[0]))
+    path = write(tmp_path / "scoring.h5", network, prototypes=fit_prototypes(features, features, 0))
+    assert export(path, "--format", name, "--output", tmp_path / f"detector{RUNTIMES[name].suffixes[0]}") == 0
+    Image.fromarray(noise_images(1)[0]).save(tmp_path / "photo.png")
+    expected = open_network(path, "keras").network.outputs(noise_images(1))
+    assert expected.shape == (1, 2)
+    assert told(example_of(name), tmp_path, "photo.png")["p_real"] == pytest.approx(expected[0, 0], abs=1e-3)
 
 
 @pytest.mark.slow
