@@ -114,8 +114,9 @@ class RayPredictor(Predictor):
             raise _user_error(error) from error
 
     def decide(self, predictions: Iterable[RawPrediction], config: PredictConfig) -> Iterator[PredictionResult]:
-        """See `Predictor`; also write the results in parts, see `write_shards`."""
-        return write_shards(Predictor.decide(self, predictions, config), config.output, config.variants)
+        """See `Predictor`; also write the results in parts beside the predictions, see `write_shards`."""
+        decided = Predictor.decide(self, predictions, config)
+        return write_shards(decided, config.output_file, config.variants) if config.output_file else decided
 
 
 def run(config: PredictConfig) -> int:

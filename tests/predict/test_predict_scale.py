@@ -21,7 +21,7 @@ from fakereal.predict import containers, ray
 from fakereal.predict.inputs import list_images
 from fakereal.predict.journal import to_json
 from fakereal.predict.results import decide, save
-from fakereal.predict.run import PredictConfig, Predictor, complete
+from fakereal.predict.run import STDOUT, PredictConfig, Predictor, complete
 from fakereal.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,6 +192,17 @@ def test_parts_hold_every_row_once_and_leave_none_of_an_earlier_run(pictures, tm
         parts = sorted(folder.iterdir())
         assert [part.name for part in parts] == [f"part-{number:06d}.jsonl" for number in range(files)]
         assert b"".join(part.read_bytes() for part in parts) == (tmp_path / "all.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("output", [None, STDOUT])
+def test_without_a_file_for_the_predictions_a_cluster_writes_no_parts(pictures, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    listing = list_images((pictures,))
+    config = PredictConfig(output=output)
+    predictor = ray.RayPredictor(**vars(PREDICTOR))
+    results = list(predictor.decide(PREDICTOR.predict(listing.items, config), config))
+    assert len(results) == len(listing.items)
+    assert not list(tmp_path.glob("*_parts"))
 
 
 @pytest.fixture
