@@ -136,15 +136,17 @@ def _results_in(output: Path, folder: Path) -> list[Path]:
 
 
 def _is_of_same_training(output: Path, detector: Detector) -> bool:
-    """Return whether a model file is of these images and this configuration, so that nothing of it is lost."""
+    """Return whether a model file is of these images and this configuration, and not trained for longer.
+
+    Nothing of it is lost then; but a training that was interrupted must not take the place of one that was not.
+    """
     try:
         before, now = read_metadata(output), detector.metadata
     except FakeRealError:
         return False
-    return before is not None and (before.config, before.data.get("fingerprint")) == (
-        now.config,
-        now.data.get("fingerprint"),
-    )
+    if before is None or len(before.history) > len(now.history):
+        return False
+    return (before.config, before.data.get("fingerprint")) == (now.config, now.data.get("fingerprint"))
 
 
 def _audit(config: Config, dataset: Dataset, split: Split) -> dict[str, Any]:

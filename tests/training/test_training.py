@@ -500,3 +500,16 @@ def test_a_model_of_other_images_is_kept_with_its_records_and_one_of_the_same_tr
     assert kept >= {"model.h5.bak", "model.tflite.bak", "model_run/split.csv.bak", "model_run/report.html.bak"}
     assert "replaced other results, which are kept as " in capsys.readouterr().err
     assert (tmp_path / "model.h5.bak").read_bytes() == before
+
+
+def test_a_training_that_ends_early_keeps_the_finished_model(images, tmp_path, monkeypatch, train_here):
+    from fakereal.training.trainer import binary_log_loss
+
+    output = tmp_path / "m.h5"
+    train_here(images, output, epochs=3)
+    finished = output.read_bytes()
+    losses = iter([0.5, float("nan")])
+    monkeypatch.setattr(trainer, "binary_log_loss", lambda *arrays: binary_log_loss(*arrays) * 0 + next(losses))
+    assert train_here(images, output, epochs=3).diverged
+    assert (tmp_path / "m.h5.bak").read_bytes() == finished
+    assert (tmp_path / "m_run" / "history.csv.bak").exists()
