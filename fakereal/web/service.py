@@ -134,9 +134,10 @@ def _public_facts(metadata: Metadata, path: Path) -> dict[str, Any]:
             "threshold": metadata.decision.threshold,
             "temperature": metadata.decision.temperature,
             "band": list(metadata.decision.band),
+            "shorter_side_px": metadata.decision.shorter_side_px and list(metadata.decision.shorter_side_px),
         },
         "test": _test_metrics(metadata.metrics.get("test") or {}),
-        "unseen_sources": metadata.metrics.get("unseen_sources"),
+        "unseen_sources": _unseen_metrics(metadata.metrics.get("unseen_sources") or {}),
         "worth": unseen.sentence(metadata.metrics),
         "versions": dict(metadata.versions),
     }
@@ -146,6 +147,12 @@ def _test_metrics(test: dict[str, Any]) -> dict[str, Any] | None:
     """Return the metrics on the training run's test images, None where the file has none."""
     names = ("images", "accuracy", "roc_auc", "f1_fake", "f1_real", "uncertain_share")
     return {name: test.get(name) for name in names} if test else None
+
+
+def _unseen_metrics(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the verdicts were worth on unseen sources, with their number in place of their names."""
+    counts = {name: len(record[name]) for name in ("fake_sources", "real_sources") if name in record}
+    return {key: value for key, value in record.items() if key != "test_by_source"} | counts or None
 
 
 def _model_card(path: Path) -> str | None:

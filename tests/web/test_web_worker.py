@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import threading
 import time
@@ -249,3 +250,25 @@ def test_the_shipped_detector_too_says_the_same_here_and_there(make_image, tmp_p
     for number in range(1, 12):
         make_image(tmp_path / "in" / f"{number}.png", number, (100 + number, 90))
     same_as_the_script(ROOT / "models" / "pretrained.h5", tmp_path / "in", 5)
+
+
+def test_the_public_facts_count_sources_but_name_no_folder_and_tell_all_limits_of_the_verdict(model):
+    from fakereal.engines.engine import open_network
+    from fakereal.web.app import create_app
+    from fakereal.web.service import from_opened
+
+    record = {
+        "images": 9, "verdicts": 0, "fake_sources": ["jane_private"], "real_sources": ["her_phone", "his_phone"],
+        "test_by_source": {"jane_private": {}},
+    }  # fmt: skip
+    opened = open_network(model)
+    decision = dataclasses.replace(opened.metadata.decision, band=(0.5, 0.5), shorter_side_px=(8, 4096))
+    metadata = dataclasses.replace(opened.metadata, decision=decision, metrics={"unseen_sources": record})
+    predictor = from_opened(dataclasses.replace(opened, metadata=metadata), model)
+    app = create_app(predictor).test_client()
+    answer, page = app.get("/api/model"), app.get("/model").text
+    predictor.stop()
+    assert answer.json["unseen_sources"] == {"images": 9, "verdicts": 0, "fake_sources": 1, "real_sources": 2}
+    assert answer.json["decision"]["shorter_side_px"] == [8, 4096]
+    assert "jane" not in answer.text
+    assert "<dd>images unlike the training images</dd>" in page

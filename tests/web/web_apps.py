@@ -35,7 +35,7 @@ MODEL = {
     "network": "none",
     "image_size_px": SIZE_PX,
     "preprocessing": Preprocessing(SIZE_PX).fingerprint,
-    "decision": {"threshold": 0.5, "temperature": 1.0, "band": [0.4, 0.6]},
+    "decision": {"threshold": 0.5, "temperature": 1.0, "band": [0.4, 0.6], "shorter_side_px": None},
     "test": None,
     "unseen_sources": None,
     "worth": "On 3 sources it never saw, 9 of 10 verdicts were right.",
