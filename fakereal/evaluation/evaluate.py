@@ -2,7 +2,8 @@
 
 `evaluation.selection` picks the images, `predict.pipeline` gives p_real for each, `model.metrics` the figures. The
 result is one tree of plain values, `metrics.json`, from which `evaluation.report` makes everything people read. The
-network alone is measured: what a file claims about its origin never counts.
+network alone is measured: what a file claims about its origin never counts, and an image unlike the training images
+keeps the verdict of its p_fake.
 """
 
 from __future__ import annotations
@@ -421,7 +422,11 @@ def _mistakes(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str,
 
 
 def prediction_rows(images: EvaluatedImages, decision: DecisionRule) -> list[dict[str, Any]]:
-    """Return one row per image for `predictions.csv`; columns shared with prediction's details mean the same there."""
+    """Return one row per image for `predictions.csv`.
+
+    Columns shared with prediction's details mean the same there, but for what overrules the network in `verdict`:
+    signed claims, and images unlike the training images.
+    """
     p_real = images.p_real
     answers = labels_from(p_real, decision), verdicts(p_real, decision), confidence(p_real, decision), p_real
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from fakereal import html
 from fakereal.evaluation.selection import ONE_CLASS
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import unseen
+from fakereal.model.calibration import DecisionRule
 from fakereal.model.model_file import Detector
 from fakereal.model.resaves import RESAVES
 
@@ -83,7 +84,7 @@ def training_lines(detector: Detector, report: Path) -> list[str]:
         "test: called fake, called real",
         f"  fake {fake_fake:10,} {fake_real:12,}",
         f"  real {real_fake:10,} {real_real:12,}",
-        decision_line(decision.threshold, decision.band, test["uncertain_share"]),
+        decision_line(decision, test["uncertain_share"]),
         "",
         f"report: {report}",
         f"F1 on {test['images']:,} test images: fake {test['f1_fake']:.4f}, real {test['f1_real']:.4f},"
@@ -157,20 +158,21 @@ def source_lines(
     return lines
 
 
-def decision_line(threshold: float, band: Sequence[float], uncertain_share: float) -> str:
+def decision_line(decision: DecisionRule, uncertain_share: float) -> str:
     """Return the decision rule as plain sentences.
 
     Args:
-        threshold: calibrated p_fake, 0..1, from which on an image is called fake.
-        band: calibrated p_fake between which the verdict is "uncertain".
+        decision: of the model.
         uncertain_share: share of the test images inside the band, 0..1.
     """
-    called = f"Called fake from a fake probability of {100 * threshold:.3g} % on."
-    low, high = band
-    if low >= high:
-        return f'{called} This model never answers "uncertain".'
-    uncertain = html.percent(uncertain_share)
-    return f'{called} "Uncertain" between {100 * low:.3g} and {100 * high:.3g} %: {uncertain} of the test images.'
+    called = f"Called fake from a fake probability of {100 * decision.threshold:.3g} % on."
+    low, high = decision.band
+    if low < high:
+        uncertain = html.percent(uncertain_share)
+        return f'{called} "Uncertain" between {100 * low:.3g} and {100 * high:.3g} %: {uncertain} of the test images.'
+    if decision.shorter_side_px:
+        return f'{called} "Uncertain" only for images unlike the training images.'
+    return f'{called} This model never answers "uncertain".'
 
 
 def _class_headings() -> str:

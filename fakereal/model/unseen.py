@@ -77,7 +77,8 @@ def _lowest_limit(wanted: np.ndarray, others: np.ndarray, start: float, max_wron
 def record(labels: np.ndarray, p_real: np.ndarray, sources: Sequence[str], decision: DecisionRule) -> dict[str, Any]:
     """Return what the verdicts were worth, as plain values for `Metadata.metrics["unseen_sources"]`.
 
-    Use other images of the left-out sources than those that the rule was fitted on.
+    Use other images of the left-out sources than those that the rule was fitted on. Verdicts are those of p_fake alone:
+    a prediction also leaves images uncertain that are unlike the training images, see `out_of_distribution`.
     """
     names = np.array(sources)
     given = np.array(verdicts(p_real, decision))

@@ -591,3 +591,16 @@ def test_a_thumbnail_keeps_small_images_as_they_are(tmp_path):
 
 def test_templates_are_part_of_the_package():
     assert '"templates/*.html"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [
+        (DecisionRule(), 'This model never answers "uncertain".'),
+        (DecisionRule(shorter_side_px=(8, 4096)), '"Uncertain" only for images unlike the training images.'),
+        (DecisionRule(band=(0.25, 0.75)), '"Uncertain" between 25 and 75 %: 12.5 % of the test images.'),
+    ],
+)
+def test_a_training_tells_when_its_model_answers_uncertain(decision, said):
+    line = summary.decision_line(decision, 0.125)
+    assert line == f"Called fake from a fake probability of 50 % on. {said}"
