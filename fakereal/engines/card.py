@@ -174,7 +174,8 @@ def make_card(
             **asdict(metadata.decision),
             "meaning": "p = p_real, clipped to 1e-7 .. 1 - 1e-7;"
             " calibrated_p_fake = 1 - 1 / (1 + exp(-log(p / (1 - p)) / temperature));"
-            " fake where calibrated_p_fake is at least threshold; uncertain where it lies inside the band",
+            " fake where calibrated_p_fake is at least threshold; uncertain where it lies inside the band, or the"
+            " image's shorter side outside shorter_side_px, in pixels (null: any)",
         },
         "network": metadata.network,
         "gate": {"words": gate.description, **gate.figures},

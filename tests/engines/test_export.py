@@ -111,6 +111,7 @@ def test_the_card_says_all_that_others_need(model, tmp_path):
     assert "the whole image" in card["input"]["meaning"]
     assert card["class_order"] == ["fake", "real"]
     assert (card["decision"]["temperature"], card["decision"]["threshold"]) == (1.5, 0.5)
+    assert all(name in card["decision"]["meaning"] for name in card["decision"] if name != "meaning")
     assert card["gate"]["max_difference"] < card["gate"]["limit"]
 
 
