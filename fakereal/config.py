@@ -207,9 +207,10 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
         ConfigError: the file can't be read, or a key or value is invalid; the key is named.
     """
     tree = _translated(_read_yaml(path)) if path else {}
+    _parse(Config, tree, str(path))  # what is wrong from here on, the flags brought
     for dotted, value in (overrides or {}).items():
         _set(tree, _RENAMED.get(dotted, dotted).split("."), value)
-    config = _parse(Config, tree, str(path) if path else "options")
+    config = _parse(Config, tree, "options")
     for key in ("epochs", "learning_rate", "fine_tune", "time_limit_minutes", "batch_size"):
         if config.training.phases and f"training.{key}" in (overrides or {}):
             flag = "--" + key.removesuffix("_minutes").replace("_", "-")

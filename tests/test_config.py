@@ -29,6 +29,16 @@ def test_a_flag_can_set_a_key_back_to_nothing_but_only_where_nothing_is_meant(tm
         config.load(path, {"training.epochs": None})
 
 
+def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path):
+    path = write(tmp_path, "training: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match=r"^options: training: epochs: expected a whole number, found 'x'$"):
+        config.load(path, {"training.epochs": "x"})
+    with pytest.raises(ConfigError, match=r"^options: network: name: expected efficientnetb0 \| "):
+        config.load(path, {"network.name": "efficientnet"})
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: training: epochs: expected a whole number, found 'x'$"):
+        config.load(write(tmp_path, "training: {epochs: x}\n"), {"seed": 1})
+
+
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
         config.load(write(tmp_path, "training: {learning_rat: 0.1}\n"))

@@ -120,3 +120,13 @@ def test_figures_of_the_shipped_base_on_images_as_small_as_cifake_are_called_opt
     caveat = run._base_caveat(whole, split)
     assert ("trained on CIFAKE" in caveat.get("base_caveat", "")) == warned
     assert ("warning: the shipped base was trained on CIFAKE" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.slow
+def test_the_report_of_such_a_training_calls_its_figures_optimistic(images, tmp_path, capsys):
+    output = tmp_path / "model.h5"
+    call = ["--data", str(images), "--output", str(output), "--weights", "pretrained", "--fine-tune", "none",
+            "--epochs", "1", "--image-size", "32", "--cache-dir", "none"]  # fmt: skip
+    assert run_cli(train_model.main, call) == 0
+    assert "warning: the shipped base was trained on CIFAKE" in capsys.readouterr().err
+    assert "Optimistic: the shipped base was trained on CIFAKE" in (tmp_path / "model_run" / "report.html").read_text()
