@@ -397,7 +397,7 @@ def _balance_findings(audit: Audit) -> Iterator[Finding]:
     share = counts[rare] / sum(counts.values())
     if share < RARE_CLASS:
         what = f"only {share:.1%} of the images are {rare}"
-        advice = f"add {rare} images, or give each more weight: training.class_weights: true in a config file"
+        advice = f"add {rare} images, or train with --class-weights"
         yield Finding("rare_class", False, what, counts[rare], advice)
     if counts[rare] < shortcuts.MIN_IMAGES:
         what = f"{counts['fake']:,} fake and {counts['real']:,} real images are too few to judge anything by"

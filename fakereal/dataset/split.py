@@ -323,7 +323,7 @@ def warnings(split: Split, weighted: bool) -> list[str]:
     if ratio >= UNEQUAL and not weighted:
         lines.append(
             f"warning: {fake:,} fake and {real:,} real images (1:{ratio:.0f}): the detector will hardly find the {rare}"
-            f" ones; add {rare} images, or set training.class_weights: true in a file for --config"
+            f" ones: add {rare} images, or --class-weights"
         )
     fake, real = class_counts(split.test)
     if min(fake, real) < MIN_TESTED:

@@ -363,7 +363,7 @@ def test_classes_of_1_to_50_are_a_warning_that_names_the_weights(tmp_path):
     split = unequal(tmp_path, 100, 5000)
     (line,) = warnings(split, weighted=False)
     assert line.startswith("warning: 100 fake and 5,000 real images (1:50): the detector will hardly find the fake")
-    assert "training.class_weights: true" in line
+    assert "--class-weights" in line
     assert warnings(split, weighted=True) == warnings(unequal(tmp_path, 500, 500), weighted=False) == []
 
 
