@@ -43,6 +43,9 @@ from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log
 REPORT_FILES = ("metrics.json", "predictions.csv", "report.html")
 """What `write_report` writes."""
 
+TRAINING_REPORT_FILES = (*REPORT_FILES, "history.csv", "learning_curve.png", "report.json")
+"""What `report_training` writes."""
+
 _THUMBNAIL_PX = 224
 _SAMPLES_PER_CLASS = 6
 _EXPLAINED_BATCH = 8

@@ -24,7 +24,7 @@ from fakereal.engines.card import files_of
 from fakereal.engines.export import export_beside
 from fakereal.errors import FakeRealError
 from fakereal.evaluation.evaluate import KnownOutputs, predict_records
-from fakereal.evaluation.report import report_training
+from fakereal.evaluation.report import TRAINING_REPORT_FILES, report_training
 from fakereal.files import keep_backups, locked, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import model_file, networks, out_of_distribution
@@ -44,6 +44,7 @@ from fakereal.training.input_pipeline import named_images
 MAX_TRAIN_MEASURED = 5_000
 """The figures on the training split of a larger set come from this many images, drawn at random."""
 
+_COST = "cost.json"
 _RECORD_SUFFIXES = (".yaml", ".csv", ".tsv", ".json", ".html", ".png")
 _CIFAKE_PX = 32
 _TIMED_BATCHES, _TIMED_BATCH = 5, 32
@@ -119,6 +120,8 @@ def train_and_report(
         result = TrainResult(detector, output, folder, skipped, trained.interrupted, trained.diverged, advice)
         with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
             model_file.save(output, detector)
+            for name in (*TRAINING_REPORT_FILES, _COST):  # of the model before: an end half-way must not leave them
+                (folder / name).unlink(missing_ok=True)
             # Only now: a training that ended early must not replace the records of the existing model.
             _write_records(folder, detector, dataset, split)
             export_beside(output, detector)
@@ -315,7 +318,7 @@ def _write_records(folder: Path, detector: Detector, dataset: Dataset, split: Sp
 
 def _write_cost(result: TrainResult, seconds: dict[str, float]) -> None:
     """Write what the run took, as its last file; a comparison reads it. An interrupted run has none."""
-    path, history = result.folder / "cost.json", result.detector.metadata.history
+    path, history = result.folder / _COST, result.detector.metadata.history
     if result.interrupted:
         path.unlink(missing_ok=True)
         return

@@ -21,6 +21,7 @@ from fakereal.engines import export as exporting
 from fakereal.evaluation.evaluate import predict_records
 from fakereal.evaluation.report import _evidence
 from fakereal.model import gradcam
+from fakereal.model.metadata import read_metadata
 from fakereal.predict.run import PredictConfig, predict_remaining
 from fakereal.runtime import (
     capture_output,
@@ -30,7 +31,7 @@ from fakereal.runtime import (
     interrupts_at_checks_only,
 )
 from fakereal.training import cache as training_cache
-from fakereal.training import checkpoint, features, loop
+from fakereal.training import features, loop, trainer
 from fakereal.training.input_pipeline import EpochSampler
 
 
@@ -303,10 +304,23 @@ def test_pressed_twice_a_training_promises_no_model_and_leaves_none(train_with, 
 
 
 def test_pressed_after_the_last_epoch_the_model_is_measured_and_saved(images, tmp_path, monkeypatch, train_here):
-    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *_: press())
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda *_: press())
     outcome = train_here(images, tmp_path / "model.h5", epochs=1)
     assert outcome.interrupted
     assert outcome.output.exists()
+
+
+def test_pressed_while_the_model_is_exported_the_model_is_new_and_no_report_is_of_the_one_before(
+    images, tmp_path, monkeypatch, train_here
+):
+    before = train_here(images, tmp_path / "model.h5", epochs=1)
+    report, old = before.folder / "report.html", (before.folder / "report.html").read_bytes()
+    monkeypatch.setitem(conversion._CONVERTERS, "litert", pressing(conversion._CONVERTERS["litert"]))
+    with pytest.raises(KeyboardInterrupt):
+        train_here(images, tmp_path / "model.h5", epochs=2)
+    assert len(read_metadata(tmp_path / "model.h5").history) == 2
+    assert not any((before.folder / name).exists() for name in ("report.html", "metrics.json", "cost.json"))
+    assert report.with_name("report.html.bak").read_bytes() == old
 
 
 def test_prediction_ends_with_what_it_has_in_the_journal(images, tmp_path, monkeypatch):
