@@ -9,6 +9,7 @@ from small_networks import SIZE_PX, residual_base
 
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
+from fakereal.dataset.scan import scan
 from fakereal.engines import conversion
 from fakereal.engines import engine as engine_module
 from fakereal.engines.formats import RUNTIMES
@@ -274,3 +275,20 @@ def test_without_the_package_or_in_16_bits_keras_computes_the_features(tmp_path,
     assert fastest(tmp_path)[1].engine == "Keras"
     said = capsys.readouterr().err
     assert "features are computed by Keras, not LiteRT: package no-such-package is not installed: pip install" in said
+
+
+@pytest.mark.parametrize("scope", ["head", "last20", "all"])
+def test_features_are_those_of_the_whole_network_whatever_part_of_it_is_cached(scope, images, tmp_path):
+    model, records = built(scope), scan(images, Preprocessing(SIZE_PX)).records[:10]
+    still = config.Config(SIZE_PX, augmentation=STILL)
+    cache = RowCache(tmp_path / "cache", 10**9)
+    source = features.choose_batch_source(model, still, Preprocessing(SIZE_PX), cache, len(records))
+    assert isinstance(source, features.ImageBatches) == (scope == "all")
+    pixels = np.stack([Preprocessing(SIZE_PX).read(record.path) for record in records]).astype("float32")
+    for found, layer in (
+        (source.base_features(records, 4), model.get_layer(networks.FEATURES).output),
+        (source.penultimate(records, 4), model.get_layer(networks.OUTPUT).input),
+    ):
+        expected = keras.Model(model.inputs, layer).predict(pixels, verbose=0)
+        assert np.ptp(expected) > 0
+        assert found == pytest.approx(expected, abs=1e-5)
