@@ -146,7 +146,6 @@ def test_a_damaged_cache_changes_no_bit(images, tmp_path, capsys, monkeypatch):
 
 
 def test_the_first_view_is_the_picture_itself_and_the_others_differ(images, tmp_path):
-    from fakereal.dataset.scan import scan
     from fakereal.training.input_pipeline import EpochSampler
 
     records = scan(images, Preprocessing(SIZE_PX)).records[:5]
