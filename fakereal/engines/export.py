@@ -159,11 +159,11 @@ def _export_model_file(config: ExportConfig) -> ExportResult:
 
     detector = model_file.load(config.model, config.foreign)
     images = parity.parity_images(detector.metadata.preprocessing.image_size_px)
-    expected = detector.p_real(images)
+    expected = detector.outputs(images)
     check_interrupt()
     with keep_backups(output, force=config.force), replacing(output, output.suffix) as written:
         model_file.save(written, detector)
-        result = parity.compare_outputs(expected, model_file.load(written).p_real(images))
+        result = parity.compare_outputs(expected, model_file.load(written).outputs(images))
         if not result.passed:
             raise EngineRefused(f"--format {KERAS}: not written, because {result.description}")
         check_interrupt()

@@ -54,10 +54,10 @@ class Metadata:
     base_weights: str = "unknown"  # description of the base's initial weights
     data: dict[str, Any] = field(default_factory=dict)  # counts, sources and the fingerprint of the images
     metrics: dict[str, Any] = field(default_factory=dict)  # by split
-    prototypes: Prototypes | None = None  # of the training images; None: every image counts as familiar
     history: tuple[dict[str, Any], ...] = ()  # one row per epoch
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that trained it
     foreign: dict[str, Any] = field(default_factory=dict)  # how a network of another program is used; empty: our own
+    prototypes: Prototypes | None = None  # of the training images; None: every image counts as familiar
 
     @property
     def network(self) -> str:
