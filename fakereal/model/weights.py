@@ -132,7 +132,9 @@ def _pretrained(base: keras.Model, network: NetworkConfig) -> BaseWeights:
 
 def _fits(path: Path, network: NetworkConfig) -> bool:
     metadata = read_metadata(path) if path.is_file() else None
-    return metadata is not None and metadata.config.network.name == network.name
+    if metadata is None or metadata.config.network.name != network.name:
+        return False
+    return networks.normalization_of(metadata.config.network) == networks.normalization_of(network)
 
 
 def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWeights:

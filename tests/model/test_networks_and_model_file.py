@@ -241,6 +241,9 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     (shipped,) = weights.available_bases(model, NetworkConfig())
     assert shipped.origin == weights.BaseWeights("models/pretrained.h5", pretrained=True, choice="pretrained")
     assert "not available offline" in capsys.readouterr().err
+    unit = NetworkConfig(normalization="unit")  # which the shipped base was not trained with
+    with pytest.raises(ConfigError, match="neither ImageNet weights"):
+        weights.available_bases(networks.build(unit, 32), unit)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
