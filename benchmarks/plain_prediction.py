@@ -1,6 +1,6 @@
 """Two plain Keras scripts that predict a folder: the baseline of prediction_speed.py, which runs them.
 
-The model file is one of train_model.py: a regular Keras file with input 224x224x3 in 0..255 and output p_real.
+The model file is one of train_model.py: a regular Keras file with input SxSx3 in 0..255 and output p_real.
 
     python benchmarks/plain_prediction.py one FOLDER MODEL.h5 OUT.json
     python benchmarks/plain_prediction.py batches FOLDER MODEL.h5 OUT.json
@@ -21,15 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-IMAGE_SIZE = (224, 224)
-
 
 def one_by_one(folder: str, model: keras.Model) -> dict[str, float]:
     """Return p_real by file name, by a loop over the files."""
     answers = {}
     for path in sorted(Path(folder).iterdir()):
         image = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
-        image = tf.image.resize(image, IMAGE_SIZE)
+        image = tf.image.resize(image, model.input_shape[1:3])
         answers[path.name] = float(model.predict(image[None], verbose=0)[0, 0])
     return answers
 
@@ -37,7 +35,7 @@ def one_by_one(folder: str, model: keras.Model) -> dict[str, float]:
 def in_batches(folder: str, model: keras.Model) -> dict[str, float]:
     """Return p_real by file name, as the Keras guides do it."""
     dataset = keras.utils.image_dataset_from_directory(
-        folder, labels=None, image_size=IMAGE_SIZE, batch_size=32, shuffle=False, verbose=False
+        folder, labels=None, image_size=model.input_shape[1:3], batch_size=32, shuffle=False, verbose=False
     )
     names = [Path(path).name for path in dataset.file_paths]
     p_real = model.predict(dataset.prefetch(tf.data.AUTOTUNE), verbose=0)

@@ -73,7 +73,7 @@ def plain_app(model_file: Path):
     @app.post("/api/predict")
     def predict() -> flask.Response:
         image = tf.io.decode_image(flask.request.get_data(), channels=3, expand_animations=False)
-        image = tf.image.resize(image, (224, 224))
+        image = tf.image.resize(image, model.input_shape[1:3])
         p_real = float(model.predict(image[None], verbose=0)[0, 0])
         return flask.jsonify(prediction="real" if p_real >= 0.5 else "fake", p_fake=1 - p_real)
 
