@@ -61,11 +61,14 @@ class ModelFile:
     foreign: ForeignModel | None = None  # how a file of another program is used
 
     @property
+    def identity(self) -> str:
+        """What the outputs depend on: the file, and how one of another program is used."""
+        return self.sha256 if self.metadata is not None else f"{self.sha256} {self.foreign.key}"
+
+    @property
     def key(self) -> str:
-        """A hash of what the network computes."""
-        if self.metadata is not None:
-            return self.sha256
-        return hashlib.sha256(f"{self.sha256} {self.foreign.key}".encode()).hexdigest()
+        """The identity as a SHA-256, for the cache."""
+        return self.sha256 if self.metadata is not None else hashlib.sha256(self.identity.encode()).hexdigest()
 
     def load(self) -> Detector:
         """Return the Keras network; ModelFileError where the file is an exported network."""
@@ -100,8 +103,8 @@ class OpenedNetwork:
 
     @property
     def identity(self) -> str:
-        """What the outputs depend on: the file, and how one of another program is used."""
-        return self.file.sha256 if self.file.metadata else f"{self.file.sha256} {self.file.foreign.key}"
+        """See `ModelFile.identity`."""
+        return self.file.identity
 
     def load_detector(self) -> Detector:
         """Return the Keras network of the same file."""
