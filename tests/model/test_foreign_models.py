@@ -190,7 +190,8 @@ def test_the_converted_network_of_one_meaning_is_not_used_for_another(tmp_path, 
 
 def test_a_saturated_sigmoid_keeps_its_evidence(tmp_path):
     """p_real of exactly 1 has no gradient; its logit has one."""
-    model = sequential(layers.Conv2D(4, 3, bias_initializer="ones"), *head(1, "sigmoid"))
+    positive = keras.initializers.RandomUniform(0.0, 0.1, seed=0)  # so that the logit is large, whatever ran before
+    model = sequential(layers.Conv2D(4, 3, kernel_initializer=positive, bias_initializer="ones"), *head(1, "sigmoid"))
     model.layers[-1].set_weights([np.full((4, 1), 50.0), np.full(1, 1e4)])
     detector = model_file.load(saved(model, tmp_path / "sure.keras"), ForeignModel())
     explained = GradCamExplainer(detector.model).explain(noise_images(size=SIZE))
