@@ -211,7 +211,7 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     for dotted, value in (overrides or {}).items():
         _set(tree, _RENAMED.get(dotted, dotted).split("."), value)
     config = _parse(Config, tree, "options")
-    for key in ("epochs", "learning_rate", "fine_tune", "time_limit_minutes", "batch_size"):
+    for key in ("epochs", "learning_rate", "fine_tune", "fine_tune_epochs", "time_limit_minutes", "batch_size"):
         if config.training.phases and f"training.{key}" in (overrides or {}):
             flag = "--" + key.removesuffix("_minutes").replace("_", "-")
             raise ConfigError(

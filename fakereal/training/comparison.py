@@ -46,6 +46,11 @@ class Row:
         return self.tree["cost"].get("diverged", False)
 
     @property
+    def is_timed(self) -> bool:
+        """True where the layers that were fine-tuned were chosen by the clock (`fine_tune: auto`)."""
+        return bool(self.tree["cost"].get("fine_tuned_by_time"))
+
+    @property
     def data_fingerprint(self) -> str:
         """Hash of the images, their labels and their splits."""
         return self.tree["training"]["data"].get("fingerprint", "")
@@ -182,12 +187,18 @@ def comparison_markdown(table: Sequence[Row], failed: dict[str, str]) -> list[st
 
 
 def comparison_warnings(table: Sequence[Row], failed: dict[str, str]) -> list[str]:
-    """Return what went wrong, one line per run."""
+    """Return what went wrong, one line per run, and what makes differences doubtful."""
+    timed = [f"{row.name} {row.tree['cost']['fine_tuned_by_time']}" for row in table if row.is_timed]
+    by_time = (
+        "another machine or load may choose otherwise, so differences may come from that: training.fine_tune"
+        " all, last20 or none in each configuration compares them alone"
+    )
     away = "its loss diverged, so the best epoch before counts: try a lower training.learning_rate"
     changed = "so the two can't be compared: remove cost.json from the folder of the older run, and repeat"
     return [
         *(f"{name} failed: {reason}" for name, reason in failed.items()),
         *(f"{row.name}: {away}" for row in table if row.diverged),
+        *([f"fine-tuning chosen by time: {'; '.join(timed)}; {by_time}"] if timed else []),
         *(f"{row.name}: the images or labels changed between its training and that of {table[0].name}, {changed}"
           for row in _on_other_data(table)),
     ]  # fmt: skip

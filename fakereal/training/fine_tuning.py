@@ -28,14 +28,14 @@ MIN_EPOCHS = 3
 TITLES = {"all": "all layers", "last20": "the last 20 layers", "head": "the head"}
 
 _TIMED_STEPS = 4
-_FORWARD_SHARE = 1 / 3  # of a step's time, for the same number of images
+_FORWARD_SHARE = 1 / 3  # of a step's time and compilation; there is a pass to validate and one to measure
 
 
 @dataclass(frozen=True)
 class PhaseCost:
     """What a phase of fine-tuning would take."""
 
-    once_s: float  # before its first epoch and after its last: features of frozen layers, figures on all splits
+    once_s: float  # compilation, features of frozen layers, and after the last epoch one pass over all images
     epoch_s: float  # an epoch with its validation
 
     def seconds(self, epochs: int) -> float:
@@ -50,6 +50,11 @@ class FineTuning:
     fine_tune: FineTune
     epochs: int  # 0 for `none`
     minutes: dict[str, float]  # of each scope that was measured: with these epochs, or with all where it does not fit
+
+    @property
+    def text(self) -> str:
+        """The decision for people."""
+        return f"{TITLES[self.fine_tune]}, {self.epochs} epochs" if self.epochs else "the head alone"
 
 
 def choose(cost_of: Callable[[str], PhaseCost], epochs: int, left_s: float) -> FineTuning:
@@ -67,8 +72,9 @@ def choose(cost_of: Callable[[str], PhaseCost], epochs: int, left_s: float) -> F
         fits = fitting >= min(MIN_EPOCHS, epochs)
         minutes[scope] = round(cost.seconds(fitting if fits else epochs) / 60, 1)
         if fits:
-            log(f"fine-tuning: {TITLES[scope]}, {fitting} epochs, about {_about(minutes[scope])}{_too_long(minutes)}")
-            return FineTuning(scope, fitting, minutes)
+            decided = FineTuning(scope, fitting, minutes)
+            log(f"fine-tuning: {decided.text}, {about(minutes[scope])} with measuring{_too_long(minutes)}")
+            return decided
     log(f"fine-tuning: none{_too_long(minutes, left_out=SCOPES)}")
     return FineTuning("none", 0, minutes)
 
@@ -78,13 +84,15 @@ def _too_long(minutes: dict[str, float], left_out: Sequence[str] = SCOPES[:1]) -
     too_long = [scope for scope in left_out if scope in minutes and len(minutes) > 1]
     if not too_long:
         return ""
-    each = ", ".join(f"{TITLES[scope]} would take about {_about(minutes[scope])}" for scope in too_long)
+    each = ", ".join(f"{TITLES[scope]} would take {about(minutes[scope])}" for scope in too_long)
     return f" ({each}: more than --time-limit leaves)"
 
 
-def _about(minutes: float) -> str:
+def about(minutes: float) -> str:
     """Return minutes as text, in the precision of an estimate."""
-    return "1 minute" if minutes < 1.5 else f"{minutes:.0f} minutes"
+    if minutes < 1.5:
+        return "about 1 minute"
+    return f"about {minutes:.0f} minutes" if minutes < 90 else f"about {minutes / 60:.0f} hours"
 
 
 def measure(source: BatchSource, split: Split, phase: PhaseConfig, seed: int) -> PhaseCost:
@@ -98,17 +106,20 @@ def measure(source: BatchSource, split: Split, phase: PhaseConfig, seed: int) ->
     """
     batch_size, sampler = phase.batch_size, EpochSampler(seed, 0, 0)
     sample = split.train[: _TIMED_STEPS * batch_size]
+    started = time.monotonic()
     source.fit(sample, sampler, batch_size)  # compiles the step, and computes features where there are any
     ends = [time.monotonic()]
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.monotonic()))
     source.fit(sample, sampler, batch_size, callbacks=[note])
     step_s = (ends[-1] - ends[0]) / (len(ends) - 1)
+    compile_s = max(0.0, (ends[0] - started) - (ends[-1] - ends[0]) - source.cost.seconds)
     forward_s = _FORWARD_SHARE * step_s / min(batch_size, len(sample))
     images, steps = len(split.train) + len(split.val) + len(split.test), -(-len(split.train) // batch_size)
     versions = min(source.augmented_versions, phase.epochs)
     features = images + (versions - 1) * len(split.train) if versions else 0
     feature_s = source.cost.seconds / max(1, source.cost.images)
-    return PhaseCost(features * feature_s + images * forward_s, steps * step_s + len(split.val) * forward_s)
+    once_s = compile_s * (1 + 2 * _FORWARD_SHARE) + features * feature_s + images * forward_s
+    return PhaseCost(once_s, steps * step_s + len(split.val) * forward_s)
 
 
 def resolved(training: TrainingConfig, decided: FineTuning) -> TrainingConfig:

@@ -32,6 +32,8 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
                    help="layers to train after the head (default: auto: as many as --time-limit allows)")  # fmt: skip
     p.add_argument("--time-limit", dest="training.time_limit_minutes", type=float, metavar="MINUTES",
                    help="for the choice that --fine-tune auto makes (default: 15)")  # fmt: skip
+    p.add_argument("--fine-tune-epochs", dest="training.fine_tune_epochs", type=count, metavar="N",
+                   help="of the layers that --fine-tune trains; with auto at most (default: 10)")  # fmt: skip
     p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
     p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
     p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")

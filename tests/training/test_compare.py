@@ -183,6 +183,15 @@ def test_runs_on_other_pictures_than_the_best_are_said():
     assert told.startswith("old: the images or labels changed between its training and that of best")
 
 
+def test_fine_tuning_that_was_chosen_by_time_is_said_once_for_all_runs():
+    chosen = {"one": "all layers, 6 epochs", "two": "the head alone", "three": None}
+    trees = {name: {"cost": {"fine_tuned_by_time": text}, "training": {"data": {}}} for name, text in chosen.items()}
+    (told,) = comparison.comparison_warnings([comparison.Row(name, tree, None) for name, tree in trees.items()], {})
+    assert told.startswith("fine-tuning chosen by time: one all layers, 6 epochs; two the head alone; another machine")
+    trees.pop("one"), trees.pop("two")
+    assert comparison.comparison_warnings([comparison.Row(name, tree, None) for name, tree in trees.items()], {}) == []
+
+
 def test_a_run_whose_base_was_renewed_is_trained_anew(tmp_path):
     (tmp_path / "split.csv").write_text("path,sha256,label,source,split,reason\n")
     base, recipe = tmp_path / "base.h5", tmp_path / "one.yaml"
