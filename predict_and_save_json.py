@@ -38,12 +38,12 @@ def parser(output: Path | None) -> Parser:
     add("--resume", action="store_true", help="continue an unfinished run with the same --output")
     add("--batch-size", type=parse_count, default=32, metavar="N", help="images per batch")
     add("--threshold", type=parse_share, metavar="P",
-        help="call an image fake from this fake probability on, 0 to 1 (default: the model's own)")  # fmt: skip
+        help="call an image fake at this fake probability or more, 0 to 1 (default: the model's own)")  # fmt: skip
     most = len(STABILITY_RESAVES)
     stability_help = f"also predict N re-saved variants of each image (1 to {most}, default {most})"
     add("--stability", type=parse_count, nargs="?", const=most, metavar="N",
         help=f"{stability_help} and report labels that change")  # fmt: skip
-    add("--explain", type=Path, metavar="DIR", help="folder for heatmaps of the evidence for each label")
+    add("--explain", type=Path, metavar="DIR", help="folder for heatmaps (Grad-CAM) of the evidence for each label")
     add("--ray", nargs="?", const="auto", metavar="ADDRESS", help="predict on a Ray cluster: HOST:PORT, auto or local")
     add("--engine", choices=ENGINES, default="auto", help="inference engine; auto: the fastest that matches Keras")
     foreign.add_options(options)

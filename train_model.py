@@ -27,19 +27,21 @@ _NOT_CONFIGURATION = ("config", "output", "resume", "ray", "workers", "end_with_
 def parser() -> cli.Parser:
     """Return the options; one that is not given comes from --config, or else is the default."""
     p = cli.Parser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_either("data", dest="data.path", help="folder of the labeled images (default: data/clean)")
+    p.add_either("data", dest="data.path", help="folder with the labeled images (default: data/clean)")
     p.add_argument("--output", metavar="FILE", type=Path, default=Path("models/my_trained_model.h5"),
                    help="the model file, .h5 or .keras (default: models/my_trained_model.h5)")  # fmt: skip
     p.add_argument("--config", metavar="FILE", type=cli.parse_path, help="a YAML file, such as those in configs/")
     p.add_label_options("data.")
-    p.add_argument("--split", dest="data.split_file", metavar="FILE", help="a run's split.csv (default: by content)")
+    p.add_argument(
+        "--split", dest="data.split_file", metavar="FILE", help="split.csv of an earlier run (default: by content)"
+    )
     add_config_options(p)
     p.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)  # how a comparison calls it
     p.add_argument("--resume", action="store_true", help="continue a killed run from its checkpoint")
     p.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS",
                    help="train on a Ray cluster: HOST:PORT, auto or local")  # fmt: skip
     p.add_argument("--workers", type=cli.parse_count, metavar="N",
-                   help="with --ray (default: one per GPU, or per machine if none)")  # fmt: skip
+                   help="number of workers with --ray (default: one per GPU, or per machine if none)")  # fmt: skip
     p.add_common_options()
     return p
 

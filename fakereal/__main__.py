@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from fakereal.dataset.near_duplicates import Cluster
     from fakereal.dataset.scan import Dataset
 
-_MODEL_HELP = "the model file (default: models/my_trained_model.h5, else the shipped detector)"
-_ENGINE_HELP = "what runs the network; auto: the fastest that agrees with Keras"
+_MODEL_HELP = "model file (default: models/my_trained_model.h5, else the shipped detector)"
+_ENGINE_HELP = "inference engine; auto: the fastest that matches Keras"
 
 
 def console() -> int:
@@ -101,15 +101,15 @@ def command_parser(name: str) -> Parser:
 
 def _audit_options(command: Parser) -> None:
     add = command.add_argument
-    command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
+    command.add_either("data", type=Path, required=True, help="folder with the labeled images")
     command.add_label_options()
-    add("--report", type=Path, metavar="DIR", help="write report.html and audit.json there")
-    add("--label-errors", action="store_true", help="also look for wrong labels: takes minutes, needs --report")
-    add("--neutralize", type=Path, metavar="OUT", help="write a copy in which all images have one size and encoding")
+    add("--report", type=Path, metavar="DIR", help="write report.html and audit.json into this folder")
+    add("--label-errors", action="store_true", help="also look for wrong labels; takes minutes, needs --report")
+    add("--neutralize", type=Path, metavar="OUT", help="write a copy of the images with one crop, size and encoding")
 
 
 def run_audit(arguments: argparse.Namespace) -> int:
-    """Describe a labeled data set, and find what makes it too easy: shortcuts, duplicates, damaged files.
+    """Check a labeled data set: shortcuts, duplicates, damaged files and, on request, wrong labels.
 
     Examples:
       python -m fakereal audit data/clean --report audit               audit/report.html and audit/audit.json
@@ -177,21 +177,21 @@ def _write_neutral_copy(dataset: Dataset, folder: Path) -> bool:
 def _evaluate_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
-    command.add_either("data", type=Path, required=True, help="the folder with the labeled images")
+    command.add_either("data", type=Path, required=True, help="folder with the labeled images")
     command.add_label_options()
-    add("--output", type=Path, metavar="DIR", help="for the report (default: MODEL_on_DATA beside the model)")
-    split_help = "of folders with train/ and test/: the test images, or all"
+    add("--output", type=Path, metavar="DIR", help="folder for the report (default: MODEL_on_DATA beside the model)")
+    split_help = "which images of a folder with train/ and test/ to use: the test images, or all"
     add("--split", choices=("test", "all"), default="test", help=split_help)
     add("--seen", action="store_true", help="include images that the model was trained or tuned on")
-    resave_help = "re-save at most N random images; 0: none (default: all)"
+    resave_help = "how many random images to predict after re-saving too; 0: none (default: all)"
     add("--resave-images", type=cli.parse_whole, metavar="N", help=resave_help)
-    add("--batch-size", type=cli.parse_count, default=32, metavar="N", help="images per network call")
+    add("--batch-size", type=cli.parse_count, default=32, metavar="N", help="images per batch")
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
     foreign.add_options(command)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Measure a detector on labeled images, and write a report of it.
+    """Measure a detector on labeled images, and write a report.
 
     Examples:
       python -m fakereal evaluate models/my_trained_model.h5 --data data/clean
@@ -199,7 +199,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
     The folder holds fake/ and real/, by themselves, inside train/ val/ test/ (then test/ counts), or inside one folder
     per source. Images that the model was trained or tuned on are left out where the record of its training
-    (NAME_run/split.csv) lies beside it. Written are report.html, metrics.json and predictions.csv.
+    (NAME_run/split.csv) lies beside it. The output is report.html, metrics.json and predictions.csv.
     """
     start_keras()
     from fakereal.evaluation.evaluate import EvaluateConfig
@@ -222,14 +222,14 @@ def _compare_options(command: Parser) -> None:
     add(
         "configs", type=cli.parse_path, nargs="*", metavar="CONFIG", help="configurations of train_model.py, YAML files"
     )
-    add("--data", dest="path", metavar="DIR", help="the labeled images, for all of them")
+    add("--data", dest="path", metavar="DIR", help="folder with the labeled images, for all configurations")
     command.add_label_options()
-    add("--split", dest="split_file", metavar="FILE", help="the split.csv of an earlier run (default: one is made)")
-    add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="for everything")
-    settings_help = "a key for all of them, such as training.epochs=5; repeatable"
+    add("--split", dest="split_file", metavar="FILE", help="split.csv of an earlier run (default: one is made)")
+    add("--output", type=Path, default=Path("models/comparison"), metavar="DIR", help="folder for all results")
+    settings_help = "set a key in all configurations, such as training.epochs=5; repeatable"
     add("--set", type=cli.parse_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help=settings_help)  # fmt: skip
-    add("--write-configs", type=Path, metavar="DIR", help="write the classic experiments there")
+    add("--write-configs", type=Path, metavar="DIR", help="copy five example configurations into this folder")
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
@@ -241,7 +241,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
       python -m fakereal compare experiments/*.yaml --data data/clean --set training.epochs=5
 
     Each configuration trains in a process of its own; one that fails stops none of the others. The same command again
-    trains only what isn't trained yet, and resumes what was interrupted. Written are comparison.md, comparison.csv,
+    trains only what isn't trained yet, and resumes what was interrupted. The output is comparison.md, comparison.csv,
     comparison.html, and for each configuration the model, its log and its report.
     """
     from fakereal.training import compare
@@ -280,17 +280,17 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _export_options(command: Parser) -> None:
     add = command.add_argument
     command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
-    format_help = "of the result: .tflite, .onnx, .xml with .bin, or a model file of Keras (.keras, .h5)"
+    format_help = "format of the output: .tflite, .onnx, .xml with .bin, or a Keras model file (.keras, .h5)"
     add("--format", choices=cli.EXPORT_FORMATS, required=True, help=format_help)
-    add("--output", type=Path, metavar="FILE", help="the result (default: beside the model, under its name)")
-    add("--int8", action="store_true", help="8-bit integers: a third of the size, calibrated and tested on --data")
-    data_help = "labeled images for --int8: half of them calibrate it, half test it"
+    add("--output", type=Path, metavar="FILE", help="output file (default: beside the model, under its name)")
+    add("--int8", action="store_true", help="quantize to 8-bit integers, a third of the size; needs --data")
+    data_help = "labeled images for --int8: half of them calibrate the ranges, half test the result"
     add("--data", type=Path, metavar="DIR", help=data_help)
     foreign.add_options(command)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """Write a detector as LiteRT, ONNX or OpenVINO file, to run it without TensorFlow; or as a model file.
+    """Convert a detector to LiteRT, ONNX or OpenVINO, to run it without TensorFlow; or write a Keras model file.
 
     Examples:
       python -m fakereal export models/pretrained.h5 --format litert
@@ -298,7 +298,7 @@ def run_export(arguments: argparse.Namespace) -> int:
       python -m fakereal export models/my_trained_model.h5 --format openvino --int8 --data data/clean
       python -m fakereal export theirs.h5 --format keras --foreign-output p_fake --foreign-scale 0-1
 
-    The result is compared with the model first, and written only where it gives the same answers. Beside it, FILE.json
+    The result is compared with the model first, and written only if it gives the same outputs. Beside it, FILE.json
     describes the input, the output and how a label is made of it. onnx and openvino need requirements-export.txt. With
     --format keras, the result is a model file that needs no --foreign options any more.
     """
@@ -315,15 +315,26 @@ def _web_options(command: Parser) -> None:
     command.add_either("model", type=cli.parse_path, help=_MODEL_HELP)
     foreign.add_options(command)
     add("--engine", choices=cli.ENGINES, default="auto", help=_ENGINE_HELP)
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: for other machines too")
-    add("--port", type=int, default=8000, metavar="N", help="0: any free one")
-    token_help = "required from every client (default: the variable FAKEREAL_TOKEN, which ps doesn't show to others)"
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0: all, for other machines too",
+    )
+    add("--port", type=int, default=8000, metavar="N", help="port to listen on; 0: any free one")
+    token_help = "bearer token required from every client (default: the variable FAKEREAL_TOKEN, which ps doesn't show)"
     add("--token", metavar="TEXT", help=token_help)
-    cors_help = "let pages of this site use the JSON API, such as https://example.org; repeatable"
+    cors_help = "let pages of this site, such as https://example.org, use the JSON API; repeatable"
     add("--cors", type=cli.parse_origin, action="append", default=[], metavar="ORIGIN", help=cors_help)
-    add("--max-upload-mb", type=cli.parse_count, default=32, metavar="N", help="largest request")
-    add("--max-megapixels", type=cli.parse_count, default=50, metavar="N", help="largest image")
-    add("--queue", type=cli.parse_count, default=64, metavar="N", help="images accepted at once; more get a 503")
+    add("--max-upload-mb", type=cli.parse_count, default=32, metavar="N", help="largest request accepted")
+    add("--max-megapixels", type=cli.parse_count, default=50, metavar="N", help="largest image accepted")
+    add(
+        "--queue",
+        type=cli.parse_count,
+        default=64,
+        metavar="N",
+        help="images waiting or in work; beyond that, the answer is 503",
+    )
 
 
 def run_web(arguments: argparse.Namespace) -> int:
@@ -350,9 +361,9 @@ def run_web(arguments: argparse.Namespace) -> int:
 
 def _demo_options(command: Parser) -> None:
     add = command.add_argument
-    add("folder", type=Path, metavar="DIR", help="a new or empty folder for the set")
+    add("folder", type=Path, metavar="DIR", help="new or empty folder for the set")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other images")
-    add("--run", dest="tour", action="store_true", help="clean, train and predict too")
+    add("--run", dest="tour", action="store_true", help="also clean, train and predict")
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--force", action="store_true", default=False,
                 help="replace earlier results without keeping them as NAME.bak")  # fmt: skip
         self.add_argument("--strict", action="store_true", default=False,
-            help="exit code 1 where anything was left out or found")  # fmt: skip
+            help="exit with code 1 if anything was left out or found")  # fmt: skip
         self.add_argument("--quiet", action="store_true", default=False,
             help="no progress and no messages, only results, warnings and errors")  # fmt: skip
         self.add_argument("--version", action="version", version=f"fakereal {__version__}")
@@ -162,11 +162,11 @@ class Parser(argparse.ArgumentParser):
             section: prefix of the `dest` of each, such as `data.`.
         """
         self.add_argument("--class", dest=f"{section}classes", action="append", metavar="NAME=fake|real|skip",
-            help="what the folder NAME counts as; NAME may be a path or a pattern; repeatable")  # fmt: skip
+            help="class of the images in folder NAME, which may be a path or a pattern; repeatable")  # fmt: skip
         self.add_argument("--split-folder", dest=f"{section}split_folders", action="append",
-            metavar="NAME=train|val|test|skip", help="which split the folder NAME is; repeatable")  # fmt: skip
+            metavar="NAME=train|val|test|skip", help="split of the images in folder NAME; repeatable")  # fmt: skip
         self.add_argument("--labels", dest=f"{section}labels_file", metavar="FILE",
-            help="a CSV or text file with path and label of each image, in place of class folders")  # fmt: skip
+            help="CSV or text file with the path and label of each image, in place of class folders")  # fmt: skip
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """Return the arguments; exit with code 2 and one line where they can't be used."""
@@ -198,9 +198,9 @@ class Parser(argparse.ArgumentParser):
             values[dest] = given.pop(0)
         for name, (dest, required) in self._either.items():
             if required and values[dest] is None:
-                self.error(f"expected {name.upper()}, got none: name it by itself or with --{name}")
+                self.error(f"expected {name.upper()}, got none: give it as an argument or with --{name}")
         if given:
-            self.error(f"unexpected argument {str(given[0])!r}: an option gives the same already")
+            self.error(f"unexpected argument {str(given[0])!r}: an option already gives this value")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -275,7 +275,7 @@ def _question(numbers: Mapping[str, float], key: str) -> str:
     if key in PROBABILITY_KEYS or not are_classes:
         owner = PROBABILITY_KEYS.get(key)
         options = [
-            f"{_threshold_option(label, 0.5)} (an image is {NAMES[label]} from 0.5 on)"
+            f"{_threshold_option(label, 0.5)} (an image is {NAMES[label]} at 0.5 or more)"
             for label in ((FAKE, REAL) if owner is None else (owner,))
         ]
         name, low, high = _SPELLED.get(key, key), min(numbers.values()), max(numbers.values())
@@ -334,12 +334,17 @@ def _prediction(entry: _Entry, meanings: Mapping[str, int | None]) -> Prediction
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how to read what a prediction file doesn't say itself."""
     add = parser.add_argument
-    add("--labels-as", type=_labels, metavar="VALUE=LABEL,...", help="what other labels mean: 0=fake,1=real")
+    add(
+        "--labels-as",
+        type=_labels,
+        metavar="VALUE=LABEL,...",
+        help="what labels other than fake and real mean, such as 0=fake,1=real",
+    )
     add(
         "--threshold",
         type=_threshold,
         metavar="NAME=N",
-        help="for probabilities: p_fake=0.5 is fake from 0.5 on; or p_real=N",
+        help="for files with probabilities: p_fake=0.5 means fake at 0.5 or more; or p_real=N",
     )
     add(
         "--index-shift",
@@ -349,7 +354,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="add N to the indices of file NAME: 1 if index 0 means 1.png",
     )
     add("--skip-conflicts", action="store_true", help="leave out images that one file calls both fake and real")
-    add("--columns", type=_columns, metavar="IMAGE,LABEL", help="keys or columns of the image and its label")
+    add(
+        "--columns",
+        type=_columns,
+        metavar="IMAGE,LABEL",
+        help="names of the keys or columns that hold the image and its label",
+    )
 
 
 def rules_of(args: argparse.Namespace) -> Rules:

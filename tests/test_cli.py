@@ -172,8 +172,8 @@ def test_the_program_alone_prints_the_overview(capsys):
         (["separate", "a", "b"], "error: unexpected argument 'b': leave it out"),
         (["--quiet", "audit", "x"], "audit ... --quiet ("),
         (["separate", "--soruce", "x"], "error: unknown option --soruce; did you mean --source?"),
-        (["audit"], "error: expected DATA, got none: name it by itself or with --data"),
-        (["audit", "x", "--data", "y"], "error: unexpected argument 'x': an option gives the same already"),
+        (["audit"], "error: expected DATA, got none: give it as an argument or with --data"),
+        (["audit", "x", "--data", "y"], "error: unexpected argument 'x': an option already gives this value"),
     ],
 )
 def test_a_mistyped_command_or_option_is_one_line_with_a_suggestion(arguments, line, capsys):

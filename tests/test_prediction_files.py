@@ -280,8 +280,8 @@ def test_probabilities_are_refused_until_a_threshold_is_given(tmp_path):
     path = written(tmp_path, {"1.png": 0.7, "2.png": 0.2})
     assert refusal(path) == (
         "label holds numbers from 0.2 to 0.7, not labels: if they are probabilities,"
-        " pass --threshold p_fake=0.5 (an image is fake from 0.5 on)"
-        " or --threshold p_real=0.5 (an image is real from 0.5 on)"
+        " pass --threshold p_fake=0.5 (an image is fake at 0.5 or more)"
+        " or --threshold p_real=0.5 (an image is real at 0.5 or more)"
     )
     assert read_labels(path, Rules(threshold=(0, 0.5))) == NAMED
     assert read_labels(path, Rules(threshold=(1, 0.2))) == {"1.png": 1, "2.png": 1}
@@ -295,7 +295,7 @@ def test_a_column_of_p_fake_or_p_real_says_itself_what_it_holds(tmp_path):
     path = written(tmp_path, "file,p_fake\n1.png,0.9\n2.png,0.5\n", "x.csv")
     assert refusal(path) == (
         "p_fake holds numbers from 0.5 to 0.9, not labels: if they are probabilities,"
-        " pass --threshold p_fake=0.5 (an image is fake from 0.5 on)"
+        " pass --threshold p_fake=0.5 (an image is fake at 0.5 or more)"
     )
     assert read_labels(path, Rules(threshold=(0, 0.6))) == NAMED
     assert refusal(path, Rules(threshold=(1, 0.4))) == (
@@ -307,7 +307,7 @@ def test_a_column_of_p_fake_or_p_real_says_itself_what_it_holds(tmp_path):
 
 def test_a_column_for_each_class_is_read_with_a_threshold(tmp_path):
     path = written(tmp_path, "image,real,fake\n1.png,0,1\n2.png,1,0\n", "x.csv")
-    assert "pass --threshold p_fake=0.5 (an image is fake from 0.5 on)" in refusal(path)
+    assert "pass --threshold p_fake=0.5 (an image is fake at 0.5 or more)" in refusal(path)
     assert read_labels(path, Rules(threshold=(0, 0.5))) == NAMED
     assert read_labels(path, Rules(threshold=(1, 0.5))) == NAMED
 

@@ -50,7 +50,7 @@ def headline(tree: dict[str, Any]) -> str:
     if unseen_test:
         elsewhere = f"{html.percent(unseen_test['accuracy'], 0)} on sources it never saw"
     else:
-        elsewhere = "how many less, only images from other sources tell"
+        elsewhere = "only images from other sources can show how much less"
     return f"Right on {right:,} of {total:,} {noun}; expect less on images from elsewhere: {elsewhere}."
 
 
@@ -165,7 +165,7 @@ def decision_line(decision: DecisionRule, uncertain_share: float) -> str:
         decision: of the model.
         uncertain_share: share of the test images inside the band, 0..1.
     """
-    called = f"Called fake from a fake probability of {100 * decision.threshold:.3g} % on."
+    called = f"Called fake at a fake probability of {100 * decision.threshold:.3g} % or more."
     low, high = decision.band
     if low < high:
         uncertain = html.percent(uncertain_share)

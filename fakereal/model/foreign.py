@@ -124,13 +124,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about foreign models to a parser, whose `foreign` is then a ForeignModel; by default None."""
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # as Python 3.14: else `-1-1` would count as an option
     add = parser.add_argument
-    add("--foreign-model", action=_ForeignOption, nargs=0, help="accept a Keras file that another program saved")
+    add("--foreign-model", action=_ForeignOption, nargs=0, help="accept a Keras model file that another program saved")
     output_help = (
         "meaning of its output: p_real, p_fake, logit_real, logit_fake, or softmax: and the class of each output, such"
         " as softmax:fake,real (default: p_real)"
     )
     add("--foreign-output", action=_ForeignOption, type=parse_output, metavar="MEANING", help=output_help)
-    scale_help = "range of the pixels that it was trained on (default: 0-255)"
+    scale_help = "range of the pixel values that it was trained on (default: 0-255)"
     add("--foreign-scale", action=_ForeignOption, choices=tuple(SCALES), help=scale_help)
     size_help = "width and height of its images in pixels, where the file doesn't say"
     add("--foreign-size", action=_ForeignOption, type=parse_count, metavar="PX", help=size_help)

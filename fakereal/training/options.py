@@ -23,34 +23,38 @@ def add_config_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--neutralize", dest="neutralize.enabled", **switch,
                    help="crop, resize and encode all images alike, in training and prediction")  # fmt: skip
     p.add_argument("--no-audit", dest="data.audit", action="store_const", const=False,
-                   help="skip the check whether file features alone tell fake from real")  # fmt: skip
+                   help="skip the check for shortcuts in format, size and metadata")  # fmt: skip
     p.add_argument("--network", dest="network.name", type=parse_network, metavar="NAME",
-                   help="efficientnetb0 (default), efficientnetb4, vgg16, cnn")  # fmt: skip
-    p.add_argument("--weights", metavar="CHOICE", help="the base starts from: auto (default: the better one of those\n"
+                   help="efficientnetb0 (default), efficientnetb4, vgg16 or cnn")  # fmt: skip
+    p.add_argument("--weights", metavar="CHOICE", help="the backbone starts from: auto (default: the better of those\n"
                    "at hand) | imagenet | pretrained (models/pretrained.h5) | none | a file")  # fmt: skip
     p.add_argument("--fine-tune", dest="training.fine_tune", choices=("auto", "none", "last20", "all"),
                    help="layers to train after the head (default: auto: as many as --time-limit allows)")  # fmt: skip
     p.add_argument("--time-limit", dest="training.time_limit_minutes", type=float, metavar="MINUTES",
-                   help="for the choice that --fine-tune auto makes (default: 15)")  # fmt: skip
+                   help="time that --fine-tune auto plans for, all epochs included (default: 15)")  # fmt: skip
     p.add_argument("--fine-tune-epochs", dest="training.fine_tune_epochs", type=count, metavar="N",
-                   help="of the layers that --fine-tune trains; with auto at most (default: 10)")  # fmt: skip
-    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="of the head (default: 25)")
-    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N", help="default: 32")
-    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X", help="default: 0.001")
-    p.add_argument("--image-size", type=count, metavar="PX", help="width and height (default: 224)")
-    p.add_argument("--seed", type=int, metavar="N", help="same seed, same machine: same result (default: 0)")
+                   help="epochs of fine-tuning; with --fine-tune auto, at most (default: 10)")  # fmt: skip
+    p.add_argument("--epochs", dest="training.epochs", type=count, metavar="N", help="epochs of the head (default: 25)")
+    p.add_argument("--batch-size", dest="training.batch_size", type=count, metavar="N",
+                   help="images per step (default: 32)")  # fmt: skip
+    p.add_argument("--learning-rate", dest="training.learning_rate", type=float, metavar="X",
+                   help="for the head (default: 0.001)")  # fmt: skip
+    p.add_argument("--image-size", type=count, metavar="PX",
+                   help="width and height of the network's input (default: 224)")  # fmt: skip
+    p.add_argument("--seed", type=int, metavar="N",
+                   help="same seed on the same machine: same result (default: 0)")  # fmt: skip
     p.add_argument("--patience", dest="training.patience", type=cli.parse_whole, metavar="N",
-                   help="end a phase after N epochs without a lower validation loss (default: 0: off)")  # fmt: skip
+                   help="early stopping: epochs without a lower validation loss (default: 0: off)")  # fmt: skip
     p.add_argument("--class-weights", dest="training.class_weights", **switch,
                    help="weight each class by the inverse of its number of images")  # fmt: skip
     p.add_argument("--mixed-precision", dest="training.mixed_precision", **switch,
-                   help="bfloat16 arithmetic, for GPUs that are fast at it")  # fmt: skip
+                   help="compute in bfloat16, which is faster on recent GPUs")  # fmt: skip
     p.add_argument("--unseen-sources", dest="training.unseen_sources", type=cli.parse_whole, metavar="K",
-                   help="leave out K groups of sources in turn, to measure what the detector is worth on new ones\n"
+                   help="leave out K groups of sources in turn, to estimate the accuracy on new sources\n"
                    "(default: 5 where each class has 3 sources; 0: off)")  # fmt: skip
     p.add_argument("--cache-dir", dest="data.cache_dir", metavar="DIR",
-                   help="keeps decoded images and features (default: your cache folder; none: off)")  # fmt: skip
+                   help="cache of decoded images and features (default: your cache folder; none: off)")  # fmt: skip
     p.add_argument("--summary", dest="report.summary", **switch,
                    help="print the layers of the network before the training, as Keras lists them")  # fmt: skip
     p.add_argument("--tensorboard", dest="training.tensorboard", **switch,
-                   help="write the history for TensorBoard too, into NAME_run/tensorboard")  # fmt: skip
+                   help="also write the history for TensorBoard, into NAME_run/tensorboard")  # fmt: skip

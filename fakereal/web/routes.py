@@ -275,7 +275,8 @@ def verdict_sentence(analysis: Analysis) -> str:
             f" fake is {range_text(decision['band'])}."
         )
     if share < 0.5:
-        return f"Called {name} although less likely: this model calls fake from {percent(decision['threshold'])} on."
+        limit = percent(decision["threshold"])
+        return f"Called {name} although less likely: this model calls an image fake at {limit} or more."
     return f"The model gives {percent(share)} for {name}."
 
 

@@ -603,4 +603,4 @@ def test_templates_are_part_of_the_package():
 )
 def test_a_training_tells_when_its_model_answers_uncertain(decision, said):
     line = summary.decision_line(decision, 0.125)
-    assert line == f"Called fake from a fake probability of 50 % on. {said}"
+    assert line == f"Called fake at a fake probability of 50 % or more. {said}"

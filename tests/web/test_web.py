@@ -322,7 +322,7 @@ def test_a_label_below_even_chance_names_the_threshold():
         app.application.extensions["fakereal"] = changed
         text = post(app, ("1.png", png(160)), url="/cards").text
     assert "Leans fake" in text
-    assert "Called fake although less likely: this model calls fake from 30 % on." in text
+    assert "Called fake although less likely: this model calls an image fake at 30 % or more." in text
 
 
 def test_words_fit_the_verdict(app):
@@ -336,7 +336,7 @@ def test_the_model_page_shows_the_card_and_runs_none_of_it(app):
     text = app.get("/model").text
     assert "<em>card</em>" in text
     assert "&lt;b&gt;" in text
-    assert "calibrated probability of 50 % on" in text
+    assert "calibrated probability of 50 % or more" in text
 
 
 # what the file says
