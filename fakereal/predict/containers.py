@@ -25,15 +25,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from fakereal.content import HEAD_BYTES, begins_like_image
 from fakereal.decoding import MAX_FILE_BYTES, is_image_name
 from fakereal.errors import ConfigError, DataError, ImageRefused
-from fakereal.predict.names import Places
+from fakereal.predict.image_table import Place
 from fakereal.predict.tar_headers import BLOCK, files_in_tar
 from fakereal.runtime import one_line
 
@@ -69,31 +68,27 @@ _OPENERS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One file of an archive."""
 
     name: str  # the path in the archive, with "/", without "." and empty parts
     problem: str | None = None  # why it can't be read, or None
     is_image: bool = True  # by its name, or by its content
+    place: Place | None = None  # of its content, for `Tar.read`
 
 
 class Archive(Protocol):
     """An archive whose members several threads can read by name."""
 
     path: Path
-    sequential: bool  # True: members must be read in the order of their positions
+    sequential: bool  # True: members must be read in the order of their places
     damage: str | None  # why the list of members is not complete, or None
-    duplicates: set[str]  # names of several members
 
     def members(self) -> Iterator[Member]:
         """Yield the files, without folders; call it once, before anything is read."""
 
-    def position(self, name: str) -> int:
-        """Return the position of a member, for callers that read in order."""
-
-    def read(self, name: str) -> bytes:
-        """Return a member's content; may raise ImageRefused."""
+    def read(self, member: str | Place) -> bytes:
+        """Return the content of the member with this name or, in a tar, at this place; may raise ImageRefused."""
 
 
 def is_archive_name(name: str) -> bool:
@@ -120,7 +115,7 @@ def open_archive(path: Path) -> Archive:
 def is_unsafe(name: str) -> bool:
     """Return whether a member's name leads out of the archive, on any system."""
     leads_up = ".." in name and ".." in re.split(r"[/\\]", name)
-    return name[:1] in ("/", "\\") or leads_up or bool(_DRIVE.match(name))
+    return name[:1] in ("/", "\\") or leads_up or (name[1:2] == ":" and bool(_DRIVE.match(name)))
 
 
 def _clean(name: str) -> str:
@@ -134,7 +129,7 @@ def _clean_in_zip(name: str) -> str:
 
 def _is_image(name: str, problem: str | None, head: Callable[[], bytes]) -> bool:
     """Say whether a member is an image; `head` returns its first bytes, and is called only where the name isn't one."""
-    if is_image_name(posixpath.basename(name.replace("\\", "/"))):
+    if is_image_name(name.replace("\\", "/").rpartition("/")[2]):
         return True
     try:
         return problem is None and begins_like_image(head())
@@ -153,7 +148,7 @@ class Zip:
     damage: str | None = None
 
     def __init__(self, path: Path) -> None:
-        self.path, self.duplicates = path, set()
+        self.path = path
         self._file = zipfile.ZipFile(ReopeningArchive(partial(_open_plain, path)))
         self._members = {_clean_in_zip(info.filename): info for info in self._file.infolist() if not _is_folder(info)}
 
@@ -170,8 +165,6 @@ class Zip:
             if _is_folder(info):
                 continue
             name, left = _clean_in_zip(info.filename), left - info.file_size
-            if self._members[name] is not info:
-                self.duplicates.add(name)
             problem = _leading_out(name) or _problem_in_zip(info) or _too_much(left)
             yield Member(name, problem, _is_image(name, problem, partial(self._head, info)))
 
@@ -179,14 +172,10 @@ class Zip:
         with self._file.open(info) as file:
             return file.read(HEAD_BYTES)
 
-    def position(self, name: str) -> int:
-        """See `Archive`."""
-        return self._members[name].header_offset
-
-    def read(self, name: str) -> bytes:
+    def read(self, member: str | Place) -> bytes:
         """See `Archive`."""
         try:
-            info = self._members[name]
+            info = self._members[member]
             with self._file.open(info) as file:
                 return file.read(info.file_size)  # never more than the size that was checked
         except _DAMAGE as error:
@@ -199,9 +188,8 @@ class Tar:
     damage: str | None = None
 
     def __init__(self, path: Path, opener: Callable[[Path], Any] | None) -> None:
-        self.path, self.sequential, self.duplicates = path, opener is not None, set()
+        self.path, self.sequential = path, opener is not None
         self._opener = opener or _open_plain
-        self._places = Places({})
         self._become_readable()
         with self._opener(path) as file:  # raises where it is not a tar
             tarfile.open(fileobj=_Guarded(file, 2 * _MAX_HEADER_BYTES), mode="r:").close()
@@ -219,29 +207,20 @@ class Tar:
     def members(self) -> Iterator[Member]:
         """See `Archive`."""
         limit = growth_limit(self.path) if self.sequential else sys.maxsize
-        places: dict[str, tuple[int, int]] = {}
         try:
             with self._opener(self.path) as file:
                 guarded = _Guarded(file, limit)
                 for found in files_in_tar(guarded, self.sequential):
                     name = _clean(found.name)
-                    if name in places:
-                        self.duplicates.add(name)
-                    places[name] = found.offset, found.size
                     problem = _leading_out(name) or found.problem or _too_large(found.size)
-                    yield Member(name, problem, _is_image(name, problem, partial(found.head, guarded)))
+                    is_image = _is_image(name, problem, partial(found.head, guarded))
+                    yield Member(name, problem, is_image, (found.offset, found.size))
         except _DAMAGE as error:
             self.damage = _reason(error)
-        finally:
-            self._places = Places(places)
 
-    def position(self, name: str) -> int:
+    def read(self, member: str | Place) -> bytes:
         """See `Archive`."""
-        return self._places[name][0]
-
-    def read(self, name: str) -> bytes:
-        """See `Archive`."""
-        offset, size = self._places[name]
+        offset, size = member
         with self._lock:
             try:
                 self._file.seek(offset)
@@ -411,18 +390,14 @@ class ObjectStore:
         self.url = url
         self.path = StoreAddress(url)
 
-    def position(self, name: str) -> int:
-        """Return 0: objects can be read in any order."""
-        return 0
-
-    def read(self, name: str) -> bytes:
+    def read(self, member: str | Place) -> bytes:
         """Return an image's content; never asks for more than `MAX_FILE_BYTES`.
 
         Raises:
             ImageRefused: it can't be read, after three tries.
         """
         system, root = connect_store(self.url)
-        path = posixpath.join(root, name)
+        path = posixpath.join(root, member)
         try:
             content = _store_content(system, path)
         except FileNotFoundError as error:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 from fakereal.decoding import SUFFIXES
 from fakereal.errors import DataError
 from fakereal.predict import sources
-from fakereal.predict.names import Names
+from fakereal.predict.image_table import ImageRow, ImageTable, Place, number_in
 from fakereal.predict.sources import FoundImages
 
-_MAX_DIGITS = 255  # of a file's number: more than file systems allow; archives have no such limit
-_FILES = -1  # in place of a container's number, for items that are files
+_READ_AT_ONCE = 500  # items, where all are iterated
 
 Stamp = tuple[int, int]
 """A file's size in bytes and modification time in ns; equal stamps mean an unchanged file."""
@@ -27,12 +24,9 @@ class Container(Protocol):
     """What holds images besides the file system: an archive, or an object store."""
 
     path: Path
-    sequential: bool  # True: must be read in the order of the positions, by one thread
+    sequential: bool  # True: must be read in the order of the places, by one thread
 
-    def position(self, name: str) -> int:
-        """Return the position of an image."""
-
-    def read(self, name: str) -> bytes:
+    def read(self, member: str | Place) -> bytes:
         """Return an image's content; may raise ImageRefused."""
 
 
@@ -44,7 +38,7 @@ class Item:
     name: str  # in the result: the path relative to the folder, with "/"
     key: int | str  # in the result: the number that is the stem, else the name
     problem: str | None = None  # why it can't be opened, None for a regular file
-    member: str | None = None  # the name in the container
+    member: str | Place | None = None  # in the container: the name or, in a tar, the place of the content
 
     @property
     def sequential(self) -> bool:
@@ -73,50 +67,55 @@ class Items(Sequence[Item]):
 
     Args:
         root: the folder that names are relative to.
-        found: the images; their lists are emptied, to save memory.
+        found: the sources of the images.
         prefixes: what stands before the names of each element of `found`.
+        images: those of all sources; arranged here.
     """
 
-    def __init__(self, root: Path, found: Sequence[FoundImages], prefixes: Sequence[str]) -> None:
-        self._root, self._found, self._prefixes = root, found, prefixes
-        self._problems = {
-            prefix + name: problem
-            for each, prefix in zip(found, prefixes, strict=True)
-            for name, problem in each.problems.items()
-        }
-        names = [prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.names]
-        containers = array("i")  # for each name, the number of its container in `found`
-        for number, each in enumerate(found):
-            containers.extend([_FILES if each.archive is None else number] * len(each.names))
-            each.names, each.problems = [], {}
-        order, self.shared_numbers = _result_order(names)
-        self.duplicates = len(names) - len(order)
-        self.names = Names(names[place] for place in order)
-        self._containers = array("i", (containers[place] for place in order))
+    def __init__(self, root: Path, found: Sequence[FoundImages], prefixes: Sequence[str], images: ImageTable) -> None:
+        self._root, self._images = root, images
+        self._sources = {each.number: (each, prefix) for each, prefix in zip(found, prefixes, strict=True)}
+        images.arrange((number, each.inner, prefix) for number, (each, prefix) in self._sources.items())
+        self.shared_numbers, self.duplicates = images.shared_numbers, images.duplicates
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._images)
 
-    def __getitem__(self, number: int) -> Item:
-        name, container = self.names[number], self._containers[number]
-        key = name if name in self.shared_numbers else _key(name)
-        if container == _FILES:
-            return Item(self._root, name, key, self._problems.get(name))
-        source = self._found[container]
-        member = source.inner + name[len(self._prefixes[container]) :]
-        return Item(source.archive, name, key, self._problems.get(name), member)
+    @overload
+    def __getitem__(self, number: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Item]: ...
+
+    def __getitem__(self, number: int | slice) -> Item | list[Item]:
+        if isinstance(number, slice):
+            start, stop, _ = number.indices(len(self))
+            return [self._item(row) for row in self._images.rows(start, stop)]
+        if not 0 <= number < len(self):
+            raise IndexError(f"expected a number from 0 to {len(self) - 1}, got {number}")
+        return self[number : number + 1][0]
+
+    def __iter__(self) -> Iterator[Item]:
+        for start in range(0, len(self), _READ_AT_ONCE):
+            yield from self[start : start + _READ_AT_ONCE]
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all items."""
+        return (item.name for item in self)
 
     def reading_order(self) -> Iterable[int]:
         """Return the numbers of all items in the order in which they should be read."""
-        if not any(each.archive is not None and each.archive.sequential for each in self._found):
-            return range(len(self))
-        return sorted(range(len(self)), key=self._position)
+        found = [each for each, _ in self._sources.values() if each.archive is not None]
+        sequential = [each.number for each in found if each.archive.sequential]
+        return self._images.by_place(sequential) if sequential else range(len(self))
 
-    def _position(self, number: int) -> tuple[int, int]:
-        item = self[number]
-        if not item.sequential or item.problem:
-            return _FILES, number
-        return self._containers[number], item.root.position(item.member)
+    def _item(self, row: ImageRow) -> Item:
+        key = int(number_in(row.name) or 0) if row.numbered else row.name
+        source, prefix = self._sources[row.source]
+        if source.archive is None:
+            return Item(self._root, row.name, key, row.problem)
+        member = row.place or source.inner + row.name[len(prefix) :]
+        return Item(source.archive, row.name, key, row.problem, member)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
         DataError: an input doesn't exist, or there is no image.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    found = sources.find_images([str(each) for each in inputs], list_file, recursive)
+    images = ImageTable()
+    found = sources.find_images(images, [str(each) for each in inputs], list_file, recursive)
     root = sources.common_folder([each.base for each in found])
     prefixes = ["" if each.base == root else _relative(each.base, root) + "/" for each in found]
     bases = {prefix for prefix in prefixes if prefix}
@@ -155,48 +155,18 @@ def list_images(inputs: Path | Sequence[Path | str], recursive: bool = False, li
     folders = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.skipped_folders}
     folders -= bases
     hidden = {prefix + name for each, prefix in zip(found, prefixes, strict=True) for name in each.hidden}
-    empty = tuple(sorted({each.base for each in found if not each.names}))
-    items = Items(Path(root), found, prefixes)
+    empty = tuple(sorted({each.base for each in found if not each.count}))
+    items = Items(Path(root), found, prefixes, images)
     inner = tuple(f"{each.inner} in {each.archive.path.name}" for each in found if each.inner and each.base == root)
     if not len(items):
         shown = ", ".join(map(str, inputs)) or f"--list {list_file}"
         raise DataError(_nothing_found(shown, len(others), len(folders)))
     skipped = tuple(sorted(others)), tuple(sorted(folders))
-    return Listing(items, *skipped, tuple(items.shared_numbers), Path(root), inner, empty, tuple(sorted(hidden)))
+    return Listing(items, *skipped, items.shared_numbers, Path(root), inner, empty, tuple(sorted(hidden)))
 
 
 def _relative(path: str, root: str) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
-
-
-def _key(name: str) -> int | str:
-    """Like `predictions_json.key_of_file`, without a Path, since Python would keep 40 bytes of each name forever."""
-    before, dot, after = name.rpartition(".")
-    stem = before if dot else after
-    return int(stem) if stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS else name
-
-
-def _result_order(names: list[str]) -> tuple[list[int], dict[str, None]]:
-    """Return the places of the different names, numbers first; and the names whose number occurs more than once.
-
-    Files of one number (`7.png` and `007.jpg`) have their names as keys, so that none hides another.
-    """
-    keys = list(map(_key, names))
-    numbered = sorted((place for place, key in enumerate(keys) if isinstance(key, int)), key=names.__getitem__)
-    numbered = _without_duplicates(sorted(numbered, key=keys.__getitem__), names)
-    unique: list[int] = []
-    shared: list[int] = []
-    for _, group in groupby(numbered, key=keys.__getitem__):
-        same = list(group)
-        (unique if len(same) == 1 else shared).extend(same)
-    named = [place for place, key in enumerate(keys) if isinstance(key, str)]
-    named = _without_duplicates(sorted([*named, *shared], key=names.__getitem__), names)
-    return unique + named, {names[place]: None for place in shared}
-
-
-def _without_duplicates(places: list[int], names: list[str]) -> list[int]:
-    """Keep the first place of each name; equal names are neighbors."""
-    return [place for n, place in enumerate(places) if n == 0 or names[place] != names[places[n - 1]]]
 
 
 def _nothing_found(shown: str, others: int, folders: int) -> str:

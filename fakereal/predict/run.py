@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -171,7 +170,7 @@ def _overlays(
     except ModelFileError as error:
         log(f"warning: no heatmaps: {error}; the predictions are made all the same")
         return None
-    names = overlay_names(listing.items.names)
+    names = overlay_names(listing.items.names())
     return Overlays(config.explain, explainer, opened.metadata.preprocessing, decision, names)
 
 
@@ -251,20 +250,25 @@ def _overlay_header(config: PredictConfig, decision: DecisionRule) -> Header:
 
 def predict_remaining(journal: Journal, items: Items, predictor: Predictor, config: PredictConfig) -> None:
     """Predict the items that the journal has no prediction of, with a progress bar on stderr."""
-    remaining = array("q", (number for number in items.reading_order() if number not in journal))
-    if not remaining:
+    count = len(items) - len(journal)
+    if not count:
         return
     start_s = time.monotonic()
-    stream = predictor.predict((items[number] for number in remaining), config)
+    stream = predictor.predict((items[number] for number in _unfinished(journal, items)), config)
     # Closed at once on Ctrl-C, or the files that wait for the decoding threads would still be decoded.
-    with closing(stream), interrupts_at_checks_only(), progress_bar("predict", len(remaining)) as advance:
-        pairs = zip(remaining, stream, strict=True)
+    with closing(stream), interrupts_at_checks_only(), progress_bar("predict", count) as advance:
+        pairs = zip(_unfinished(journal, items), stream, strict=True)
         while batch := list(islice(pairs, config.batch_size)):
             journal.add(batch)
             advance(len(batch))
             check_interrupt()
     seconds = time.monotonic() - start_s
-    log(f"{_images(len(remaining))} in {seconds:.1f} s ({len(remaining) / seconds:.1f} images/s)")
+    log(f"{_images(count)} in {seconds:.1f} s ({count / seconds:.1f} images/s)")
+
+
+def _unfinished(journal: Journal, items: Items) -> Iterator[int]:
+    """Yield the numbers of the items to predict, one by one; the journal has each only after it was predicted."""
+    return (number for number in items.reading_order() if number not in journal)
 
 
 def choose_model(model: Path | None) -> Path:

@@ -28,6 +28,7 @@ from fakereal.predict.containers import (
     open_archive,
     store_reason,
 )
+from fakereal.predict.image_table import ImageTable, Place
 from fakereal.runtime import log
 
 _CHUNK_BYTES = 2**16
@@ -35,28 +36,34 @@ _CHUNK_BYTES = 2**16
 
 @dataclass
 class FoundImages:
-    """The contents of one source; every entry is in exactly one of the lists."""
+    """The contents of one source; every entry is an image, or in exactly one of the lists."""
 
+    images: ImageTable  # those of all sources
     base: str  # absolute: the folder, or the archive and a folder in it, that the names are relative to
-    names: list[str] = field(default_factory=list)  # of images, with "/"
-    problems: dict[str, str] = field(default_factory=dict)  # name -> why it can't be opened
+    number: int = field(init=False)  # of this source, from 0
+    count: int = 0  # of its images
     other_files: list[str] = field(default_factory=list)  # images neither by their names nor by their content
     hidden: list[str] = field(default_factory=list)  # hidden files and folders, see `files.is_hidden`
     skipped_folders: list[str] = field(default_factory=list)  # not searched, with "/" at the end
     archive: Archive | ObjectStore | None = None  # what contains the images, None: the file system
     inner: str = ""  # the folder in the archive that is the base, "" or ending in "/"
 
-    def add(self, name: str, problem: str | None) -> None:
-        """Add an image."""
-        self.names.append(name)
-        if problem:
-            self.problems[name] = problem
+    def __post_init__(self) -> None:
+        self.number = self.images.new_source()
+
+    def add(self, name: str, problem: str | None = None, place: Place | None = None) -> None:
+        """Add an image: its name with "/", and why it can't be opened."""
+        self.images.add(self.number, name, problem, place)
+        self.count += 1
 
 
-def find_images(inputs: Sequence[str], list_file: Path | None, recursive: bool) -> list[FoundImages]:
+def find_images(
+    images: ImageTable, inputs: Sequence[str], list_file: Path | None, recursive: bool
+) -> list[FoundImages]:
     """Search every input, and every path in the list.
 
     Args:
+        images: takes what is found.
         inputs: folders, images, archives, addresses, or patterns such as `photos/**/*.jpg`.
         list_file: contains paths (not patterns), one per line or separated by NUL; `-` is standard input.
         recursive: search sub-folders too, except symbolic links, which may form a ring.
@@ -68,27 +75,27 @@ def find_images(inputs: Sequence[str], list_file: Path | None, recursive: bool) 
     named: list[str] = []  # single files, absolute
     for value in inputs:
         if "://" in value:
-            found.append(of_url(value, recursive))
+            found.append(of_url(images, value, recursive))
         elif glob.has_magic(value) and not os.path.lexists(value):
-            found += _of_pattern(value, recursive)
+            found += _of_pattern(images, value, recursive)
         else:
-            found += _of_path(value, recursive, named)
+            found += _of_path(images, value, recursive, named)
     if named:
-        found.append(_of_files(named, [os.path.dirname(path) for path in named]))
+        found.append(_of_files(images, named, [os.path.dirname(path) for path in named]))
     if list_file is not None:
-        found += _of_list(list_file, recursive)
+        found += _of_list(images, list_file, recursive)
     return found
 
 
-def _of_path(value: str, recursive: bool, named: list[str]) -> list[FoundImages]:
+def _of_path(images: ImageTable, value: str, recursive: bool, named: list[str]) -> list[FoundImages]:
     try:
         is_folder = stat.S_ISDIR(os.stat(value).st_mode)
     except (OSError, ValueError) as error:
         raise DataError(f"{value}: {_why_missing(error)}: check the path, or name other images or folders") from error
     if is_folder:
-        return [of_folder(value, recursive)]
+        return [of_folder(images, value, recursive)]
     if is_archive_name(value):
-        return [of_archive(value)]
+        return [of_archive(images, value)]
     if not _is_image(value):
         found = file_type(value)
         raise DataError(
@@ -111,7 +118,7 @@ def _is_image(path: str) -> bool:
     return is_image_name(os.path.basename(path), hidden=True) or (problem_of(path) is None and has_image_content(path))
 
 
-def _of_pattern(pattern: str, recursive: bool) -> list[FoundImages]:
+def _of_pattern(images: ImageTable, pattern: str, recursive: bool) -> list[FoundImages]:
     """Return everything that matches; names are relative to the fixed part of the pattern."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -124,10 +131,10 @@ def _of_pattern(pattern: str, recursive: bool) -> list[FoundImages]:
         raise DataError(reason) from error
     if not matches:
         raise DataError(f"{pattern}: no file matches this pattern: check it with `ls`")
-    return _of_many(matches, recursive, str(base))
+    return _of_many(images, matches, recursive, str(base))
 
 
-def _of_list(list_file: Path, recursive: bool) -> list[FoundImages]:
+def _of_list(images: ImageTable, list_file: Path, recursive: bool) -> list[FoundImages]:
     """Return the images that a list names."""
     name = "standard input" if str(list_file) == "-" else str(list_file)
     try:
@@ -144,7 +151,7 @@ def _of_list(list_file: Path, recursive: bool) -> list[FoundImages]:
         raise DataError(f"--list: no paths in {name}: write one per line, or separate them by NUL")
     if url := next((path for path in paths if "://" in path and not os.path.lexists(path)), None):
         raise DataError(f"--list: expected paths, got {url} in {name}: name addresses with --input")
-    return _of_many(paths, recursive)
+    return _of_many(images, paths, recursive)
 
 
 def _paths_in(file: BinaryIO) -> Iterator[str]:
@@ -165,7 +172,7 @@ def _decoded(paths: Sequence[bytes], end: bytes) -> Iterator[str]:
             yield os.fsdecode(name)
 
 
-def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> list[FoundImages]:
+def _of_many(images: ImageTable, paths: Sequence[str], recursive: bool, base: str | None = None) -> list[FoundImages]:
     """Return the images at each path; one that is missing, or a damaged archive, becomes an image with a problem."""
     found, names = [], []
     others, hidden = [], []
@@ -175,9 +182,9 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
         elif _is_image(path):
             names.append(_absolute_file(path))
         elif os.path.isdir(path):
-            found.append(of_folder(path, recursive, strict=False))
+            found.append(of_folder(images, path, recursive, strict=False))
         elif is_archive_name(path):
-            found.append(of_archive(path, strict=False))
+            found.append(of_archive(images, path, strict=False))
         elif os.path.exists(path):
             others.append(_absolute_file(path))
         else:
@@ -186,14 +193,18 @@ def _of_many(paths: Sequence[str], recursive: bool, base: str | None = None) -> 
     # The pattern may contain "..", so that matches lie outside of its fixed part.
     below = base is not None and all(path.startswith(os.path.join(base, "")) for path in files)
     folders = [base] if below else [os.path.dirname(path) for path in files]
-    return [*found, _of_files(names, folders, others, hidden)] if files else found
+    return [*found, _of_files(images, names, folders, others, hidden)] if files else found
 
 
 def _of_files(
-    paths: Sequence[str], folders: Sequence[str], others: Sequence[str] = (), hidden: Sequence[str] = ()
+    images: ImageTable,
+    paths: Sequence[str],
+    folders: Sequence[str],
+    others: Sequence[str] = (),
+    hidden: Sequence[str] = (),
 ) -> FoundImages:
     """Return single files, with names relative to the deepest folder that contains all of `folders`."""
-    found = FoundImages(common_folder(folders))
+    found = FoundImages(images, common_folder(folders))
     skip = len(os.path.join(found.base, ""))
     for path in paths:
         found.add(path[skip:].replace(os.sep, "/"), problem_of(path))
@@ -212,9 +223,9 @@ def common_folder(folders: Sequence[str]) -> str:
         ) from error
 
 
-def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
+def of_folder(images: ImageTable, folder: str, recursive: bool, strict: bool = True) -> FoundImages:
     """List a folder; `strict`: one that can't be read is an error, else it becomes an image with a problem."""
-    found = FoundImages(_absolute(folder))
+    found = FoundImages(images, _absolute(folder))
     skip = len(os.path.join(found.base, ""))
 
     def refuse(path: str, error: OSError) -> None:
@@ -234,13 +245,13 @@ def of_folder(folder: str, recursive: bool, strict: bool = True) -> FoundImages:
             found.add(name, None if entry.is_file(follow_symlinks=False) else problem_of(entry.path))
         elif not is_folder(entry):
             is_image = problem_of(entry.path) is None and has_image_content(entry.path)
-            (found.names if is_image else found.other_files).append(name)
+            (found.add if is_image else found.other_files.append)(name)
         elif not entered:
             found.skipped_folders.append(name + "/")
     return found
 
 
-def of_archive(path: str, strict: bool = True) -> FoundImages:
+def of_archive(images: ImageTable, path: str, strict: bool = True) -> FoundImages:
     """List an archive; `strict`: one that can't be opened is an error, else it becomes an image with a problem."""
     own = _absolute_file(path)
     try:
@@ -248,37 +259,34 @@ def of_archive(path: str, strict: bool = True) -> FoundImages:
     except DataError as error:
         if strict:
             raise
-        return _of_files_with(own, str(error).removeprefix(f"{own}: "))
-    found = FoundImages(own, archive=archive)
+        return _of_files_with(images, own, str(error).removeprefix(f"{own}: "))
+    found, before = FoundImages(images, own, archive=archive), images.last()
+    folders: set[str] = set()
     for member in archive.members():
         if any(map(is_hidden, member.name.replace("\\", "/").split("/"))):
             found.hidden.append(member.name)
-        elif member.is_image:
-            found.add(member.name, member.problem)
         else:
-            found.other_files.append(member.name)
-    for name in archive.duplicates & set(found.names):
-        found.problems[name] = "expected one file of this name, got several in the archive"
-    found.names = list(dict.fromkeys(found.names))
-    _start_below(found)
+            images.add(found.number, member.name, member.problem, member.place, member.is_image)
+            if member.is_image:
+                found.count += 1
+                if member.problem is None or not is_unsafe(member.name):
+                    folders.add(member.name.rpartition("/")[0])
+    found.other_files = images.settle_equal_names(before, "expected one file of this name, got several in the archive")
+    _start_below(found, folders)
     if archive.damage:
         found.add(os.path.basename(own), archive.damage)
     return found
 
 
-def _start_below(found: FoundImages) -> None:
+def _start_below(found: FoundImages, folders: set[str]) -> None:
     """Make an archive's names relative to the deepest folder in it that contains all of its images."""
-    safe = [name for name in found.names if not is_unsafe(name)]
-    folder = posixpath.commonpath({posixpath.dirname(name) for name in safe}) if safe else ""
-    if not folder:
-        return
-    found.base, found.inner = os.path.join(found.base, folder), folder + "/"
-    found.names = [name.removeprefix(found.inner) for name in found.names]
-    found.problems = {name.removeprefix(found.inner): problem for name, problem in found.problems.items()}
+    folder = posixpath.commonpath(folders) if folders else ""
+    if folder:
+        found.base, found.inner = os.path.join(found.base, folder), folder + "/"
 
 
-def _of_files_with(path: str, problem: str) -> FoundImages:
-    found = FoundImages(os.path.dirname(path))
+def _of_files_with(images: ImageTable, path: str, problem: str) -> FoundImages:
+    found = FoundImages(images, os.path.dirname(path))
     found.add(os.path.basename(path), problem)
     return found
 
@@ -307,7 +315,7 @@ def _absolute_file(path: str) -> str:
     return _absolute(path) if name in ("", ".", "..") else os.path.join(_absolute(folder), name)
 
 
-def of_url(url: str, recursive: bool) -> FoundImages:
+def of_url(images: ImageTable, url: str, recursive: bool) -> FoundImages:
     """List what an object store, or whatever fsspec reaches, has below an address such as `s3://bucket/prefix`.
 
     Raises:
@@ -318,40 +326,40 @@ def of_url(url: str, recursive: bool) -> FoundImages:
     system, root = connect_store(url)
     try:
         if system.isfile(root):
-            return _single(url)
-        found = _found(url)
+            return _single(images, url)
+        found = _found(images, url)
         for name, is_folder in _walk(system, root, recursive):
             if any(map(is_hidden, name.split("/"))):
                 found.hidden.append(name)
             elif is_folder:
                 found.skipped_folders.append(f"{name}/")
             elif is_image_name(posixpath.basename(name)):  # by name alone: a look inside would be a request for each
-                found.add(name, None)
+                found.add(name)
             else:
                 found.other_files.append(name)
     except FakeRealError:
         raise
     except FileNotFoundError:
-        found = FoundImages(url)
+        found = FoundImages(images, url)
     except Exception as error:
         raise DataError(f"{url}: can't be listed: {store_reason(error)}") from error
-    if not (found.names or found.other_files or found.skipped_folders or found.hidden):
+    if not (found.count or found.other_files or found.skipped_folders or found.hidden):
         raise DataError(f"{url}: nothing there: check the address")
     return found
 
 
-def _single(url: str) -> FoundImages:
+def _single(images: ImageTable, url: str) -> FoundImages:
     folder, _, name = url.rpartition("/")
     if not is_image_name(name):
         raise DataError(f"{url}: expected a folder or an image ({' '.join(SUFFIXES)}), got another object")
-    found = _found(folder)
-    found.add(name, None)
+    found = _found(images, folder)
+    found.add(name)
     return found
 
 
-def _found(url: str) -> FoundImages:
+def _found(images: ImageTable, url: str) -> FoundImages:
     """Return an empty list for an address, which counts as the folder /s3:/bucket/prefix."""
-    return FoundImages("/" + posixpath.normpath(url), archive=ObjectStore(url))
+    return FoundImages(images, "/" + posixpath.normpath(url), archive=ObjectStore(url))
 
 
 def _walk(system: Any, root: str, recursive: bool) -> Iterator[tuple[str, bool]]:

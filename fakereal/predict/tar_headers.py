@@ -6,8 +6,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from fakereal.content import HEAD_BYTES
 
@@ -21,8 +20,7 @@ _PLAIN_HEADER = re.compile(  # of a regular file: the number is octal, and there
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FileInTar:
+class FileInTar(NamedTuple):
     """A file, link or the like of a tar, as its header says."""
 
     name: str

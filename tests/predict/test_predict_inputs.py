@@ -265,10 +265,10 @@ def test_a_compressed_tar_is_read_once_from_its_start_to_its_end(tmp_path, kind)
     archive, asked, threads = listing.items[0].root, [], set()
     read = archive.read
 
-    def noted(name):
-        asked.append(archive.position(name))
+    def noted(place):
+        asked.append(place)
         threads.add(threading.current_thread())
-        return read(name)
+        return read(place)
 
     archive.read = noted
     found = list(pipeline.predict_batches((listing.items[n] for n in numbers), Brightness(), PREPROCESSING, 4))

@@ -93,7 +93,7 @@ def test_one_object_of_a_store_can_be_predicted(memory, tmp_path):
 
 
 def test_a_store_and_a_folder_can_be_predicted_together(pictures, memory):
-    names = list_images((memory, str(pictures))).items.names
+    names = [item.name for item in list_images((memory, str(pictures))).items]
     assert len(names) == 30
     assert len(set(names)) == 30
 

@@ -6,7 +6,6 @@ import tarfile
 
 import pytest
 
-from fakereal.predict.names import Places
 from fakereal.predict.tar_headers import files_in_tar
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
@@ -77,12 +76,3 @@ def test_plain_headers_are_not_left_to_tarfile(monkeypatch):
     monkeypatch.setattr(tarfile.TarInfo, "fromtarfile", count)
     assert len(listed(content.getvalue(), quick=True)[0]) == 100
     assert len(asked) <= 3, "the first, and the end"
-
-
-def test_places_are_found_by_name_and_only_by_a_whole_name():
-    names = ["b.png", "a.png", "a", "", "\udce9.png", "ä/ö.png", *map(str, range(1000))]
-    places = Places({name: (2**40 + number, number) for number, name in enumerate(names)})
-    assert [places[name] for name in names] == [(2**40 + number, number) for number in range(len(names))]
-    for missing in ("a.pn", "c", "1000", "zzz"):
-        with pytest.raises(KeyError):
-            places[missing]
