@@ -52,6 +52,7 @@ _STYLE = {
     "axes.titlesize": 10,
 }
 _SIZE_IN = (5.0, 3.6)
+_LINEAR_UP_TO = 10  # images in a bar of the histogram; a logarithmic scale shows fewer badly
 
 
 def svg(draw: Callable[[Axes], None], title: str) -> str:
@@ -148,6 +149,7 @@ def reliability(axes: Axes, calibration: dict[str, Any]) -> None:
 def histogram(axes: Axes, labels: np.ndarray, p_fake: np.ndarray, decision: dict[str, Any]) -> None:
     """Draw the distribution of calibrated p_fake for fakes and reals, with threshold and uncertainty band."""
     edges = np.linspace(0, 1, 26)
+    tallest = max(np.histogram(p_fake[labels == label], edges)[0].max() for label in (FAKE, REAL))
     for label, color in ((FAKE, FAKE_COLOR), (REAL, REAL_COLOR)):
         axes.hist(p_fake[labels == label], edges, color=color, alpha=0.65, label=NAMES[label])
     low, high = decision["band"]
@@ -155,9 +157,13 @@ def histogram(axes: Axes, labels: np.ndarray, p_fake: np.ndarray, decision: dict
         axes.axvspan(low, high, color=_SOFT, alpha=0.18, linewidth=0, label="uncertain")
     axes.axvline(decision["threshold"], color=_INK, linewidth=1.2, linestyle="--", label="threshold")
     axes.set(xlim=(0, 1), xlabel="calibrated p_fake", ylabel="images")
-    axes.set_yscale("symlog", linthresh=10)
-    axes.set_ylim(0, 4 * axes.get_ylim()[1])  # room for the legend
-    axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    if tallest > _LINEAR_UP_TO:
+        axes.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
+        axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+        axes.set_ylim(0, 4 * tallest)  # room for the legend
+    else:
+        axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axes.set_ylim(0, 1.3 * tallest)
     axes.legend(loc="upper center", ncols=2)
 
 
@@ -196,7 +202,8 @@ def accuracy(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.plot(epochs, [row["val_accuracy"] for row in rows], color=FAKE_COLOR, label="validation")
     axes.axhline(0.5, color=_SOFT, linewidth=1, linestyle="--", label="guessing")
     _phase_lines(axes, rows)
-    axes.set(xlabel="epoch", ylabel="accuracy")
+    low, high = axes.get_ylim()
+    axes.set(xlabel="epoch", ylabel="accuracy", ylim=(low - 0.4 * (high - low), high))  # room for the legend
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.legend(loc="best")
 

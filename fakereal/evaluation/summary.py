@@ -46,12 +46,15 @@ def headline(tree: dict[str, Any]) -> str:
     confusion, what = tree["metrics"]["confusion"], tree["subject"]["pictures"]
     right, total = confusion[FAKE][FAKE] + confusion[REAL][REAL], tree["data"]["images"]
     noun = "test images" if "test" in what else "images"
-    unseen_test = (tree["unseen_sources"] or {}).get("test")
-    if unseen_test:
-        elsewhere = f"{html.percent(unseen_test['accuracy'], 0)} on sources it never saw"
-    else:
-        elsewhere = "only images from other sources can show how much less"
-    return f"Right on {right:,} of {total:,} {noun}; expect less on images from elsewhere: {elsewhere}."
+    start, found = f"Right on {right:,} of {total:,} {noun}", tree["unseen_sources"] or {}
+    if "test" not in found:
+        return f"{start}; expect less on images from elsewhere: only images from other sources can show how much less."
+    share = html.percent(found["test"]["accuracy"], 0)
+    if found.get("backbone_saw_them"):
+        return f"{start}; expect less on images from elsewhere: at most {share} on new sources."
+    if found["test"]["accuracy"] >= right / total:
+        return f"{start}; on sources it never saw, {share}."
+    return f"{start}; expect less on images from elsewhere: {share} on sources it never saw."
 
 
 def doubt(metrics: dict[str, Any]) -> str:

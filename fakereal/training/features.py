@@ -11,8 +11,9 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ from fakereal.training.input_pipeline import EpochSampler
 
 FROZEN_BATCH = 32
 """The largest number of images that a frozen part is given at once."""
+
+_BATCHES_AT_ONCE = 64
 
 _ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
 
@@ -87,20 +90,34 @@ class BatchSource(ABC):
         """Return p_real of every image, float64 (n,); see `loop.predict`."""
         return loop.predict(self.model, self.plain(records, batch_size))
 
-    def penultimate(self, records: Sequence[Record], batch_size: int) -> np.ndarray:
-        """Return the input of the output layer for every image, float64 (n, features)."""
-        return self._outputs_of(self.model.layers[1:-1], records, batch_size)
+    def outputs(
+        self, records: Sequence[Record], batch_size: int, wanted: Collection[str] = ()
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return p_real of every image, and what the base gives for some of them, in one pass.
 
-    def base_features(self, records: Sequence[Record], batch_size: int) -> np.ndarray:
-        """Return the output of the base for every image, float64 (n, features)."""
-        last = [layer.name for layer in self.model.layers].index(networks.FEATURES)
-        return self._outputs_of(self.model.layers[1 : last + 1], records, batch_size)
+        Args:
+            records: the images.
+            batch_size: images at once.
+            wanted: the hashes (SHA-256) of the images whose features are kept, as many as fit into memory.
 
-    def _outputs_of(self, layers: Sequence[keras.Layer], records: Sequence[Record], batch_size: int) -> np.ndarray:
-        """Return what the first layers of the model make of every image, float64 (n, features)."""
-        inputs = self.model.inputs[0]
-        outputs = loop.predict(keras.Model(inputs, _chain(layers, inputs)), self.plain(records, batch_size))
-        return outputs.reshape(len(records), -1)
+        Returns:
+            float64 (n,), and by hash float32 (features,), the output of the base.
+        """
+        p_real, features = [np.zeros(0)], {}
+        at_once = _BATCHES_AT_ONCE * batch_size  # features of the other images don't pile up
+        for start in range(0, len(records), at_once):
+            part = records[start : start + at_once]
+            rows, p = loop.outputs(self._with_features, self.plain(part, batch_size))
+            p_real.append(p.reshape(-1))
+            features |= {r.sha256: row.copy() for r, row in zip(part, rows, strict=True) if r.sha256 in wanted}
+        return np.concatenate(p_real, dtype=np.float64), features
+
+    @cached_property
+    def _with_features(self) -> keras.Model:
+        """The model, with the output of the base beside p_real."""
+        inputs, lower, head = self.model.inputs[0], *_layers(self.model)
+        pooled = _chain(lower, inputs)
+        return keras.Model(inputs, [pooled, self.model.layers[-1](_chain(head, pooled))])
 
 
 class ImageBatches(BatchSource):
@@ -228,6 +245,19 @@ def choose_batch_source(
             " every epoch")  # fmt: skip
         return images
     return CachedFeatureBatches(parts.trained, frozen, rows, images, config.seed, versions)
+
+
+def penultimate(model: keras.Model, features: np.ndarray) -> np.ndarray:
+    """Return the input of the output layer, float64 (n, units), for the output of the base, float32 (n, features)."""
+    pooled = keras.Input(features.shape[1:])
+    head = keras.Model(pooled, _chain(_layers(model)[1], pooled))
+    return loop.predict(head, features).reshape(len(features), -1)
+
+
+def _layers(model: keras.Model) -> tuple[Sequence[keras.Layer], Sequence[keras.Layer]]:
+    """Return the layers from the input to the features of the base, and those between them and the output layer."""
+    last = [layer.name for layer in model.layers].index(networks.FEATURES)
+    return model.layers[1 : last + 1], model.layers[last + 1 : -1]
 
 
 def plain_features(

@@ -61,10 +61,19 @@ def predict(model: keras.Model, batches: Any) -> np.ndarray:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
+    return np.asarray(outputs(model, batches), dtype=np.float64).reshape(-1)
+
+
+def outputs(model: keras.Model, batches: Any) -> Any:
+    """Return what a model gives for the batches in their order: an array, or for several outputs a list of arrays.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
     runtime.check_interrupt()
-    outputs = model.predict(batches, verbose=0, callbacks=[_StopOnInterrupt()])
+    found = model.predict(batches, verbose=0, callbacks=[_StopOnInterrupt()])
     runtime.check_interrupt()
-    return np.asarray(outputs, dtype=np.float64).reshape(-1)
+    return found
 
 
 def build_optimizer(training: TrainingConfig, learning_rate: float, steps: int) -> keras.optimizers.Optimizer:

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from fakereal.training import fine_tuning, trainer, unseen_sources
 from fakereal.training.base_choice import load_best_base
 from fakereal.training.cache import RowCache, open_cache
 from fakereal.training.checkpoint import TensorBoard, load_state
+from fakereal.training.features import penultimate
 from fakereal.training.fine_tuning import FineTuning
 from fakereal.training.input_pipeline import named_images
 
@@ -113,7 +115,8 @@ def train_and_report(
     with locked(folder / ".lock"):
         dataset, split = scan_and_split(config)
         config = resolve_neutral_settings(config, dataset)
-        unseen_sources.group_count(split, config.training.unseen_sources)  # refuses too many
+        if note := unseen_sources.note(split, config.training.unseen_sources):  # refuses too many
+            log(note)
         watch.lap("scan")
         audited = _audit(config, dataset, split)
         watch.lap("audit")
@@ -229,9 +232,15 @@ def _measure(
 ) -> tuple[Detector, KnownOutputs]:
     """Fit the decision rule on the validation images, and measure all three splits with it."""
     measured = {"train": _sample(split.train, config.seed, MAX_TRAIN_MEASURED), "val": split.val, "test": split.test}
+    familiar = [_sample(part, config.seed, _most_familiar(trained.model)) for part in (split.train, split.val)]
+    count = unseen_sources.group_count(split, config.training.unseen_sources)
+    sampled = unseen_sources.sample(split, count, _most_features(trained.model), config.seed)
+    wanted = {each.sha256 for part in (*familiar, sampled.train, sampled.val, sampled.test) for each in part}
+    p_real, features = _outputs(trained, config, split, measured, wanted)
     labels = {name: labels_of(records) for name, records in measured.items()}
-    p_real = {name: _outputs(trained, config, records) for name, records in measured.items()}
-    rule, unseen_record = _rule(trained, config, split, p_real["val"])
+    is_frozen = trainer.is_frozen(trained.training, trained.origin)
+    fitted = unseen_sources.fit_rule(split, p_real["val"], sampled, features, count, is_frozen)
+    rule, unseen_record = replace(fitted.decision, shorter_side_px=_familiar_sizes(split)), fitted.record
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
     for name in ("val", "test"):
         if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
@@ -245,7 +254,7 @@ def _measure(
         config=config,
         preprocessing=preprocessing_of(config, config.image_size),
         decision=rule,
-        prototypes=_prototypes(trained, config, split),
+        prototypes=_prototypes(trained.model, [[features[r.sha256] for r in part] for part in familiar], config.seed),
         base_weights=trained.origin.description,
         data=_data_facts(split) | _base_caveat(config, split) | audited,
         metrics=metrics,
@@ -256,37 +265,62 @@ def _measure(
     return Detector(trained.model, metadata), known
 
 
-def _rule(
-    trained: trainer.TrainedNetwork, config: Config, split: Split, p_real: np.ndarray
-) -> tuple[DecisionRule, dict[str, Any]]:
-    """Return the decision rule, and what its verdicts are worth on unseen sources where that is known."""
-    count = unseen_sources.group_count(split, config.training.unseen_sources)
-    is_frozen = trainer.is_frozen(trained.training, trained.origin)
-    fitted = unseen_sources.fit_rule(split, p_real, trained.source, count, is_frozen, config.training.batch_size)
-    return replace(fitted.decision, shorter_side_px=_familiar_sizes(split)), fitted.record
-
-
 def _familiar_sizes(split: Split) -> tuple[int, int] | None:
     """Return the range of familiar shorter sides."""
     sides = [record.shorter_px for record in split.train if record.shorter_px]
     return out_of_distribution.fit_sizes(np.array(sides)) if sides else None
 
 
-def _prototypes(trained: trainer.TrainedNetwork, config: Config, split: Split) -> Prototypes | None:
-    """Return what tells images like the training images from others, see `out_of_distribution`."""
-    output = trained.model.get_layer(networks.OUTPUT)
-    if output.kernel.shape[0] > out_of_distribution.MAX_FEATURES:
+def _most_features(model: keras.Model) -> int:
+    """Return the number of images whose features are used for figures on unseen sources, at most."""
+    features = model.get_layer(networks.FEATURES).output.shape[-1]
+    return min(unseen_sources.MAX_IMAGES, unseen_sources.MAX_VALUES // features)
+
+
+def _most_familiar(model: keras.Model) -> int:
+    """Return the number of images that prototypes are fitted on, at most; 0 where the network gets none."""
+    units = model.get_layer(networks.OUTPUT).kernel.shape[0]
+    return out_of_distribution.MAX_IMAGES if units <= out_of_distribution.MAX_FEATURES else 0
+
+
+def _prototypes(model: keras.Model, features: Sequence[Sequence[np.ndarray]], seed: int) -> Prototypes | None:
+    """Return what tells images like the training images from others, see `out_of_distribution`.
+
+    Args:
+        model: the network.
+        features: of its base, of training and of validation images.
+        seed: of the clustering.
+    """
+    if not _most_familiar(model):
         return None
-    chosen = (_sample(records, config.seed, out_of_distribution.MAX_IMAGES) for records in (split.train, split.val))
-    features = [trained.source.penultimate(records, config.training.batch_size) for records in chosen]
-    return out_of_distribution.fit_prototypes(*features, config.seed)
+    return out_of_distribution.fit_prototypes(*(penultimate(model, np.stack(part)) for part in features), seed)
 
 
-def _outputs(trained: trainer.TrainedNetwork, config: Config, records: tuple[Record, ...]) -> np.ndarray:
-    """Return p_real as prediction computes it: from all views where the model has crops."""
+def _outputs(
+    trained: trainer.TrainedNetwork,
+    config: Config,
+    split: Split,
+    measured: dict[str, tuple[Record, ...]],
+    wanted: set[str],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return p_real of the measured images, by split, and the base's features of the wanted ones, by their hash.
+
+    Each image passes through the network once, unless the model has crops: p_real then comes from all views.
+    """
+    source, batch_size, features, p_real = trained.source, config.training.batch_size, {}, {}
+    for name in SPLITS:
+        first = () if config.views.crops else measured[name]
+        p_real[name], found = source.outputs(first, batch_size, wanted)
+        rest = [each for each in getattr(split, name) if each.sha256 in wanted and each.sha256 not in found]
+        features |= found | source.outputs(rest, batch_size, wanted)[1]
+        if config.views.crops:
+            p_real[name] = _outputs_of_views(trained, config, measured[name])
+    return p_real, features
+
+
+def _outputs_of_views(trained: trainer.TrainedNetwork, config: Config, records: tuple[Record, ...]) -> np.ndarray:
+    """Return p_real as prediction computes it, from all views."""
     preprocessing, batch_size = preprocessing_of(config, config.image_size), config.training.batch_size
-    if not preprocessing.crops:
-        return trained.source.predict(records, batch_size)
     network = trained.source.network or Detector(trained.model, Metadata(config, preprocessing))
     return predict_records(network, preprocessing, Path(), records, "keras", batch_size, resave_images=0).p_real
 

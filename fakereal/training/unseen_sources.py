@@ -8,8 +8,8 @@ other groups' images; its outputs for the group's own images stand for those of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,20 @@ from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import unseen
 from fakereal.model.calibration import DecisionRule, calibrate, fit_decision_rule, fit_temperature
 from fakereal.model.metrics import measure, measure_by_source
-from fakereal.runtime import check_interrupt, progress_bar
+from fakereal.runtime import check_interrupt, log, progress_bar
 from fakereal.training.base_choice import fit_probe
-from fakereal.training.features import BatchSource
 
 MIN_SOURCES = 3
 """Of each class, before figures on left-out sources say anything about sources that nobody has seen."""
 
 MIN_FITTED = 100
 """Images of each class that a decision rule for unseen sources is fitted on, at least."""
+
+MAX_IMAGES = 10_000
+"""Images whose features are used, at most: 51 MB of EfficientNetB0's, and a minute of logistic regressions."""
+
+MAX_VALUES = 50_000_000
+"""Values in all these features, at most: fewer images are used of a backbone with more than 5,000 features."""
 
 _GROUPS = 5  # by default
 
@@ -91,31 +96,88 @@ def divide(split: Split, count: int) -> dict[str, int]:
     return groups
 
 
+def note(split: Split, asked: int | None) -> str:
+    """Return why a training will have no figures on unseen sources that its user may expect; empty where none is due.
+
+    The arguments are those of `group_count`.
+    """
+    count = group_count(split, asked)
+    if is_left_out(split):
+        needless = (
+            "is not needed: the validation images come from sources that are not in training, and give the figures"
+        )
+        return f"--unseen-sources {asked} {needless}" if asked else ""
+    found = {NAMES[label]: len(_sources(split, label)) for label in (FAKE, REAL)}
+    if not count:
+        is_due = asked is None and max(found.values()) >= MIN_SOURCES
+        return _missing(f"{MIN_SOURCES} sources of each class", found, "sources") if is_due else ""
+    groups = divide(split, count)
+    can = _can_be_left_out(split, groups, count)
+    labels = [record.label for record in split.test if groups.get(record.source) in can]
+    tested = {NAMES[label]: labels.count(label) for label in (FAKE, REAL)}
+    return "" if min(tested.values()) else _missing("test images of both classes from named sources", tested, "images")
+
+
+def _missing(expected: str, found: dict[str, int], what: str) -> str:
+    each = " and ".join(f"{count} of {name}" for name, count in found.items())
+    return (
+        f"unseen sources: no figures: expected {expected}, found {each}: add {what}, each source in a folder of its"
+        " own as in fake/GENERATOR/ and real/CAMERA/, or leave it at that with --unseen-sources 0"
+    )
+
+
+def sample(split: Split, count: int, most: int, seed: int) -> Split:
+    """Return the images whose features `fit_rule` needs: none without groups, at most `most` drawn from each source.
+
+    Each source of each class and split keeps its share, and at least one image where there is room for it.
+
+    Args:
+        split: all images.
+        count: number of groups, see `group_count`.
+        most: number of images.
+        seed: of the draw.
+    """
+    if not count or is_left_out(split):
+        return replace(split, train=(), val=(), test=())
+    everything = [(name, record) for name in SPLITS for record in getattr(split, name)]
+    if len(everything) <= most:
+        return split
+    kinds = Counter((name, record.label, record.source) for name, record in everything)
+    rng, drawn = np.random.default_rng(seed), Counter[tuple[str, int, str]]()
+    place = np.empty(len(everything))  # of each image within its kind, in random order, as a share
+    for number in rng.permutation(len(everything)):
+        kind = everything[number][0], everything[number][1].label, everything[number][1].source
+        place[number], drawn[kind] = drawn[kind] / kinds[kind], drawn[kind] + 1
+    chosen = [everything[number] for number in sorted(np.argsort(place, kind="stable")[:most])]
+    log(f"unseen sources: measured on {most:,} of {len(everything):,} images, drawn from each source")
+    return replace(split, **{each: tuple(record for name, record in chosen if name == each) for each in SPLITS})
+
+
 def fit_rule(
-    split: Split, p_real: np.ndarray, source: BatchSource, count: int, is_frozen: bool, batch_size: int
+    split: Split, p_real: np.ndarray, sampled: Split, features: Mapping[str, np.ndarray], count: int, is_frozen: bool
 ) -> FittedRule:
     """Return the decision rule, from images of unseen sources where there are any, else from all validation images.
 
     Args:
         split: the images; the test images only give the record.
         p_real: the network's outputs for the validation images, float (n,).
-        source: gives the backbone's features.
+        sampled: those of the images whose features are known, see `sample`.
+        features: of the backbone, float (f,), by the SHA-256 of each image.
         count: groups of sources to leave out in turn, see `group_count`.
         is_frozen: True where the backbone has not been trained on these images.
-        batch_size: of the features.
     """
     usual = FittedRule(fit_decision_rule(labels_of(split.val), p_real), {})
     if left_out := fit_left_out(split, p_real):
         return left_out
     if not count:
         return usual
-    features = {name: source.base_features(getattr(split, name), batch_size) for name in SPLITS}
+    rows = {name: [features[record.sha256] for record in getattr(sampled, name)] for name in SPLITS}
     groups = divide(split, count)
-    outputs = leave_out_in_turn(split, features, groups, count)
+    outputs = leave_out_in_turn(sampled, {name: np.array(rows[name], float) for name in SPLITS}, groups, count)
     temperature = fit_temperature(labels_of(split.val), p_real)
     # As if the network had given them: its own temperature is undone, and the rule's divides them again
     outputs = {name: calibrate(each, 1.0 / temperature) for name, each in outputs.items()}
-    return _rule_and_record(split, outputs, usual.decision, count, is_frozen)
+    return _rule_and_record(sampled, outputs, usual.decision, count, is_frozen)
 
 
 def fit_left_out(split: Split, p_real: np.ndarray) -> FittedRule | None:
@@ -128,21 +190,27 @@ def fit_left_out(split: Split, p_real: np.ndarray) -> FittedRule | None:
         split: its validation images are used.
         p_real: their outputs, float (n,).
     """
-    labels = labels_of(split.val)
-    fitted = np.array([unseen.is_for_fitting(record.sha256) for record in split.val], bool)
-    halves = [set(labels[chosen]) for chosen in (fitted, ~fitted)]
-    if not _has_left_out_sources(split) or halves != [{FAKE, REAL}] * 2:
+    if not is_left_out(split):
         return None
+    labels, fitted = labels_of(split.val), _fitting_half(split)
     rule = unseen.fit_rule_for_unseen_sources(labels[fitted], p_real[fitted])
     sources = [record.source for record, chosen in zip(split.val, ~fitted, strict=True) if chosen]
     return FittedRule(rule, unseen.record(labels[~fitted], p_real[~fitted], sources, rule))
 
 
-def _has_left_out_sources(split: Split) -> bool:
-    """Return whether no validation source took part in training, and each class has enough of them."""
+def is_left_out(split: Split) -> bool:
+    """Return whether no validation source took part in training, and each class has enough of them in both halves."""
     trained = {record.source for record in split.train} | {""}
     by_label = [{record.source for record in split.val if record.label == label} for label in (FAKE, REAL)]
-    return min(map(len, by_label)) >= MIN_SOURCES and not set.union(*by_label) & trained
+    labels, fitted = labels_of(split.val), _fitting_half(split)
+    halves = [set(labels[chosen]) for chosen in (fitted, ~fitted)]
+    has_both = halves == [{FAKE, REAL}] * 2
+    return has_both and min(map(len, by_label)) >= MIN_SOURCES and not set.union(*by_label) & trained
+
+
+def _fitting_half(split: Split) -> np.ndarray:
+    """Return which validation images fit the rule, bool (n,)."""
+    return np.array([unseen.is_for_fitting(record.sha256) for record in split.val], bool)
 
 
 def leave_out_in_turn(
@@ -159,17 +227,23 @@ def leave_out_in_turn(
     labels = {name: labels_of(getattr(split, name)) for name in SPLITS}
     number = {name: _group_numbers(getattr(split, name), groups) for name in SPLITS}
     outputs = {name: np.full(len(labels[name]), np.nan) for name in SPLITS}
-    with progress_bar("unseen sources", count) as advance:
-        for group in range(count):
+    can = _can_be_left_out(split, groups, count)
+    with progress_bar("unseen sources", len(can)) as advance:
+        for group in can:
             check_interrupt()
             seen = {name: number[name] != group for name in ("train", "val")}
-            if all(len(set(labels[name][mask])) == 2 for name, mask in seen.items()):
-                probe = fit_probe(*(part[name][mask] for name, mask in seen.items() for part in (features, labels)))
-                for name in SPLITS:
-                    own = number[name] == group
-                    outputs[name][own] = probe.p_real(features[name][own])
+            probe = fit_probe(*(part[name][mask] for name, mask in seen.items() for part in (features, labels)))
+            for name in SPLITS:
+                own = number[name] == group
+                outputs[name][own] = probe.p_real(features[name][own])
             advance(1)
     return outputs
+
+
+def _can_be_left_out(split: Split, groups: dict[str, int], count: int) -> list[int]:
+    """Return the groups without which both training and validation still have both classes."""
+    parts = [(labels_of(records), _group_numbers(records, groups)) for records in (split.train, split.val)]
+    return [group for group in range(count) if all(len(set(own[number != group])) == 2 for own, number in parts)]
 
 
 def _group_numbers(records: Sequence[Record], groups: dict[str, int]) -> np.ndarray:
@@ -188,8 +262,12 @@ def _rule_and_record(
     if len(set(test_labels)) < 2:
         return FittedRule(usual, {})
     decision = usual
-    if np.bincount(labels[known], minlength=2).min() >= MIN_FITTED:
+    fakes, reals = np.bincount(labels[known], minlength=2)
+    if min(fakes, reals) >= MIN_FITTED:
         decision = unseen.fit_rule_for_unseen_sources(labels[known], p_real[known])
+    else:
+        log(f"unseen sources: {fakes} fake and {reals} real images are too few to fit the confidence to, which takes"
+            f" {MIN_FITTED} of each: it holds for images like those in validation")  # fmt: skip
     sources = [record.source for record, chosen in zip(split.test, tested, strict=True) if chosen]
     record = unseen.record(test_labels, test_p_real, sources, decision) | {
         "groups": count,

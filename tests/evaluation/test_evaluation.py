@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, make_labeled_images
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 from small_networks import brightness_network
@@ -26,7 +27,7 @@ from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
 from fakereal.engines.export import export_beside
 from fakereal.errors import DataError, ModelFileError
-from fakereal.evaluation import report, summary
+from fakereal.evaluation import plots, report, summary
 from fakereal.evaluation.evaluate import (
     EvaluateConfig,
     EvaluatedImages,
@@ -210,9 +211,36 @@ def test_a_detector_near_chance_or_below_it_is_called_one(auc, interval, begin):
     assert summary.doubt({"only": "fake", "intervals": {}}) == ""
 
 
-def test_the_headline_says_what_is_expected_on_sources_that_were_never_seen(outcome):
-    tree = outcome.tree | {"unseen_sources": {"test": {"accuracy": 0.714}}}
-    assert summary.headline(tree).endswith("expect less on images from elsewhere: 71 % on sources it never saw.")
+@pytest.mark.parametrize(
+    ("unseen", "end"),
+    [
+        ({"test": {"accuracy": 0.714}}, "; expect less on images from elsewhere: 71 % on sources it never saw."),
+        ({"test": {"accuracy": 0.95}}, "; on sources it never saw, 95 %."),  # no less than on the test images
+        (
+            {"test": {"accuracy": 0.95}, "backbone_saw_them": True},
+            " images from elsewhere: at most 95 % on new sources.",
+        ),
+        (None, "only images from other sources can show how much less."),
+    ],
+)
+def test_the_headline_says_what_is_expected_on_sources_that_were_never_seen(unseen, end):
+    tree = {
+        "metrics": {"confusion": [[8, 2], [1, 9]]},
+        "subject": {"pictures": "the test split"},
+        "data": {"images": 20},
+        "unseen_sources": unseen,
+    }
+    assert summary.headline(tree).startswith("Right on 17 of 20 test images; ")
+    assert summary.headline(tree).endswith(end)
+
+
+@pytest.mark.parametrize(("images", "scale"), [(12, "linear"), (400, "symlog")])
+def test_a_histogram_of_few_images_has_a_linear_scale(images, scale):
+    axes = Figure().add_subplot()
+    labels = np.arange(images) % 2
+    plots.histogram(axes, labels, np.where(labels == 0, 0.9, 0.1), {"band": (0.5, 0.5), "threshold": 0.5})
+    assert axes.get_yscale() == scale
+    assert axes.get_ylim()[1] > images / 2
 
 
 def test_of_many_sources_the_worst_ten_are_printed():

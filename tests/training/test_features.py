@@ -284,10 +284,16 @@ def test_features_are_those_of_the_whole_network_whatever_part_of_it_is_cached(s
     source = features.choose_batch_source(model, still, Preprocessing(SIZE_PX), cache, len(records))
     assert isinstance(source, features.ImageBatches) == (scope == "all")
     pixels = np.stack([Preprocessing(SIZE_PX).read(record.path) for record in records]).astype("float32")
+    p_real, by_hash = source.outputs(records, 4, {record.sha256 for record in records[2:]})
+    assert np.array_equal(p_real, source.predict(records, 4))
+    assert by_hash.keys() == {record.sha256 for record in records[2:]}
+    base = np.stack([by_hash[record.sha256] for record in records[2:]])
+    pixels = pixels[2:]
     for found, layer in (
-        (source.base_features(records, 4), model.get_layer(networks.FEATURES).output),
-        (source.penultimate(records, 4), model.get_layer(networks.OUTPUT).input),
+        (base, model.get_layer(networks.FEATURES).output),
+        (features.penultimate(model, base), model.get_layer(networks.OUTPUT).input),
     ):
         expected = keras.Model(model.inputs, layer).predict(pixels, verbose=0)
         assert np.ptp(expected) > 0
         assert found == pytest.approx(expected, abs=1e-5)
+    assert source.outputs([], 4)[0].shape == (0,)

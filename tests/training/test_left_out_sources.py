@@ -7,6 +7,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +17,11 @@ from conftest import ROOT, make_labeled_images
 
 from fakereal.dataset.split import Split
 from fakereal.errors import DataError
-from fakereal.labels import FAKE, REAL
+from fakereal.labels import FAKE, REAL, SPLITS
 from fakereal.model import unseen
 from fakereal.model.calibration import fit_decision_rule
 from fakereal.model.metrics import roc_auc
-from fakereal.training import unseen_sources
+from fakereal.training import features, run, unseen_sources
 from fakereal.training.base_choice import fit_probe
 from fakereal.training.unseen_sources import divide, fit_left_out, group_count, leave_out_in_turn
 
@@ -63,7 +65,7 @@ def test_other_validation_images_give_the_usual_rule_and_no_claim(fakes, reals):
     split = split_of(fakes, reals)
     labels, p_real = outputs(split)
     assert fit_left_out(split, p_real) is None
-    usual = unseen_sources.fit_rule(split, p_real, None, 0, True, 32)
+    usual = unseen_sources.fit_rule(split, p_real, split, {}, 0, True)
     assert (usual.decision, usual.record) == (fit_decision_rule(labels, p_real), {})
 
 
@@ -138,14 +140,8 @@ def test_images_of_no_named_source_take_part_in_every_training_and_in_no_figure(
     assert np.isfinite(outputs["test"][~unnamed]).all()
 
 
-class Features:
-    """In place of a batch source: features that are at hand."""
-
-    def __init__(self, split, found):
-        self.found = {id(getattr(split, name)): found[name] for name in found}
-
-    def base_features(self, part, batch_size):
-        return self.found[id(part)]
+def by_hash(split, found):
+    return {r.sha256: row for name in found for r, row in zip(getattr(split, name), found[name], strict=True)}
 
 
 def test_confidence_is_fitted_to_images_of_left_out_sources():
@@ -153,16 +149,100 @@ def test_confidence_is_fitted_to_images_of_left_out_sources():
     found = features_of(split, own_of_source=0.06)
     labels = labels_by_name(split)
     p_real = fit_probe(found["train"], labels["train"], found["val"], labels["val"]).p_real(found["val"])
-    usual = unseen_sources.fit_rule(split, p_real, Features(split, found), 0, True, 32)
-    fitted = unseen_sources.fit_rule(split, p_real, Features(split, found), 3, True, 32)
+    usual = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 0, True)
+    fitted = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 3, True)
     assert fitted.decision.temperature > 1.5 * usual.decision.temperature  # less sure of itself
     assert fitted.decision.band[1] > fitted.decision.band[0]
     assert fitted.record["right"] / fitted.record["verdicts"] > 0.8
     assert fitted.record["images"] == len(split.test)
     assert set(fitted.record["test_by_source"]) == {*"abcdefuvwxyz"}
-    trained = unseen_sources.fit_rule(split, p_real, Features(split, found), 3, False, 32)
+    trained = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 3, False)
     assert "expect less" in unseen.sentence({"unseen_sources": trained.record})
     assert "expect less" not in unseen.sentence({"unseen_sources": fitted.record})
+
+
+def test_too_few_images_of_left_out_sources_leave_the_confidence_as_it_is_and_that_is_said(capsys):
+    split = split_by_content("abc", "xyz", 40)  # 60 + 30 images of each class
+    found, (labels, p_real) = features_of(split, 0.0), outputs(split)
+    fitted = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 3, True)
+    assert fitted.decision == fit_decision_rule(labels, p_real)
+    assert fitted.record["images"] == len(split.test)
+    assert "unseen sources: 90 fake and 90 real images are too few to fit the confidence to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fakes", "reals", "asked", "tested", "said"),
+    [
+        ("abc", "xyz", None, "abcxyz", ""),
+        (
+            "abc",
+            "xyz",
+            3,
+            "abc",
+            "expected test images of both classes from named sources, found 30 of fake and 0 of real",
+        ),
+        ("abcd", "x", None, "abcdx", "expected 3 sources of each class, found 4 of fake and 1 of real"),
+        ("abcd", "x", 0, "abcdx", ""),
+        ("a", "x", None, "ax", ""),  # no one expects figures of two folders
+        ([""], [""], None, [""], ""),
+    ],
+)
+def test_missing_figures_on_unseen_sources_are_said_before_the_training(fakes, reals, asked, tested, said):
+    split = split_by_content(fakes, reals, 40)
+    split = replace(split, test=tuple(record for record in split.test if record.source in tested))
+    note = unseen_sources.note(split, asked)
+    assert said in note
+    assert bool(said) == bool(note)
+    assert "\n" not in note
+
+
+def test_groups_that_are_asked_for_beside_left_out_sources_are_not_needed_and_that_is_said():
+    split = split_of("abc", "xyz")
+    assert "--unseen-sources 2 is not needed" in unseen_sources.note(split, 2)
+    assert unseen_sources.note(split, None) == ""
+    assert unseen_sources.sample(split, 2, 100, 0).val == ()  # no features are computed for them
+
+
+def kinds(split):
+    return Counter((name, r.label, r.source) for name in SPLITS for r in getattr(split, name))
+
+
+def test_of_many_images_some_are_drawn_from_each_source_by_its_share(capsys):
+    split = split_by_content([*"abc", "large"], "xyz", 40)
+    more = records(FAKE, ["large"], 400)[40:]
+    split = replace(split, train=split.train + more)
+    drawn = unseen_sources.sample(split, 3, 128, 0)
+    before, after = kinds(split), kinds(drawn)
+    assert sum(after.values()) == 128
+    assert "unseen sources: measured on 128 of 640 images, drawn from each source" in capsys.readouterr().err
+    assert after.keys() == before.keys()
+    assert all(abs(after[kind] - before[kind] / 5) <= 1 for kind in before)
+    assert {r.sha256 for r in drawn.train} <= {r.sha256 for r in split.train}
+    assert drawn == unseen_sources.sample(split, 3, 128, 0) != unseen_sources.sample(split, 3, 128, 1)
+    assert unseen_sources.sample(split, 3, 640, 0) == split
+    assert unseen_sources.sample(split, 0, 128, 0).train == ()
+
+
+def test_all_figures_come_from_one_pass_over_the_images_and_a_cap_on_their_features(
+    tmp_path, train_here, monkeypatch, capsys
+):
+    counts = dict.fromkeys(["fake/gan", "fake/dalle", "fake/flux", "real/canon", "real/nikon", "real/pixel"], 14)
+    passed, measure = Counter(), run._measure
+    plain = features.ImageBatches.plain
+
+    def counted(source, part, batch_size):
+        passed.update(record.sha256 for record in part)
+        return plain(source, part, batch_size)
+
+    monkeypatch.setattr(features.ImageBatches, "plain", counted)
+    monkeypatch.setattr(run, "_measure", lambda *arguments: passed.clear() or measure(*arguments))
+    monkeypatch.setattr(unseen_sources, "MAX_IMAGES", 60)
+    trained = train_here(make_labeled_images(tmp_path / "set", counts), tmp_path / "m.h5", epochs=1)
+    metadata = trained.detector.metadata
+    assert "unseen sources: measured on 60 of 84 images, drawn from each source" in capsys.readouterr().err
+    assert 0 < metadata.metrics["unseen_sources"]["images"] < metadata.metrics["test"]["images"]
+    assert metadata.prototypes is not None
+    assert (len(passed), set(passed.values())) == (84, {1})
 
 
 def test_a_training_says_what_its_detector_is_worth_on_sources_it_never_saw(tmp_path):
