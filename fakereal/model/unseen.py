@@ -123,7 +123,9 @@ def sentence(metrics: Mapping[str, Any]) -> str | None:
         f"With each of {count} sources left out in turn" if "groups" in found else f"On {count} sources it never saw"
     )
     expect = (
-        " The backbone was trained on images of them all, so expect less." if found.get("backbone_saw_them") else ""
+        " The backbone was trained on images of these sources or some of them, so expect less."
+        if found.get("backbone_saw_them")
+        else ""
     )
     if not found["verdicts"]:
         return f"{where}, no verdict was right often enough: all images were left uncertain.{expect}"

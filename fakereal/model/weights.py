@@ -26,6 +26,7 @@ class BaseWeights:
     description: str  # for people, and for the model file
     pretrained: bool  # False where the base starts from random weights
     choice: str = ""  # what `auto` chose, as `Config.weights` names it
+    sources: tuple[str, ...] = ()  # whose images the base, of a model file, was trained on
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _pretrained(base: keras.Model, network: NetworkConfig) -> BaseWeights:
             " with --weights none"
         )
     origin = _from_file(base, network, PRETRAINED)
-    return BaseWeights("models/pretrained.h5", origin.pretrained)
+    return replace(origin, description="models/pretrained.h5")
 
 
 def _fits(path: Path, network: NetworkConfig) -> bool:
@@ -144,7 +145,8 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWei
         if metadata is not None and metadata.foreign:
             raise ModelFileError(f"{path}: holds a network of another program, which no training can start from")
         if metadata is not None:
-            return _from_model(base, network, path, metadata.config.network)
+            origin = _from_model(base, network, path, metadata.config.network)
+            return replace(origin, sources=tuple(name for name in metadata.data.get("sources", ()) if name))
     return _from_keras_weights(base, network, path)
 
 

@@ -240,7 +240,10 @@ def _measure(
     labels = {name: labels_of(records) for name, records in measured.items()}
     is_frozen = trainer.is_frozen(trained.training, trained.origin)
     fitted = unseen_sources.fit_rule(split, p_real["val"], sampled, features, count, is_frozen)
-    rule, unseen_record = replace(fitted.decision, shorter_side_px=_familiar_sizes(split)), fitted.record
+    rule, unseen_record = (
+        replace(fitted.decision, shorter_side_px=_familiar_sizes(split)),
+        _with_origin(fitted.record, trained.origin),
+    )
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
     for name in ("val", "test"):
         if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
@@ -263,6 +266,12 @@ def _measure(
     )
     known = KnownOutputs(p_real["test"], trained.source.network, trained.source.engine)
     return Detector(trained.model, metadata), known
+
+
+def _with_origin(record: dict[str, Any], origin: BaseWeights) -> dict[str, Any]:
+    """Return the record of unseen sources; it says so where the base was trained on some before it came here."""
+    sources = {*record.get("fake_sources", ()), *record.get("real_sources", ())}
+    return record if sources.isdisjoint(origin.sources) else record | {"backbone_saw_them": True}
 
 
 def _familiar_sizes(split: Split) -> tuple[int, int] | None:

@@ -14,13 +14,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, make_labeled_images
+from small_networks import CNN, SIZE_PX, built
 
+from fakereal.config import Config
 from fakereal.dataset.split import Split
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL, SPLITS
-from fakereal.model import unseen
-from fakereal.model.calibration import fit_decision_rule
+from fakereal.model import model_file, unseen
+from fakereal.model.calibration import DecisionRule, fit_decision_rule
+from fakereal.model.metadata import Metadata
 from fakereal.model.metrics import roc_auc
+from fakereal.model.weights import load_base
+from fakereal.preprocessing import Preprocessing
 from fakereal.training import features, run, unseen_sources
 from fakereal.training.base_choice import fit_probe
 from fakereal.training.unseen_sources import divide, fit_left_out, group_count, leave_out_in_turn
@@ -168,6 +173,18 @@ def test_too_few_images_of_left_out_sources_leave_the_confidence_as_it_is_and_th
     assert fitted.decision == fit_decision_rule(labels, p_real)
     assert fitted.record["images"] == len(split.test)
     assert "unseen sources: 90 fake and 90 real images are too few to fit the confidence to" in capsys.readouterr().err
+
+
+def test_a_base_from_a_model_file_knows_the_sources_that_it_was_trained_on(tmp_path):
+    metadata = Metadata(Config(image_size=SIZE_PX, network=CNN), Preprocessing(SIZE_PX), DecisionRule(),
+                        data={"sources": ["", "gan", "nikon"]})  # fmt: skip
+    model_file.save(tmp_path / "tuned.h5", model_file.Detector(built(0), metadata))
+    origin = load_base(built(1), CNN, str(tmp_path / "tuned.h5"))
+    assert origin.sources == ("gan", "nikon")
+    seen, new = ({"fake_sources": [name], "real_sources": ["canon"]} for name in ("gan", "flux"))
+    assert run._with_origin(seen, origin) == seen | {"backbone_saw_them": True}
+    assert run._with_origin(new, origin) == new
+    assert run._with_origin({}, origin) == {}
 
 
 @pytest.mark.parametrize(
