@@ -36,6 +36,7 @@ test-all: $(READY_DEV)  ## run the slow tests too
 
 test-scale: $(READY_DEV)  ## install requirements-scale.txt too, then run the tests that need it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-scale.txt
+	@$(BIN)/python -c "import jax, moto.server, ray.data, ray.train, s3fs"  # or their tests would be skipped
 	$(BIN)/python -m pytest -m "not gpu and not network" $(SCALE_TESTS)
 
 lint: $(READY_DEV)  ## check style and formatting

@@ -1,17 +1,16 @@
 """Predict tiny images in tar shards, made on the spot: speed over the run, memory, and resuming after SIGKILL.
 
-    python -m benchmarks.prediction_shards --counts 1000 1000000    some hours on 2 free cores
-    python -m benchmarks.prediction_shards --counts 1000 50000      a few minutes
+    python -m benchmarks.prediction_shards                     a million; says first how long it will take
+    python -m benchmarks.prediction_shards --count 50000       some minutes
 
-Each count is predicted in a process of its own, from a pattern of shards to predictions.json, once without a break and,
-the last count, once killed at --kill-at of the images and resumed. The images are different names for a few JPEGs of
-32x32, the network is a small CNN with random weights, so that everything but the network counts.
+A few images and then --count images are predicted, each count in a process of its own, from a pattern of shards to
+predictions.json. The larger run is repeated, killed at --kill-at of its images, and resumed. The images are different
+names for a few JPEGs of 32x32; the network is a small CNN, trained on the spot: everything but the network counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import runpy
@@ -21,25 +20,36 @@ import sys
 import tarfile
 import tempfile
 import time
+from array import array
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from benchmarks._shared import ROOT, Table, make_jpegs, new_parser, processor_seconds, run_python
+from benchmarks._shared import (
+    ROOT,
+    Table,
+    make_jpegs,
+    make_labeled_set,
+    new_parser,
+    processor_seconds,
+    run_python,
+)
 
+_FEW = 1_000  # images, which the memory of the larger run is compared with
 _TRACE_EVERY = 100  # images
+_DISK_BYTES = 2_500  # of an image: up to 2 kB in its shard, the rest in the journal, temporary files and results
+_BESIDE_S = 1e-4  # per image: listing, reading the journal and writing the results
 
 
 def main() -> int:
-    """Parse the options, run every count and print the table; return the exit code."""
+    """Parse the options, run the measurements and print them; return the exit code."""
     if sys.argv[1:2] == ["child"]:
         return traced(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
-    if sys.argv[1:2] == ["model"]:
-        return write_model(Path(sys.argv[2]))
     parser = new_parser(__doc__)
-    parser.add_argument("--counts", nargs="+", type=int, default=[1_000, 1_000_000], metavar="N")
-    parser.add_argument("--shard", type=int, default=10_000, help="images in a shard")
-    parser.add_argument("--kill-at", type=float, default=0.7, metavar="SHARE", help="of the images of the last count")
-    parser.add_argument("--model", type=Path, help="predict with this model instead of the small CNN")
+    parser.add_argument("--count", type=int, default=1_000_000, metavar="N", help="images (1000000)")
+    parser.add_argument("--shard", type=int, default=10_000, metavar="N", help="images in a shard (10000)")
+    parser.add_argument("--kill-at", type=float, default=0.7, metavar="SHARE", help="of the images (0.7)")
+    parser.add_argument("--model", type=Path, help="predict with this model file instead of a small CNN")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options)
@@ -47,57 +57,73 @@ def main() -> int:
 
 
 def measure(work: Path, options: argparse.Namespace) -> None:
-    """Run every count, and the last one again with a kill."""
+    """Predict a few images, then all of them, and then all of them with a kill."""
+    model = options.model or train_small(work)
     make_jpegs(work / "few", 100, (32, 32))
-    model = options.model or work / "small.h5"
-    if options.model is None:  # by another process: peak memory counts what a process had when it started its children
-        run_python(["-m", "benchmarks.prediction_shards", "model", model])
     pieces = [path.read_bytes() for path in sorted((work / "few").iterdir())]
     make_shards(work / "0", 10, 10, pieces)
     predict(work / "0", model)  # converts the model, which takes memory of its own
-    table = Table(
-        "images", "seconds", "to the first", "images per processor second: first tenth", "last tenth", "peak memory, MB"
+    making = make_shards(work / "1", _FEW, options.shard, pieces)
+    few = predict(work / "1", model)
+    count, stop = options.count, int(options.count * options.kill_at)
+    announce(few, making / _FEW, count)
+    make_shards(work / "2", count, options.shard, pieces)
+    whole = predict(work / "2", model)
+    report(few, whole, count)
+    expected = (work / "2/out.json").read_bytes()
+    predict(work / "2", model, stop_at=stop)
+    resumed = predict(work / "2", model, resume=True)
+    first_s, same = resumed.trace[0][0], (work / "2/out.json").read_bytes() == expected
+    print(f"- Killed at {stop:,} and resumed: the first new batch after {first_s:.1f} s, {resumed.peak_mb:.1f} MB;")
+    print(f"  the bytes of the unbroken run: {'yes' if same else 'NO'}.")
+
+
+def train_small(work: Path) -> Path:
+    """Train the cheapest network on a handful of images; in another process, whose memory is not measured."""
+    make_labeled_set(work / "set", 80)
+    (work / "small.yaml").write_text("network: {name: cnn, filters: [4, 8]}\nreport: {resave_images: 0}\n")
+    options = ["--config", work / "small.yaml", "--weights", "none", "--image-size", "32", "--epochs", "1"]
+    run_python(["train_model.py", "--data", work / "set", "--output", work / "small.h5", *options])
+    return work / "small.h5"
+
+
+def announce(few: Run, making_s: float, count: int) -> None:
+    """Print how long all will take, estimated from the run of a few images, and how much disk."""
+    (start_s, _, start), (end_s, _, end) = few.trace[0], few.trace[-1]
+    minutes = (making_s + 2 * ((end_s - start_s) / (end - start) + _BESIDE_S)) * count / 60 + 1
+    megabytes = count * _DISK_BYTES / 1e6
+    print(f"{count:,} images take about {minutes:.0f} min and {megabytes:,.0f} MB of disk\n", flush=True)
+
+
+def report(few: Run, whole: Run, count: int) -> None:
+    """Print the measurements of the unbroken runs as they are pasted into docs/benchmarks.md."""
+    table = Table(f"tenth of {count:,} images", *map(str, range(1, 11)))
+    table.row("images per second", *(f"{rate:,.0f}" for rate in whole.rates(clock=0)))
+    table.row("images per processor second", *(f"{rate:,.0f}" for rate in whole.rates(clock=1)))
+    growth = whole.peak_mb / few.peak_mb - 1
+    print(f"\n- {count:,} images in {whole.seconds:,.0f} s, the first batch after {whole.trace[0][0]:.1f} s.")
+    print(
+        f"- Peak memory: {whole.peak_mb:.1f} MB; for {_FEW:,} images {few.peak_mb:.1f} MB ({growth:+.1%}).", flush=True
     )
-    for count in options.counts:
-        make_shards(work / str(count), count, options.shard, pieces)
-        whole = predict(work / str(count), model)
-        table.row(f"{count:,}", f"{whole.seconds:.1f}", f"{whole.trace[0][0]:.1f} s", *whole.rates(), whole.peak_mb)
-    count, whole = options.counts[-1], (work / str(options.counts[-1]) / "out.json").read_bytes()
-    stop = int(count * options.kill_at)
-    predict(work / str(count), model, stop_at=stop)
-    resumed = predict(work / str(count), model, resume=True)
-    same = (work / str(count) / "out.json").read_bytes() == whole
-    row = f"resumed at {stop:,}", f"{resumed.seconds:.1f}", f"{resumed.trace[0][0]:.1f} s"
-    table.row(*row, *resumed.rates(), resumed.peak_mb)
-    print(f"\nthe resumed run wrote the bytes of the other one: {same}")
 
 
-def write_model(path: Path) -> int:
-    """Save a small CNN with random weights as a model file."""
-    from fakereal.runtime import start_keras
+def make_shards(folder: Path, count: int, per_shard: int, pieces: list[bytes]) -> float:
+    """Write `count` images, 1.jpg, 2.jpg, ..., into uncompressed tar files, as the makers of large sets do.
 
-    start_keras()
-    from fakereal.config import Config, NetworkConfig
-    from fakereal.model import model_file, networks
-    from fakereal.model.metadata import Metadata
-    from fakereal.preprocessing import Preprocessing
-
-    network = NetworkConfig(name="cnn", filters=(4, 8))
-    metadata = Metadata(Config(image_size=32, network=network), Preprocessing(32))
-    model_file.save(path, model_file.Detector(networks.build(network, 32), metadata))
-    return 0
-
-
-def make_shards(folder: Path, count: int, per_shard: int, pieces: list[bytes]) -> None:
-    """Write `count` images, 1.jpg, 2.jpg, ..., into uncompressed tar files, as the makers of large sets do."""
+    Returns:
+        Seconds that it took.
+    """
+    started = time.monotonic()
     folder.mkdir()
     for start in range(1, count + 1, per_shard):
-        with tarfile.open(folder / f"{start:08}.tar", "w") as shard:
+        with open(folder / f"{start:08}.tar", "wb") as shard:
             for number in range(start, min(start + per_shard, count + 1)):
                 content = pieces[number % len(pieces)]
                 info = tarfile.TarInfo(f"{number}.jpg")
                 info.size = len(content)
-                shard.addfile(info, io.BytesIO(content))
+                shard.write(info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE))
+            shard.write(bytes(2 * tarfile.BLOCKSIZE))
+    return time.monotonic() - started
 
 
 @dataclass(frozen=True)
@@ -105,14 +131,14 @@ class Run:
     """A prediction that ended or was killed."""
 
     seconds: float
-    peak_mb: int
+    peak_mb: float
     trace: list[list[float]]  # seconds since the start, processor seconds and images finished, from the first batch on
 
-    def rates(self) -> tuple[str, str]:
-        """Return the images per processor second of the first and the last tenth of the trace."""
-        tenth = max(1, len(self.trace) // 10)
-        spans = self.trace[: tenth + 1], self.trace[-tenth - 1 :]
-        return tuple(f"{(span[-1][2] - span[0][2]) / max(span[-1][1] - span[0][1], 1e-9):.0f}" for span in spans)
+    def rates(self, clock: int) -> list[float]:
+        """Return the images per second of each tenth of the trace; `clock`: 0 the time, 1 the processor's."""
+        last = len(self.trace) - 1
+        marks = [self.trace[round(last * tenth / 10)] for tenth in range(11)]
+        return [(end[2] - start[2]) / max(end[clock] - start[clock], 1e-9) for start, end in pairwise(marks)]
 
 
 def predict(folder: Path, model: Path, stop_at: int = 0, resume: bool = False) -> Run:
@@ -130,7 +156,7 @@ def predict(folder: Path, model: Path, stop_at: int = 0, resume: bool = False) -
             err.seek(0)
             raise SystemExit(f"exit code {process.returncode}: {err.read().decode(errors='replace')[-2000:]}")
     trace = [] if stop_at else json.loads((folder / "trace.json").read_text())
-    return Run(seconds, round(usage.ru_maxrss / 1024), trace)
+    return Run(seconds, usage.ru_maxrss / 1024, trace)
 
 
 def traced(trace_file: Path, stop_at: int, arguments: list[str]) -> int:
@@ -138,15 +164,16 @@ def traced(trace_file: Path, stop_at: int, arguments: list[str]) -> int:
     started = time.monotonic()
     from fakereal.predict.journal import Journal
 
-    trace: list[tuple[float, float, int]] = []
-    add, finished = Journal.add, 0
+    trace = array("d")  # compact: its memory is measured, too
+    add, finished, noted = Journal.add, 0, 0
 
     def add_and_note(journal: Journal, predictions: list[tuple]) -> None:
-        nonlocal finished
+        nonlocal finished, noted
         add(journal, predictions)
         finished += len(predictions)
-        if not trace or finished >= trace[-1][2] + _TRACE_EVERY:
-            trace.append((time.monotonic() - started, processor_seconds(), finished))
+        if not noted or finished >= noted + _TRACE_EVERY:
+            trace.extend((time.monotonic() - started, processor_seconds(), finished))
+            noted = finished
         if 0 < stop_at <= finished:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -156,7 +183,7 @@ def traced(trace_file: Path, stop_at: int, arguments: list[str]) -> int:
         runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     except SystemExit as end:
         code = end.code
-    trace_file.write_text(json.dumps(trace))
+    trace_file.write_text(json.dumps(list(zip(*[iter(trace)] * 3, strict=True))))
     return code
 
 

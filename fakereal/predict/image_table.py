@@ -86,6 +86,9 @@ class ImageTable:
     def __len__(self) -> int:
         return self._count
 
+    def __del__(self) -> None:
+        self._database.close()  # removes the file
+
     def new_source(self) -> int:
         """Return the number of the source whose images are added next, from 0."""
         self._sources += 1
@@ -160,9 +163,8 @@ class ImageTable:
     def by_place(self, sources: Sequence[int]) -> Iterator[int]:
         """Yield the numbers of all images: those of `sources` last, each source by the places in it."""
         in_order = f"source IN ({','.join(map(str, sources))}) AND problem IS NULL"
-        query = (
-            f"SELECT id - 1 FROM images ORDER BY CASE WHEN {in_order} THEN source ELSE -1 END, start * ({in_order}), id"
-        )
+        keys = f"CASE WHEN {in_order} THEN source ELSE -1 END, CASE WHEN {in_order} THEN start ELSE 0 END, id"
+        query = f"SELECT id - 1 FROM images ORDER BY {keys}"
         with self._used() as database:
             cursor = database.execute(query)
         while True:

@@ -33,6 +33,7 @@ _ID_OFFSET = 68
 _HEADER_BYTES = _ID_OFFSET + len(_APPLICATION_ID)
 _SYNC_S = 5.0  # what a power cut may cost
 _QUERY_ITEMS = 500  # that one query asks for
+_CACHE_KB = 1024  # of the database's pages
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -333,6 +334,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             database.execute(f"PRAGMA application_id = {int.from_bytes(_APPLICATION_ID)}")
         database.execute("PRAGMA locking_mode = EXCLUSIVE")  # without shared memory, which network folders don't have
         database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         database.execute("PRAGMA synchronous = NORMAL")  # safe in a crash; see `Journal._sync_sometimes`
     except BaseException:
         database.close()

@@ -29,7 +29,7 @@ from fakereal.predictions_json import Prediction, json_list, pieces, prediction_
 from fakereal.provenance import AI_EDITED, AI_GENERATED, SIGNED_REASON
 from fakereal.runtime import one_line
 
-_CHUNK = 4096  # raw predictions that are decided together
+_CHUNK = 1024  # raw predictions that are decided together, about 1 kB each
 MAX_SHOWN = 20
 """Images that the screen names one by one."""
 

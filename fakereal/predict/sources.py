@@ -263,19 +263,24 @@ def of_archive(images: ImageTable, path: str, strict: bool = True) -> FoundImage
     found, before = FoundImages(images, own, archive=archive), images.last()
     folders: set[str] = set()
     for member in archive.members():
-        if any(map(is_hidden, member.name.replace("\\", "/").split("/"))):
+        folder, _, base = member.name.rpartition("/")
+        if is_hidden(base) or ((folder or "\\" in base) and _is_below_hidden(member.name)):
             found.hidden.append(member.name)
-        else:
-            images.add(found.number, member.name, member.problem, member.place, member.is_image)
-            if member.is_image:
-                found.count += 1
-                if member.problem is None or not is_unsafe(member.name):
-                    folders.add(member.name.rpartition("/")[0])
+            continue
+        images.add(found.number, member.name, member.problem, member.place, member.is_image)
+        if member.is_image:
+            found.count += 1
+            if member.problem is None or not is_unsafe(member.name):
+                folders.add(folder)
     found.other_files = images.settle_equal_names(before, "expected one file of this name, got several in the archive")
     _start_below(found, folders)
     if archive.damage:
         found.add(os.path.basename(own), archive.damage)
     return found
+
+
+def _is_below_hidden(name: str) -> bool:
+    return any(map(is_hidden, name.replace("\\", "/").split("/")))
 
 
 def _start_below(found: FoundImages, folders: set[str]) -> None:

@@ -58,6 +58,34 @@ def test_any_number_of_rows_is_kept_in_order():
     assert [row.name for start in range(0, 5000, 700) for row in table.rows(start, start + 700)] == names
 
 
+def test_of_equal_names_the_first_is_kept_and_of_one_archive_it_is_refused():
+    table = ImageTable()
+    for source in (0, 1):
+        table.new_source()
+        before = table.last()
+        for place, name in enumerate(["a.png", "b.png", "note", "b.png", "note"]):
+            table.add(source, name, place=(place, 1), is_image=name != "note")
+        assert table.settle_equal_names(before, "twice") == ["note"]
+    table.arrange([(0, "", ""), (1, "", "")])
+    assert [(row.name, row.source, row.problem) for row in table.rows(0, 9)] == [
+        ("a.png", 0, None),
+        ("b.png", 0, "twice"),
+    ]
+    assert table.duplicates == 2
+
+
+def test_sources_that_must_be_read_in_order_come_last_each_by_its_places():
+    table = ImageTable()
+    for source, names in enumerate(["fc", "gb", "hda", "ei"]):
+        table.new_source()
+        for place, name in enumerate(names):
+            table.add(source, name, "broken" if name == "d" else None, place=(place, 1) if source else None)
+    table.arrange((source, "", "") for source in range(4))
+    names = [row.name for row in table.rows(0, 9)]
+    assert "".join(names) == "abcdefghi"
+    assert "".join(names[number] for number in table.by_place([2, 3])) == "bcdfghaei"
+
+
 def test_a_full_disk_is_one_line_that_names_the_folder_for_temporary_files():
     table = ImageTable()
     table._database.execute("PRAGMA max_page_count = 20")
