@@ -264,7 +264,8 @@ def of_archive(images: ImageTable, path: str, strict: bool = True) -> FoundImage
     folders: set[str] = set()
     for member in archive.members():
         folder, _, base = member.name.rpartition("/")
-        if is_hidden(base) or ((folder or "\\" in base) and _is_below_hidden(member.name)):
+        in_folder = folder or "\\" in base
+        if _is_below_hidden(member.name) if in_folder else is_hidden(base):
             found.hidden.append(member.name)
             continue
         images.add(found.number, member.name, member.problem, member.place, member.is_image)
