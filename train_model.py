@@ -18,7 +18,7 @@ _EXAMPLES = """examples:
   python train_model.py --config configs/efficientnetb0.yaml --data data/clean --resume
 
 The folder holds fake/ and real/ (or fake_images/, ai/, genuine/ ...), by themselves, inside train/ val/ test/, or
-inside one folder per source; unclear names are asked about. Beside the model, NAME_run/ gets report, split, history."""
+inside one folder per source. The report and other records of the run are written into NAME_run/ beside the model."""
 
 _NOT_CONFIGURATION = ("config", "output", "resume", "ray", "workers", "end_with_stdin", "strict", "force")
 """Options that are not keys of the configuration; the `dest` of every other one is its dotted key."""

@@ -122,7 +122,7 @@ class TrainingConfig:
     patience: int = 0  # early stopping: epochs without a lower (calibrated) validation loss; 0: off
     augmented_versions: int = 2  # cached of each image under a frozen backbone, with itself; 0: new in every epoch
     unseen_sources: int | None = None  # groups of sources that are left out in turn, see train.md; null: 5; 0: off
-    mixed_precision: bool = False  # bfloat16 arithmetic; for GPUs that are fast at it
+    mixed_precision: bool = False  # compute in bfloat16, which is faster on recent GPUs
     tensorboard: bool = False  # also write the history for TensorBoard, in the run's folder
     phases: tuple[PhaseConfig, ...] = ()  # phases of your own instead of epochs and fine_tune; keys of each:
 
@@ -215,11 +215,12 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
         if config.training.phases and f"training.{key}" in (overrides or {}):
             flag = "--" + key.removesuffix("_minutes").replace("_", "-")
             raise ConfigError(
-                f"training.{key} ({flag}): {path} has phases of its own, which it can't change: edit them there"
+                f"training.{key} ({flag}): has no effect, as {path} lists training.phases: edit them there"
             )
     if "training.time_limit_minutes" in (overrides or {}) and config.training.fine_tune != "auto":
         raise ConfigError(
-            f"--time-limit: it is for --fine-tune auto, found {config.training.fine_tune}: leave out one of the two"
+            f"--time-limit: applies to --fine-tune auto only, found {config.training.fine_tune}:"
+            " leave out one of the two"
         )
     check(config)
     return config

@@ -18,9 +18,9 @@ import numpy as np
 import pi_heif
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from fakereal import content
-from fakereal.content import FileType
+from fakereal import file_types
 from fakereal.errors import ImageRefused
+from fakereal.file_types import FileType
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before decoding: 100 MP are 300 MB as RGB."""
@@ -52,7 +52,7 @@ FORMATS = tuple(SUFFIXES_BY_FORMAT)
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
 """File names that count as images; the content decides what a file really is."""
 
-_NAMES = (*SUFFIXES, *content.OTHER_IMAGE_SUFFIXES)
+_NAMES = (*SUFFIXES, *file_types.OTHER_IMAGE_SUFFIXES)
 
 MEDIA_TYPES = (*(f"image/{name.lower()}" for name in FORMATS), "image/heic")
 """The formats as a browser names them."""
@@ -184,7 +184,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     Raises:
         UnidentifiedImageError: none of `FORMATS`; damaged headers raise nearly anything.
     """
-    found = content.image_format(file.read(content.HEAD_BYTES))
+    found = file_types.image_format(file.read(file_types.HEAD_BYTES))
     file.seek(0)
     if found == "HEIF":
         _check_item_names(file.read())
@@ -248,14 +248,14 @@ def _check_cost(image: ImageFile.ImageFile, info: ImageInfo, data: bytes) -> Non
 
 def _raw_photo(image: ImageFile.ImageFile, data: bytes) -> FileType | None:
     """Return the type of a RAW photo, which begins like a TIFF file but whose first image is only a small preview."""
-    found = content.recognize(data)
+    found = file_types.recognize(data)
     if found and not found.is_read:
         return found
     if _DNG_VERSION in image.tag_v2:
-        return content.raw_photo("DNG RAW photo")
+        return file_types.raw_photo("DNG RAW photo")
     if image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 1:  # a reduced version of another image in the file
         make = str(image.tag_v2.get(_MAKE, "")).upper().split()[:1]
-        return content.raw_photo(f"{_RAW_NAMES.get(''.join(make), 'TIFF')} RAW photo")
+        return file_types.raw_photo(f"{_RAW_NAMES.get(''.join(make), 'TIFF')} RAW photo")
     return None
 
 
@@ -294,7 +294,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _refusal(error: Exception, data: bytes) -> ImageRefused:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(content.recognize(data))
+        return _unidentified(file_types.recognize(data))
     if "Security limit" in text:  # libheif's own guards, against headers that lie about the size
         return ImageRefused("too_large", f"the image would take too much memory ({text})")
     if _CUT_OFF.search(text) or isinstance(error, EOFError):
@@ -326,7 +326,7 @@ def file_type(path: Path | str) -> FileType | None:
     """Return what a file is by its first bytes, whatever its name; None where nothing tells, or it can't be read."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
-            return content.recognize(file.read(content.HEAD_BYTES))
+            return file_types.recognize(file.read(file_types.HEAD_BYTES))
     except OSError:
         return None
 

@@ -45,7 +45,7 @@ _SPLIT_OF_WORD = {
     **dict.fromkeys("eval evaluation".split(), EVALUATION),
 }
 _HELD_OUT = {"holdout", "heldout", "held", "unseen", "ood"}
-"""These may name a split of its own, and are asked about."""
+"""These may name a split of its own; the user must say."""
 
 _NEGATIONS = {"non", "not", "no"}
 _UNDECIDED = set(

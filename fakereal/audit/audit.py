@@ -355,7 +355,7 @@ def label_error_findings(tree: dict[str, Any], commands: Sequence[str]) -> list[
     if tree["reliable"]:
         advice = "decide on them in report.html; or apply all suggestions with image_separate.py, alone or as a vote"
         return [Finding("label_errors", True, what, count, advice, "\n".join(commands))]
-    advice = "let people decide (report.html): these images are too hard for the base model to be relied on"
+    advice = "let people decide (report.html): the shipped model separates these images too poorly to be relied on"
     return [Finding("label_errors", False, what, count, advice)]
 
 

@@ -293,7 +293,7 @@ def summary(found: LabelErrors) -> list[str]:
         f" {estimate.auc:.3f} (about {estimate.clean_auc:.3f} with correct labels)",
     ]
     if swapped := swapped_labels(found.base_auc, found.base_interval):
-        lines.append(f"warning: the labels seem to be swapped against the base model: {swapped}")
+        lines.append(f"warning: the labels seem to be swapped against the shipped model: {swapped}")
     if not estimate.reliable:
         lines.append(
             "the features don't separate these images well enough, so most suspects are probably just hard images:"

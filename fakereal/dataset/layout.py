@@ -1,7 +1,7 @@
-"""Decide from the folders of a data set which class, split and source their images have; ask where it is unclear.
+"""Decide from the folders of a data set which class, split and source their images have; refuse what is unclear.
 
 A folder is never looked at alone. A word such as `photos` or `edited` names a class only beside a folder of the other
-class, and a folder that names no class is asked about where it lies among others that do. Split folders don't count as
+class, and a folder that names no class is refused where it lies among others that do. Split folders don't count as
 a level, so that `train/ai` and `val/nature` lie beside each other.
 """
 

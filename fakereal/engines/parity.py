@@ -64,7 +64,7 @@ def parity_images(size_px: int) -> np.ndarray:
 
 
 def synthetic_images(size_px: int) -> np.ndarray:
-    """Return images made by arithmetic, uint8 (6, size_px, size_px, 3).
+    """Return synthetic images, the same on every machine, uint8 (6, size_px, size_px, 3).
 
     They are black, white, two gradients, a chessboard and a noise-like one.
     """

@@ -193,17 +193,8 @@ def _auc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
     return float(np.sum(reals * (below + fakes / 2)) / pairs) if pairs else float("nan")
 
 
-def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the average precision of fake: precision averaged over recall, one step per threshold, as in scikit-learn.
-
-    Args:
-        labels: int (n,).
-        scores: float (n,), higher means real.
-    """
-    return _average_precision(labels, _ranks(scores), np.ones(len(labels)))
-
-
 def _average_precision(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
+    """Return the average precision of fake: precision averaged over recall, one step per rank, as in scikit-learn."""
     fakes = np.bincount(ranks, weights * (labels == FAKE))
     called = np.cumsum(np.bincount(ranks, weights))  # fake, with the threshold above each rank
     total = fakes.sum()

@@ -89,7 +89,7 @@ def available_bases(model: keras.Model, network: NetworkConfig) -> list[LoadedBa
                 f"weights: neither ImageNet weights (Keras cache or download) nor a {network.name} in {PRETRAINED} are"
                 " available: connect to the internet, or train from random weights with --weights none"
             ) from error
-        log("weights: ImageNet weights are not available offline, using the base of models/pretrained.h5")
+        log("weights: ImageNet weights are not available offline, using the backbone of models/pretrained.h5")
     if _fits(PRETRAINED, network):
         found.append(_loaded(base, _pretrained(base, network), "pretrained"))
     return found
@@ -156,7 +156,7 @@ def _from_model(base: keras.Model, network: NetworkConfig, path: Path, found: Ne
         raise ModelFileError(f"{path}: expected weights of {name}, found {found.name}")
     ours, theirs = networks.normalization_of(network), networks.normalization_of(found)
     if ours != theirs:
-        raise ModelFileError(f"{path}: expected a base for network.normalization {ours}, found one for {theirs}")
+        raise ModelFileError(f"{path}: expected a backbone for network.normalization {ours}, found one for {theirs}")
     if name == "cnn" and network.activation != found.activation:
         raise ModelFileError(
             f"{path}: expected a cnn with network.activation {network.activation}, found {found.activation}"
@@ -182,7 +182,7 @@ def _from_keras_weights(base: keras.Model, network: NetworkConfig, path: Path) -
             source.load_weights(path)
     except (KeyError, ValueError, OSError) as error:
         reason = one_line(error).partition(" Example error")[0][:120]
-        raise ModelFileError(f"{path}: not the weights of a base {network.name} ({reason})") from error
+        raise ModelFileError(f"{path}: not the weights of a backbone {network.name} ({reason})") from error
     _copy_by_name(source, base)
     return BaseWeights(path.name, pretrained=True)
 

@@ -29,9 +29,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from fakereal.content import HEAD_BYTES, begins_like_image
 from fakereal.decoding import MAX_FILE_BYTES, is_image_name
 from fakereal.errors import ConfigError, DataError, ImageRefused
+from fakereal.file_types import HEAD_BYTES, begins_like_image
 from fakereal.predict.image_table import Place
 from fakereal.predict.tar_headers import BLOCK, files_in_tar
 from fakereal.runtime import one_line

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from fakereal.content import HEAD_BYTES
+from fakereal.file_types import HEAD_BYTES
 
 BLOCK = 512
 """Bytes of a tar's header; contents are padded to a multiple of it."""

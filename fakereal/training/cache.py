@@ -182,7 +182,7 @@ class RowCache:
         except (OSError, DataError) as error:
             problem = one_line(error)
         if not self._full:
-            log(f"cache: nothing more is kept: {problem}")
+            log(f"cache: no more rows are stored: {problem}")
             self._full = True
         return False
 
@@ -243,7 +243,7 @@ def _is_usable(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        log(f"cache: {folder} can't be written ({error.strerror or error}): nothing is kept for the next run")
+        log(f"cache: {folder} can't be written ({error.strerror or error}): nothing is cached for the next run")
         return False
     return True
 

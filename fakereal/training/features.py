@@ -276,7 +276,7 @@ def plain_features(
     frozen, rows = _open_frozen_part(split_network(model), preprocessing, cache, count * _versions(config))
     missing = [record for record in records if rows.get(record.sha256) is None]
     batches = input_pipeline.plain_batches(missing, preprocessing, FROZEN_BATCH, cache.images(preprocessing))
-    computed = _features(frozen, batches, "features of the base", len(missing))
+    computed = _features(frozen, batches, "features of the backbone", len(missing))
     new = {record.sha256: row for record, row in zip(missing, computed, strict=True)}
     for name, row in new.items():
         rows.put(name, row)

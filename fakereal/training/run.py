@@ -195,8 +195,8 @@ def _train(
         origin = resumed or _load_weights(model, config, split, cache)
         log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
         if not origin.pretrained and trainer.is_frozen(config.training, origin):
-            log("warning: the base has random weights and stays frozen, so hardly anything can be learned: leave out"
-                " --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip
+            log("warning: the backbone has random weights and stays frozen, so hardly anything can be learned: leave"
+                " out --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip
         if config.report.summary:
             _print_summary(model, trainer.phases(config.training, origin)[0])
         watch.lap("base")
@@ -437,8 +437,8 @@ def _base_caveat(config: Config, split: Split) -> dict[str, str]:
     if config.weights != "pretrained" or np.mean(np.equal(sides, _CIFAKE_PX)) < 0.5:
         return {}
     caveat = (
-        f"the shipped base was trained on CIFAKE, whose images are {_CIFAKE_PX} pixels wide as well, so it has probably"
-        " seen images like these, or these: trust the figures only on images that are not from CIFAKE."
+        f"the shipped backbone was trained on CIFAKE, whose images are {_CIFAKE_PX} pixels wide as well, so it has"
+        " probably seen these images or similar ones: trust the figures only on images that are not from CIFAKE."
     )
     log(f"warning: {caveat}")
     return {"base_caveat": caveat}

@@ -109,7 +109,7 @@ def healthz() -> Response:
 
 @api_routes.get("/readyz")
 def readyz() -> Response:
-    """Return 200 while requests are welcome, 503 during start-up and shutdown."""
+    """Return 200 while requests are accepted, 503 during start-up and shutdown."""
     if predictor().worker.ready and not predictor().draining.is_set():
         return jsonify(status="ready")
     return http.problem_response(503, "Not ready", "the server is starting up or shutting down: try again later")

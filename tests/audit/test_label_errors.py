@@ -171,7 +171,7 @@ def test_labels_that_all_run_against_the_base_model_are_said(tmp_path, brightnes
     swapped = scan(bright_and_dark(tmp_path / "swapped", {"fake": 1, "real": 0}), Preprocessing(32))
     found = label_errors.find_label_errors(swapped, base=brightness_base)
     (said,) = [line for line in label_errors.summary(found) if "seem to be swapped" in line]
-    assert said.startswith("warning: the labels seem to be swapped against the base model: AUC 0.0")
+    assert said.startswith("warning: the labels seem to be swapped against the shipped model: AUC 0.0")
     assert label_errors.as_json(found, swapped.root)["swapped"] == said.partition("model: ")[2]
     found = label_errors.find_label_errors(right, base=brightness_base)
     assert not any("swapped against" in line for line in label_errors.summary(found))

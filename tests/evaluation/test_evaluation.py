@@ -188,7 +188,7 @@ def test_the_report_begins_with_one_sentence_and_shows_sample_images_with_verdic
     right = sum(row["label"] == row["prediction"] for row in rows)
     page = (outcome.folder / "report.html").read_text(encoding="utf-8")
     assert f"Right on {right} of 35 images; expect less on images from elsewhere" in page
-    samples = page.partition("<h2>Some of the images</h2>")[2].partition("<h2>")[0]
+    samples = page.partition("<h2>Sample images</h2>")[2].partition("<h2>")[0]
     shown = re.findall(r'called <b class="(fake|real)">', samples)
     assert len(shown) == samples.count("<img ") == 12
     assert samples.count('is <b class="fake">') == 6

@@ -425,8 +425,8 @@ def test_a_wrong_weights_file_gives_one_line_and_nothing_of_keras(tmp_path, capf
     with pytest.raises(ModelFileError) as caught:
         load_base(model, NetworkConfig(), str(tmp_path / "theirs.weights.h5"))
     assert str(caught.value) == (
-        f"{tmp_path}/theirs.weights.h5: not the weights of a base efficientnetb0 (A total of 131 objects could not be"
-        " loaded.)"
+        f"{tmp_path}/theirs.weights.h5: not the weights of a backbone efficientnetb0 (A total of 131 objects could not"
+        " be loaded.)"
     )
     assert capfd.readouterr() == ("", "")
     assert not [each for each in recwarn if "Skipping" in str(each.message)]

@@ -22,7 +22,7 @@ OUR_REASONS = (
     "not an image of these formats",
     "not a regular file",
 )
-NAMED = re.compile(", not an image|, a format that is not read")  # for what it is, see test_content.py
+NAMED = re.compile(", not an image|, a format that is not read")  # for what it is, see test_file_types.py
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
 

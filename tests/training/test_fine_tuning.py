@@ -249,4 +249,6 @@ def test_the_last_layers_are_trained_where_all_do_not_fit(images, tmp_path, monk
 def test_a_time_limit_without_a_choice_is_refused(images, tmp_path, capsys):
     more = ["--data", str(images), "--output", str(tmp_path / "m.h5"), "--fine-tune", "all", "--time-limit", "5"]
     assert run_cli(train_model.main, more) == 2
-    assert "--time-limit: it is for --fine-tune auto, found all: leave out one of the two" in capsys.readouterr().err
+    assert (
+        "--time-limit: applies to --fine-tune auto only, found all: leave out one of the two" in capsys.readouterr().err
+    )

@@ -119,7 +119,7 @@ def test_figures_of_the_shipped_base_on_images_as_small_as_cifake_are_called_opt
     _, split = scan_and_split(whole)
     caveat = run._base_caveat(whole, split)
     assert ("trained on CIFAKE" in caveat.get("base_caveat", "")) == warned
-    assert ("warning: the shipped base was trained on CIFAKE" in capsys.readouterr().err) == warned
+    assert ("warning: the shipped backbone was trained on CIFAKE" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.slow
@@ -128,5 +128,7 @@ def test_the_report_of_such_a_training_calls_its_figures_optimistic(images, tmp_
     call = ["--data", str(images), "--output", str(output), "--weights", "pretrained", "--fine-tune", "none",
             "--epochs", "1", "--image-size", "32", "--cache-dir", "none"]  # fmt: skip
     assert run_cli(train_model.main, call) == 0
-    assert "warning: the shipped base was trained on CIFAKE" in capsys.readouterr().err
-    assert "Optimistic: the shipped base was trained on CIFAKE" in (tmp_path / "model_run" / "report.html").read_text()
+    assert "warning: the shipped backbone was trained on CIFAKE" in capsys.readouterr().err
+    assert (
+        "Optimistic: the shipped backbone was trained on CIFAKE" in (tmp_path / "model_run" / "report.html").read_text()
+    )

@@ -129,13 +129,13 @@ def test_where_there_is_no_room_nothing_is_kept_and_it_is_said_once(tmp_path, ca
         rows.flush()
     assert len(holds(rows, range(15))) == 6
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 1500
-    assert capsys.readouterr().err.count("nothing more is kept") == 1
+    assert capsys.readouterr().err.count("no more rows are stored") == 1
 
 
 def test_a_full_disk_stops_the_cache_and_not_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training_cache, "FREE_BYTES", 2**80)
     assert holds(fill(tmp_path, range(5)), range(5)) == []
-    assert "nothing more is kept" in capsys.readouterr().err
+    assert "no more rows are stored" in capsys.readouterr().err
 
 
 def test_two_runs_share_a_folder_and_keep_one_of_two_equal_files(tmp_path):

@@ -1,4 +1,4 @@
-"""Recognize what a file is by its first bytes, whatever its name says.
+"""Recognize the type of a file by its first bytes (magic numbers), whatever its name says.
 
 Images that are read, images of other formats, and what is often found in an image's place: an error page, a pointer of
 Git LFS, a video.

@@ -9,7 +9,7 @@ import pytest
 from heic_images import PLAIN
 from PIL import Image
 
-from fakereal import content
+from fakereal import file_types
 from fakereal.decoding import decode
 from fakereal.errors import ImageRefused
 
@@ -94,19 +94,19 @@ def test_an_ordinary_tiff_of_the_same_camera_is_read():
 def test_the_formats_that_are_read_are_recognized_whatever_follows(make_image, tmp_path):
     for suffix in (".jpg", ".png", ".webp", ".bmp", ".gif", ".tiff", ".avif"):
         head = make_image(tmp_path / f"1{suffix}").read_bytes()[:64]
-        found = content.recognize(head)
+        found = file_types.recognize(head)
         assert found is not None, suffix
         assert found.is_read, suffix
-    assert content.recognize(PLAIN).is_read
+    assert file_types.recognize(PLAIN).is_read
 
 
 def test_avif_and_heic_are_told_apart_by_their_brands(make_image, tmp_path):
     avif = make_image(tmp_path / "1.avif").read_bytes()
-    assert content.image_format(avif) == "AVIF"
-    assert content.image_format(PLAIN) == "HEIF"
+    assert file_types.image_format(avif) == "AVIF"
+    assert file_types.image_format(PLAIN) == "HEIF"
     for data, name in ((avif, "AVIF"), (PLAIN, "HEIF")):
         general = data[:8] + b"mif1" + data[12:]  # the brand of both
-        assert content.image_format(general) == name
+        assert file_types.image_format(general) == name
         assert decode(general, 224)[1].format == name
 
 
@@ -117,4 +117,4 @@ def test_text_and_numbers_are_no_images_by_content():
         b"P1 is a place",
         struct.pack("<8I", *range(8)),
     ):
-        assert not content.begins_like_image(data)
+        assert not file_types.begins_like_image(data)
