@@ -32,8 +32,11 @@ def main() -> None:
             print(sum(len(batch.decoded) for batch in ready))
         return
     opened = open_network(Path(model), engine)
-    size = opened.metadata.preprocessing.image_size_px
-    images = np.random.default_rng(0).integers(0, 256, (_BATCH, size, size, 3), dtype=np.uint8)
+    preprocessing = opened.metadata.preprocessing
+    first, _ = preprocessing.decode(next(Path(folder).iterdir()))
+    views = len(preprocessing.views(first))  # the others have its size
+    shape = (_BATCH * views, *2 * [preprocessing.image_size_px], 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for _ in range(-(-len(listing.items) // _BATCH)):
         opened.network.p_real(images)
     print(len(listing.items))
