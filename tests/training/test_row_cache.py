@@ -90,10 +90,12 @@ def test_one_changed_byte_never_gives_a_wrong_row(tmp_path, place, left, capsys)
 
 def test_the_oldest_files_make_room_and_those_in_use_stay(tmp_path):
     size = 5 * (ROW_BYTES + 20) + 20
+    made = []
     for start in (0, 5, 10):
-        fill(tmp_path, range(start, start + 5))
-        for path in files(tmp_path):  # two files of one clock tick would have no order
-            os.utime(path, (path.stat().st_mtime - 100,) * 2)
+        fill(tmp_path, range(start, start + 5))  # which also touches the earlier files
+        made += [path for path in files(tmp_path) if path not in made]
+    for age, path in enumerate(reversed(made)):
+        os.utime(path, (time.time() - 100 * age - 100,) * 2)
     fill(tmp_path, range(20, 25), limit_bytes=3 * size, meaning="features")
     assert len(files(tmp_path)) == 3
     assert holds(rows_in(tmp_path), range(15)) == list(range(5, 15))

@@ -296,6 +296,7 @@ def test_two_thousand_hostile_uploads_leave_no_trace_in_memory():
         before = settled_bytes(server)
         found = attack(server, range(600, 2000))
         check(server, found)
-        after = bytes_once_below(server, 1.1 * before)
+        kept = 3 * LIMITS["pixels"]  # the C library may hold on to one decoded image, whatever the requests were
+        after = bytes_once_below(server, before + kept)
         print(f"{sum(found.values())} requests; {before / MB:.0f} MB before, {after / MB:.0f} MB after: {found}")
-        assert after < 1.1 * before
+        assert after < before + kept
