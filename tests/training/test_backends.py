@@ -17,9 +17,11 @@ from fakereal.runtime import start_keras
 start_keras()
 import keras
 from fakereal.model import model_file
-images = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+detector = model_file.load(Path("models/pretrained.h5"))
+size = detector.metadata.preprocessing.image_size_px
+images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
 assert keras.backend.backend() == sys.argv[1]
-np.save(sys.argv[2], model_file.load(Path("models/pretrained.h5")).p_real(images))
+np.save(sys.argv[2], detector.p_real(images))
 """
 
 
