@@ -121,7 +121,7 @@ def start_keras(backend: str | None = None) -> None:
     chosen = os.environ.setdefault("KERAS_BACKEND", backend) if backend else None
     if chosen != backend:
         raise ConfigError(f"expected the Keras backend {backend}, got KERAS_BACKEND={chosen}: remove that variable")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a failure is raised too; "E" lines alone are about its graphs
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     keep_freed_memory()

@@ -104,7 +104,7 @@ class ImageTable:
             self._insert_waiting()
 
     def last(self) -> int:
-        """Return the place of the row that was added last, for `settle_equal_names`."""
+        """Return the number of the row that was added last, for `settle_equal_names`."""
         self._insert_waiting()
         with self._used() as database:
             return database.execute("SELECT coalesce(max(rowid), 0) FROM found").fetchone()[0]

@@ -110,7 +110,7 @@ class Items(Sequence[Item]):
         return self._images.by_place(sequential) if sequential else range(len(self))
 
     def _item(self, row: ImageRow) -> Item:
-        key = int(number_in(row.name) or 0) if row.numbered else row.name
+        key = int(number_in(row.name)) if row.numbered else row.name
         source, prefix = self._sources[row.source]
         if source.archive is None:
             return Item(self._root, row.name, key, row.problem)

@@ -240,10 +240,8 @@ def _measure(
     labels = {name: labels_of(records) for name, records in measured.items()}
     is_frozen = trainer.is_frozen(trained.training, trained.origin)
     fitted = unseen_sources.fit_rule(split, p_real["val"], sampled, features, count, is_frozen)
-    rule, unseen_record = (
-        replace(fitted.decision, shorter_side_px=_familiar_sizes(split)),
-        _with_origin(fitted.record, trained.origin),
-    )
+    rule = replace(fitted.decision, shorter_side_px=_familiar_sizes(split))
+    unseen_record = _with_origin(fitted.record, trained.origin)
     metrics: dict[str, Any] = {name: measure(labels[name], p_real[name], rule) for name in SPLITS}
     for name in ("val", "test"):
         if swapped := swapped_labels(metrics[name]["roc_auc"], metrics[name]["intervals"]["roc_auc"]):
