@@ -10,6 +10,8 @@ from pathlib import Path
 from fakereal.files import write_atomic
 from fakereal.labels import NAMES
 
+_MAX_DIGITS = 255  # of a file's number: more than file systems allow; archives and uploads have no such limit
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -26,12 +28,17 @@ class Prediction:
         return self.index if self.index is not None else str(self.image)
 
 
+def number_in(name: str) -> str | None:
+    """Return the digits before a file name's last dot; None where there is anything else."""
+    before, dot, after = name.rpartition(".")
+    stem = before if dot else after
+    return stem if stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS else None
+
+
 def key_of_file(relative_path: Path) -> int | str:
-    """Return a file's stem as a number (7 for `7.png` and `007.png`), or else its relative path with "/"."""
-    stem = relative_path.stem
-    if len(relative_path.parts) == 1 and stem.isascii() and stem.isdigit():
-        return int(stem)
-    return relative_path.as_posix()
+    """Return a file's number (7 for `7.png` and `007.png`), or else its relative path with "/"."""
+    name = relative_path.as_posix()
+    return int(digits) if (digits := number_in(name)) else name
 
 
 def prediction_for(key: int | str, label: int | None, error: str | None = None) -> Prediction:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from fakereal.errors import DataError
+from fakereal.predictions_json import number_in
 
-_MAX_DIGITS = 255  # of a file's number: more than file systems allow; archives have no such limit
 _ROWS_AT_ONCE = 1000
 _CACHE_KB = 1024  # of the database's pages, and of the rows that it sorts at once
 
@@ -189,13 +189,6 @@ class ImageTable:
                 f"the list of images can't be kept in a temporary file ({error}): free some disk space, or set TMPDIR"
                 " to a folder with more"
             ) from error
-
-
-def number_in(name: str) -> str | None:
-    """Return the digits before a name's last dot; None where there is anything else."""
-    before, dot, after = name.rpartition(".")
-    stem = before if dot else after
-    return stem if stem.isascii() and stem.isdigit() and len(stem) <= _MAX_DIGITS else None
 
 
 def _number_of(name: bytes) -> bytes | None:

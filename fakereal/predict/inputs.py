@@ -11,8 +11,9 @@ from typing import Protocol, overload
 from fakereal.decoding import SUFFIXES
 from fakereal.errors import DataError
 from fakereal.predict import sources
-from fakereal.predict.image_table import ImageRow, ImageTable, Place, number_in
+from fakereal.predict.image_table import ImageRow, ImageTable, Place
 from fakereal.predict.sources import FoundImages
+from fakereal.predictions_json import number_in
 
 _READ_AT_ONCE = 500  # items, where all are iterated
 

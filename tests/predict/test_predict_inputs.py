@@ -503,7 +503,8 @@ def test_random_damage_to_archives_raises_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["7.png", "007.JPG", "7.5.png", "a/7.png", "x7.png", "٣.png", "7", "-1.png", "1e3.png", " 7.png", "7 .png"]
+    "name",
+    ["7.png", "007.JPG", "7.5.png", "a/7.png", "x7.png", "٣.png", "7", "7.", "-1.png", "1e3.png", " 7.png", "7 .png"],
 )
 def test_a_place_has_the_key_that_the_prediction_json_gives_its_file(tmp_path, name):
     write(tmp_path / name, png())
