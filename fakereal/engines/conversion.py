@@ -63,8 +63,7 @@ def check_backend() -> None:
 def _to_litert(model: keras.Model, examples: list[np.ndarray]) -> ConvertedFiles:
     import tensorflow as tf
 
-    # A graph that still has variables gives a small file whose outputs are all NaN: its weights stay behind.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([_frozen(model, 1)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model, 1)])  # it freezes the weights itself
     if examples:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([example] for example in examples)
@@ -84,7 +83,7 @@ def _to_openvino(model: keras.Model, examples: list[np.ndarray]) -> ConvertedFil
 def _to_onnx(model: keras.Model, examples: list[np.ndarray]) -> ConvertedFiles:
     import tf2onnx
 
-    frozen = _frozen(model, None)
+    frozen = _frozen(model)
     names = {"input_names": [frozen.inputs[0].name], "output_names": [frozen.outputs[0].name]}
     converted, _ = tf2onnx.convert.from_graph_def(frozen.graph.as_graph_def(), opset=_ONNX_OPSET, **names)
     return {".onnx": _quantized(converted, examples).SerializeToString()}
@@ -116,15 +115,21 @@ def _quantized(
 def _graph_file(model: keras.Model) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fakereal-") as folder:
         path = Path(folder, "model.pb")
-        path.write_bytes(_frozen(model, None).graph.as_graph_def().SerializeToString())
+        path.write_bytes(_frozen(model).graph.as_graph_def().SerializeToString())
         yield path
 
 
-def _frozen(model: keras.Model, batch: int | None):
-    """Return the network as a TensorFlow function with its weights as constants."""
-    import tensorflow as tf
+def _frozen(model: keras.Model):
+    """Return the network as a TensorFlow function with its weights as constants, for batches of any size."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    return convert_variables_to_constants_v2(_graph(model, None))
+
+
+def _graph(model: keras.Model, batch: int | None):
+    """Return the network as a TensorFlow function; traced as Keras does, without autograph, which takes longer."""
+    import tensorflow as tf
+
     pixels = tf.TensorSpec([batch, *model.input_shape[1:]], tf.float32, name="pixels")
-    function = tf.function(lambda pixels: model(pixels, training=False), input_signature=[pixels])
-    return convert_variables_to_constants_v2(function.get_concrete_function())
+    function = tf.function(lambda pixels: model(pixels, training=False), [pixels], autograph=False)
+    return function.get_concrete_function()

@@ -54,7 +54,7 @@ class GradCamExplainer:
         # One graph for every batch size, traced now: it takes seconds, and must not happen while others predict
         images = tf.TensorSpec([None, *model.input_shape[1:]])
         try:
-            self._run = tf.function(self._explain, input_signature=[images]).get_concrete_function()
+            self._run = tf.function(self._explain, [images], autograph=False).get_concrete_function()
         except (TypeError, ValueError, KeyError) as error:
             raise ModelFileError(
                 f"the network has no gradient from its output to its last maps ({one_line(error)[:120]})"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers
 
 from fakereal.config import NORMALIZATIONS, NetworkConfig
@@ -107,7 +108,17 @@ def with_score(model: keras.Model, prototypes: Prototypes) -> keras.Model:
     lengths = keras.ops.sqrt(keras.ops.sum(keras.ops.square(features), axis=-1, keepdims=True)) + keras.config.epsilon()
     distance = 1.0 - products / lengths
     score = distance / prototypes.max_distance
-    return keras.Model(model.inputs, layers.Concatenate(dtype="float32")([model.output, score]))
+    return keras.Model(model.input, layers.Concatenate(dtype="float32")([model.output, score]))
+
+
+def outputs_once(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return what any model gives for a few images, float32, layer by layer: compiling it would take longer.
+
+    Args:
+        model: with one input and one output.
+        images: 0..255, (n, S, S, 3).
+    """
+    return keras.ops.convert_to_numpy(model(images.astype(np.float32), training=False)).astype(np.float32)
 
 
 def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.KerasTensor:
