@@ -40,7 +40,7 @@ class TrainingState:
     fine_tuning: dict[str, Any] = field(default_factory=dict)  # what `auto` decided, as `fine_tuning.FineTuning`
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
     best: list[np.ndarray] = field(default_factory=list)  # the network's weights of the best epoch
-    current: list[np.ndarray] = field(default_factory=list)  # the model's variables, random states among them
+    current: list[np.ndarray] = field(default_factory=list)  # variables of the part that is trained, random states too
     optimizer: list[np.ndarray] = field(default_factory=list)
 
 

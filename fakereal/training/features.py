@@ -148,13 +148,11 @@ class CachedFeatureBatches(BatchSource):
     The first version of an image is the image itself, the others are randomly augmented; the epochs use them in turn.
     """
 
-    def __init__(
-        self, model: keras.Model, frozen: FrozenPart, rows: Rows, images: ImageBatches, seed: int, versions: int
-    ) -> None:
-        self.model, self._frozen, self._rows, self._images = model, frozen, rows, images
+    def __init__(self, network: SplitNetwork, rows: Rows, images: ImageBatches, seed: int, versions: int) -> None:
+        self.network, self.model, self._frozen = network, network.trained, network.frozen
+        self._rows, self._images = rows, images
         self._seed, self.augmented_versions, self.cost = seed, versions, FeatureCost()
-        self.network = SplitNetwork(frozen, model)
-        self.engine = f"{frozen.engine}, {engine.keras_version()}"
+        self.engine = f"{self._frozen.engine}, {engine.keras_version()}"
         augmentation = json.dumps([asdict(images.options), seed], sort_keys=True)
         self._augmentation = hashlib.sha256(augmentation.encode()).hexdigest()[:16]
 
@@ -239,12 +237,15 @@ def choose_batch_source(
         return images
     versions = _versions(config)
     size = count * versions * math.prod(parts.frozen.output_shape[1:]) * np.dtype("float32").itemsize
-    frozen, rows = _open_frozen_part(split_network(twin) if twin else parts, preprocessing, cache, count * versions)
+    frozen, rows, by_pixels = _open_frozen_part(
+        split_network(twin) if twin else parts, preprocessing, cache, count * versions
+    )
     if not all_of(cache.holds(rows, size)):
         log(f"features need {size / 1e9:.1f} GB, more than data.cache_gb or the disk allows: they are computed again in"
             " every epoch")  # fmt: skip
         return images
-    return CachedFeatureBatches(parts.trained, frozen, rows, images, config.seed, versions)
+    network = SplitNetwork(frozen, parts.trained, by_pixels)
+    return CachedFeatureBatches(network, rows, images, config.seed, versions)
 
 
 def penultimate(model: keras.Model, features: np.ndarray) -> np.ndarray:
@@ -273,7 +274,7 @@ def plain_features(
     They are kept in the cache, where a training of the head finds them. The arguments are those of
     `choose_batch_source`; the whole base must be frozen.
     """
-    frozen, rows = _open_frozen_part(split_network(model), preprocessing, cache, count * _versions(config))
+    frozen, rows, _ = _open_frozen_part(split_network(model), preprocessing, cache, count * _versions(config))
     missing = [record for record in records if rows.get(record.sha256) is None]
     batches = input_pipeline.plain_batches(missing, preprocessing, FROZEN_BATCH, cache.images(preprocessing))
     computed = _features(frozen, batches, "features of the backbone", len(missing))
@@ -296,12 +297,16 @@ def _features(frozen: FrozenPart, batches: Iterable[Any], title: str, count: int
 
 def _open_frozen_part(
     parts: NetworkParts, preprocessing: Preprocessing, cache: RowCache, images: int
-) -> tuple[FrozenPart, Rows]:
-    """Return the frozen part on its fastest engine, and the rows of the cache that hold its features."""
-    fingerprint = parts.fingerprint()
+) -> tuple[FrozenPart, Rows, Rows]:
+    """Return the frozen part on its fastest engine, and the rows of the cache that hold its features.
+
+    The first rows are named after files, the others, which a run can do without, after pixels.
+    """
+    fingerprint, shape = parts.fingerprint(), parts.frozen.output_shape[1:]
     frozen = fastest_frozen_part(parts.frozen, fingerprint, images, cache.folder)
-    meaning = f"features {preprocessing.fingerprint} {fingerprint} {frozen.engine}"
-    return frozen, cache.rows(meaning, parts.frozen.output_shape[1:], "float32")
+    rows = cache.rows(f"features {preprocessing.fingerprint} {fingerprint} {frozen.engine}", shape, "float32")
+    by_pixels = cache.rows(f"features_by_pixels {fingerprint} {frozen.engine}", shape, "float32", essential=False)
+    return frozen, rows, by_pixels
 
 
 def _versions(config: Config) -> int:
@@ -331,10 +336,8 @@ class NetworkParts:
 
         The features depend also on what the weights don't show: layers, backend, device, 16 or 32 bits.
         """
-        noise = np.random.default_rng(0).integers(0, 256, (1, *self.frozen.input_shape[1:])).astype(np.float32)
-        # Called directly: compiling it for a single image would take longer.
-        features = keras.ops.convert_to_numpy(self.frozen(noise, training=False))
-        digest = hashlib.sha256(features.astype(np.float32).tobytes())
+        noise = np.random.default_rng(0).integers(0, 256, (1, *self.frozen.input_shape[1:]))
+        digest = hashlib.sha256(networks.outputs_once(self.frozen, noise).tobytes())
         for weights in self.frozen.get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         return digest.hexdigest()[:32]
@@ -418,20 +421,33 @@ class ConvertedFrozenPart:
 
 
 class SplitNetwork:
-    """The whole network for decoded images: its frozen part on an engine of its own, the rest on Keras."""
+    """The whole network for decoded images: its frozen part on an engine of its own, the rest on Keras.
 
-    def __init__(self, frozen: FrozenPart, trained: keras.Model) -> None:
-        self._frozen, self._trained = frozen, trained
+    The features of images that it has seen, in this run or an earlier one, come from the cache.
+    """
+
+    def __init__(self, frozen: FrozenPart, trained: keras.Model, rows: Rows) -> None:
+        self.frozen, self.trained, self._rows = frozen, trained, rows
 
     def p_real(self, images: np.ndarray) -> np.ndarray:
         """See `engines.formats.Network`."""
         chunks = [images[start : start + FROZEN_BATCH] for start in range(0, len(images), FROZEN_BATCH)]
-        return np.concatenate([self._p_real(chunk.astype(np.float32)) for chunk in chunks])
+        return np.concatenate([self._p_real(chunk) for chunk in chunks])
 
     def _p_real(self, images: np.ndarray) -> np.ndarray:
-        features = pad_batch(self._frozen.features(images), FROZEN_BATCH)
-        outputs = self._trained.predict_on_batch(features)
+        outputs = self.trained.predict_on_batch(pad_batch(self._features(images), FROZEN_BATCH))
         return np.asarray(outputs, dtype=np.float64).reshape(-1)[: len(images)]
+
+    def _features(self, images: np.ndarray) -> list[np.ndarray]:
+        names = [hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in images]
+        found = {name: self._rows.get(name) for name in names}
+        missing = {name: image for name, image in zip(names, images, strict=True) if found[name] is None}
+        if missing:
+            computed = self.frozen.features(np.stack(list(missing.values())).astype(np.float32))
+            for name, row in zip(missing, computed, strict=True):
+                self._rows.put(name, row)
+                found[name] = row
+        return [found[name] for name in names]
 
 
 def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cache: Path) -> FrozenPart:
@@ -463,5 +479,5 @@ def _convert(frozen: keras.Model) -> Conversion:
     files = convert(frozen, _ENGINE)
     images = parity.parity_images(size)
     found = ConvertedFrozenPart(engine.start_network(runtime, files, size), "").features(images)
-    result = parity.compare_features(KerasFrozenPart(frozen).features(images), found)
+    result = parity.compare_features(networks.outputs_once(frozen, images), found)
     return Conversion.of(files, size, result)

@@ -120,24 +120,25 @@ def train_and_report(
         watch.lap("scan")
         audited = _audit(config, dataset, split)
         watch.lap("audit")
-        detector, trained, known = _train(config, split, folder, resume, audited, watch, execute)
-        skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
-        result = TrainResult(
-            detector, output, folder, skipped, trained.interrupted, trained.diverged, _advice(config, trained),
-            config.training.fine_tune_epochs, trained.fine_tuning,
-        )  # fmt: skip
-        with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
-            model_file.save(output, detector)
-            for name in (*TRAINING_REPORT_FILES, _COST):  # of the model before: an end half-way must not leave them
-                (folder / name).unlink(missing_ok=True)
-            # Only now: a training that ended early must not replace the records of the existing model.
-            _write_records(folder, detector, dataset, split)
-            export_beside(output, detector)
-            watch.lap("export")
-            report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known,
-                            _next_step(result))  # fmt: skip
-            watch.lap("report")
-            _write_cost(result, watch.seconds)
+        with open_cache(config.data) as cache:
+            detector, trained, known = _train(config, split, folder, resume, audited, watch, execute, cache)
+            skipped = sum(item.failed for item in dataset.skipped) + len(split.left_out)
+            result = TrainResult(
+                detector, output, folder, skipped, trained.interrupted, trained.diverged, _advice(config, trained),
+                config.training.fine_tune_epochs, trained.fine_tuning,
+            )  # fmt: skip
+            with keep_backups(*_results_in(output, folder), force=force or _is_of_same_training(output, detector)):
+                model_file.save(output, detector)
+                for name in (*TRAINING_REPORT_FILES, _COST):  # of the model before: an end half-way must not leave them
+                    (folder / name).unlink(missing_ok=True)
+                # Only now: a training that ended early must not replace the records of the existing model.
+                _write_records(folder, detector, dataset, split)
+                export_beside(output, detector)
+                watch.lap("export")
+                report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known,
+                                _next_step(result))  # fmt: skip
+                watch.lap("report")
+                _write_cost(result, watch.seconds)
     return result
 
 
@@ -179,6 +180,7 @@ def _train(
     audited: dict[str, Any],
     watch: _Stopwatch,
     execute: trainer.Execute | None,
+    cache: RowCache,
 ) -> tuple[Detector, trainer.TrainedNetwork, KnownOutputs]:
     """Train and measure: all that works on batches of images, and can be ended by Ctrl-C between two of them."""
     checkpoint, identity = folder / "checkpoint.npz", _identity(config, split)
@@ -186,11 +188,7 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     model = networks.build(config.network, config.image_size)
     on_epoch_end = TensorBoard(folder / "tensorboard") if config.training.tensorboard else lambda history: None
-    with (
-        named_images("put it back and add --resume"),
-        interrupts_at_checks_only(),
-        open_cache(config.data) as cache,
-    ):
+    with named_images("put it back and add --resume"), interrupts_at_checks_only():
         resumed = BaseWeights(**state.origin) if state and state.origin else None
         origin = resumed or _load_weights(model, config, split, cache)
         log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")

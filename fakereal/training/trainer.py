@@ -29,7 +29,14 @@ from fakereal.model.weights import BaseWeights
 from fakereal.runtime import log, one_line, progress_bar
 from fakereal.training import fine_tuning, loop
 from fakereal.training.cache import RowCache
-from fakereal.training.checkpoint import CheckpointWriter, TrainingState, check_versions, save_checkpoint
+from fakereal.training.checkpoint import (
+    START_OVER,
+    CheckpointRefused,
+    CheckpointWriter,
+    TrainingState,
+    check_versions,
+    save_checkpoint,
+)
 from fakereal.training.distributed import DistributedContext, several_devices
 from fakereal.training.features import BatchSource, FeatureCost, choose_batch_source
 from fakereal.training.fine_tuning import FineTuning, PhaseCost
@@ -266,8 +273,8 @@ def _run_phase(run: Run, number: int, on_epoch_end: Callable[[], None]) -> None:
         model, source = _prepare(run, phase, size_px)
         if run.state.phase != number:
             _begin_phase(run.state, number, same_size=size_px == before_px)
-        elif run.state.current:
-            _restore(run.state, model, source, is_over=_is_over(run.state, number, phase, patience))
+        elif run.state.current and not _is_over(run.state, number, phase, patience):
+            _restore(run.state, source)
         run.state.augmented_versions = source.augmented_versions
         while not _is_over(run.state, number, phase, patience):
             _run_epoch(run, model, source, phase, number)
@@ -335,12 +342,14 @@ def _begin_phase(state: TrainingState, number: int, same_size: bool) -> None:
     state.phase, state.epoch, state.current, state.optimizer = number, 0, [], []
 
 
-def _restore(state: TrainingState, model: keras.Model, source: BatchSource, is_over: bool) -> None:
-    if not is_over:
-        check_versions(state.augmented_versions, source.augmented_versions)
-    _assign(_variables(model), state.current)
+def _restore(state: TrainingState, source: BatchSource) -> None:
+    check_versions(state.augmented_versions, source.augmented_versions)
     optimizer = source.model.optimizer
     optimizer.build(source.model.trainable_variables)
+    variables = _variables(source.model)
+    if len(variables) != len(state.current):
+        raise CheckpointRefused(f"--resume: expected a checkpoint of this version, found another one's: {START_OVER}")
+    _assign(variables, state.current)
     _assign(optimizer.variables, state.optimizer)
 
 
@@ -356,11 +365,11 @@ def _run_epoch(run: Run, model: keras.Model, source: BatchSource, phase: PhaseCo
     if not np.isfinite(row["loss"] + row["val_loss"]):
         raise DivergedError(f"{title}: the loss is not finite, as the weights diverged: lower --learning-rate")
     if row["val_calibrated_loss"] < state.best_loss:
-        state.best_loss, state.best = row["val_calibrated_loss"], model.get_weights()
+        state.best_loss, state.best = row["val_calibrated_loss"], _weights(model, source, state.best)
     _assign(model.trainable_variables, last_weights)
     state.epoch += 1
     state.history.append(row)
-    state.current = [np.asarray(variable) for variable in _variables(model)]
+    state.current = [np.asarray(variable) for variable in _variables(source.model)]
     state.optimizer = [np.asarray(variable) for variable in source.model.optimizer.variables]
     log(
         f"{title}: loss {row['loss']:.4f} accuracy {row['accuracy']:.4f}"
@@ -421,6 +430,13 @@ def _of_phase(state: TrainingState, number: int) -> History:
 def _variables(model: keras.Model) -> list[Any]:
     """Return the weights and the random states of dropout, but not the metrics' variables."""
     return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _weights(model: keras.Model, source: BatchSource, before: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return a network's weights; those below what `source` trains are still the ones before."""
+    trained = {id(variable) for variable in source.model.weights}
+    pairs = zip(model.weights, before, strict=True)
+    return [np.asarray(variable) if id(variable) in trained else value for variable, value in pairs]
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:

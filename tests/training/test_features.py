@@ -172,6 +172,21 @@ def test_a_network_in_two_parts_has_the_outputs_of_the_whole(tmp_path):
     assert np.array_equal(source.network.p_real(pictures[3:5]), first[3:5])
 
 
+def test_an_image_passes_through_the_frozen_part_once_also_in_the_next_run(tmp_path, monkeypatch):
+    model, pictures, passed, found = built("head"), noise(3).astype(np.uint8), [], []
+    real = features.KerasFrozenPart.features
+    monkeypatch.setattr(
+        features.KerasFrozenPart, "features", lambda self, images: passed.append(len(images)) or real(self, images)
+    )
+    for chosen in ([0, 1, 0], [1, 2, 0]):
+        cache = RowCache(tmp_path, 10**9)
+        source = features.choose_batch_source(model, config.Config(SIZE_PX), Preprocessing(SIZE_PX), cache, 5)
+        found.append(source.network.p_real(pictures[chosen]))
+        cache.flush()
+    assert passed == [2, 1]
+    assert np.array_equal(found[0], found[1][[2, 0, 2]])
+
+
 @pytest.mark.parametrize(("writing_s", "written"), [(0.001, 5), (1.0, 1)])
 def test_checkpoints_of_quick_epochs_take_at_most_a_tenth_of_the_time(monkeypatch, writing_s, written):
     clock = [0.0]
@@ -204,6 +219,16 @@ def test_a_run_goes_on_with_the_kind_of_pictures_that_it_began_with(before, now,
     checkpoint.check_versions(2, 2)
     with pytest.raises(DataError, match=expected):
         checkpoint.check_versions(before, now)
+
+
+def test_a_checkpoint_with_other_variables_than_those_that_are_trained_is_refused(tmp_path):
+    model, cache = built("head"), RowCache(tmp_path, 10**9)
+    source = features.choose_batch_source(model, config.Config(SIZE_PX), Preprocessing(SIZE_PX), cache, 5)
+    source.model.compile("adam", "binary_crossentropy")
+    of_all = [np.asarray(variable) for variable in trainer._variables(model)]
+    state = checkpoint.TrainingState(augmented_versions=2, current=of_all)
+    with pytest.raises(checkpoint.CheckpointRefused, match="leave out --resume to start over"):
+        trainer._restore(state, source)
 
 
 @pytest.mark.slow
