@@ -68,6 +68,27 @@ def test_public_images_are_fetched_and_delivered_alike(tmp_path, repository, cap
     assert {path: path.stat().st_mtime_ns for path in (photo, tile)} == before
 
 
+def test_a_tile_is_a_place_in_a_grid_or_a_rectangle_of_the_full_image():
+    sheet = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 400, 3), dtype=np.uint8))
+    pixels = np.asarray(sheet)
+    assert np.array_equal(assemble.cut_tile(sheet, "0/2 3/4"), pixels[:100, 300:])
+    assert np.array_equal(assemble.cut_tile(sheet, "120x90+2+104"), pixels[104:194, 2:122])
+    assert assemble.cut_tile(sheet, "") is sheet
+
+
+def test_a_tile_of_a_large_sheet_has_the_pixels_of_the_sheet(tmp_path, repository):
+    folder = tmp_path / "host" / "someone" / "images"
+    Image.new("RGB", (6000, 3000)).save(folder / "sheet.jpg")  # a JPEG that is otherwise decoded at a reduced size
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (("add", "."), (*who, "commit", "-qm", "sheet")):
+        subprocess.run(["git", "-C", folder, *command], check=True)
+    done = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    row = ("sheet.jpg", "512x500+4000+2000", "fake", "sheets", "", "", "train")
+    assert run(tmp_path, listed(tmp_path / "s.csv", done.stdout.strip(), row)) == 0
+    (tile,) = (tmp_path / "out/train/sheets/fake").iterdir()
+    assert Image.open(tile).size == (512, 500)
+
+
 def test_what_cannot_be_taken_is_listed_with_its_reason(tmp_path, repository, capsys):
     sources = listed(
         tmp_path / "s.csv",

@@ -18,6 +18,7 @@ import argparse
 import csv
 import hashlib
 import io
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -36,6 +37,7 @@ from fakereal.runtime import log, parallel_map, progress_bar
 
 SOURCES = Path(__file__).resolve().parents[1] / "models" / "SOURCES.csv"
 LONGEST_PX = 1024
+_FULL_PX = 2**16  # more than any image has: nothing is decoded at a reduced size
 SMALLEST_PX = 100  # of the shorter side: smaller public images hold too little; those of CIFAKE have 32 by design
 CIFAKE_IMAGES = 6000  # of each class: a minority among the sources
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)  # websites use all of these
@@ -50,7 +52,7 @@ class SourceImage:
     label: str  # fake or real
     name: str  # unique and stable: repository, path and tile, or a path below --sets
     read: Callable[[], bytes]
-    tile: str = ""  # "row/rows column/columns" where the file is a grid of images
+    tile: str = ""  # where the file is a sheet of images: which one of them, see `cut_tile`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,7 +155,7 @@ def place(output: Path, image: SourceImage) -> str:
     if target.exists():
         return "kept"
     try:
-        rgb = cut_tile(decode(image.read(), LONGEST_PX)[0], image.tile)
+        rgb = cut_tile(decode(image.read(), _FULL_PX if image.tile else LONGEST_PX)[0], image.tile)
     except (DataError, ImageRefused, OSError) as error:
         return str(error)
     if min(rgb.size) < SMALLEST_PX and image.source != "cifake":
@@ -164,12 +166,22 @@ def place(output: Path, image: SourceImage) -> str:
 
 
 def cut_tile(image: Image.Image, tile: str) -> Image.Image:
-    """Return one image of a grid, such as `0/4 2/4`: first of four rows, third of four columns; all without a tile."""
+    """Return one image of a sheet.
+
+    Args:
+        image: the sheet at its full size.
+        tile: a place in a grid, such as `0/4 2/4` for the first of four rows and the third of four columns; or
+            `256x250+512+0` for 256 by 250 pixels that begin at x = 512 and y = 0; or empty, for the whole image.
+    """
     if not tile:
         return image
-    (row, rows), (column, columns) = (map(int, part.split("/")) for part in tile.split())
-    width, height = image.width // columns, image.height // rows
-    return image.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+    if "x" in tile:
+        width, height, left, top = map(int, re.fullmatch(r"(\d+)x(\d+)\+(\d+)\+(\d+)", tile).groups())
+    else:
+        (row, rows), (column, columns) = (map(int, part.split("/")) for part in tile.split())
+        width, height = image.width // columns, image.height // rows
+        left, top = column * width, row * height
+    return image.crop((left, top, left + width, top + height))
 
 
 def delivered(image: Image.Image, resampling: Image.Resampling) -> bytes:
