@@ -61,6 +61,10 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
     Yields:
         A function to call with the number of items finished since the last call.
     """
+    # Not console.is_terminal, which FORCE_COLOR turns on, too: a notebook sets it, and would show control characters.
+    if _quiet or not sys.stderr.isatty():
+        yield lambda count: None  # the bar would compute its speed each time
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -72,9 +76,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # Not console.is_terminal, which FORCE_COLOR turns on, too: a notebook sets it, and would show control characters.
-    is_shown = not _quiet and sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=not is_shown, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total, rate="")
 
         def advance(count: int = 1) -> None:
