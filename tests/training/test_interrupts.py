@@ -238,9 +238,8 @@ def test_features_end_after_a_batch_of_them(images, tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     with training_cache.open_cache(DataConfig(cache_dir=str(tmp_path))) as cache, interrupts_at_checks_only():
         rows = cache.rows("features of a test", (4,), "float32")
-        feed = features.CachedFeatureBatches(
-            network, Part(), rows, features.ImageBatches(network, preprocessing, config.augmentation, None), 0, 2
-        )
+        decoded = features.ImageBatches(network, preprocessing, config.augmentation, None)
+        feed = features.CachedFeatureBatches(features.SplitNetwork(Part(), network, rows), rows, decoded, 0, 2)
         with pytest.raises(KeyboardInterrupt):
             feed.training(records, EpochSampler(0, 0, 0), 16)
     assert len(done) == 1
