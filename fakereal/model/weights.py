@@ -27,6 +27,7 @@ class BaseWeights:
     pretrained: bool  # False where the base starts from random weights
     choice: str = ""  # what `auto` chose, as `Config.weights` names it
     sources: tuple[str, ...] = ()  # whose images the base, of a model file, was trained on
+    image_size_px: int | None = None  # at which the base, of a model file, was trained
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _from_file(base: keras.Model, network: NetworkConfig, path: Path) -> BaseWei
             raise ModelFileError(f"{path}: holds a network of another program, which no training can start from")
         if metadata is not None:
             origin = _from_model(base, network, path, metadata.config.network)
-            return replace(origin, sources=tuple(name for name in metadata.data.get("sources", ()) if name))
+            sources = tuple(name for name in metadata.data.get("sources", ()) if name)
+            return replace(origin, sources=sources, image_size_px=metadata.config.image_size)
     return _from_keras_weights(base, network, path)
 
 

@@ -192,6 +192,9 @@ def _train(
         resumed = BaseWeights(**state.origin) if state and state.origin else None
         origin = resumed or _load_weights(model, config, split, cache)
         log(f"{config.network.name}, weights: {origin.description}, {model.count_params():,} parameters")
+        if origin.image_size_px not in (None, config.image_size):
+            size = origin.image_size_px
+            log(f"this backbone was trained at {size} pixels: --image-size {size} may give a better detector")
         if not origin.pretrained and trainer.is_frozen(config.training, origin):
             log("warning: the backbone has random weights and stays frozen, so hardly anything can be learned: leave"
                 " out --fine-tune none, or start from --weights imagenet or pretrained")  # fmt: skip

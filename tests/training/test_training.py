@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -60,6 +61,22 @@ def refusal(capsys):
 def trained(images, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "model.h5"
     return output, train(images, output, "--epochs", "6")
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_training_at_another_size_than_its_backbone_names_the_backbones_size(images, tmp_path, size, capsys):
+    pooled = config.Config(
+        32,
+        network=config.NetworkConfig("cnn", pooling="avg"),
+        data=config.DataConfig(str(images), cache_dir="none"),
+        training=TrainingConfig(epochs=1, batch_size=16, fine_tune="none"),
+        report=config.ReportConfig(resave_images=0),
+    )
+    backbone = tmp_path / "backbone.h5"
+    run.train_and_report(replace(pooled, weights="none"), backbone)
+    run.train_and_report(replace(pooled, weights=str(backbone), image_size=size), tmp_path / "next.h5")
+    told = "this backbone was trained at 32 pixels: --image-size 32 may give a better detector"
+    assert (told in capsys.readouterr().err) == (size == 64)
 
 
 def test_a_folder_becomes_a_model_that_tells_fake_from_real(trained):
