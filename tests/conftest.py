@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fakereal.runtime import set_quiet
+
 ROOT = Path(__file__).parents[1]
 _ARCHIVES = ROOT.parent / "shared" / "data"
 
@@ -22,6 +24,12 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache and that of the tests apart."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(autouse=True)
+def messages_shown() -> None:
+    """Undo what a test of --quiet, in the same process, left behind."""
+    set_quiet(False)
 
 
 def make_labeled_images(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:

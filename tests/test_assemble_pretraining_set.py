@@ -129,5 +129,5 @@ def test_the_shipped_list_names_no_repository_that_judges_the_result():
     assert {row["repo"] for row in rows} & set(kept_for_tests) == set()
     assert {row["label"] for row in rows} == {"fake", "real"}
     left_out = {(row["label"], row["source"]) for row in rows if row["split"] == "val"}
-    assert sorted(label for label, _ in left_out) == ["fake"] * 22 + ["real"] * 23
+    assert sorted(label for label, _ in left_out) == ["fake"] * 27 + ["real"] * 23
     assert not {source for _, source in left_out} & {row["source"] for row in rows if row["split"] == "train"}

@@ -239,7 +239,8 @@ def test_offline_auto_takes_the_shipped_base_and_says_so(tmp_path, monkeypatch, 
     with pytest.raises(ConfigError, match="--weights pretrained works offline"):
         weights.load_base(model, NetworkConfig(), "imagenet")
     (shipped,) = weights.available_bases(model, NetworkConfig())
-    assert shipped.origin == weights.BaseWeights("models/pretrained.h5", pretrained=True, choice="pretrained")
+    expected = weights.BaseWeights("models/pretrained.h5", pretrained=True, choice="pretrained", image_size_px=32)
+    assert shipped.origin == expected
     assert "not available offline" in capsys.readouterr().err
     unit = NetworkConfig(normalization="unit")  # which the shipped base was not trained with
     with pytest.raises(ConfigError, match="neither ImageNet weights"):
