@@ -35,6 +35,7 @@ class Backbone:
 
 
 _SCALE = [1.0 / deviation for deviation in IMAGENET_STD]
+_ONCE_BATCH = 4  # images
 _OFFSET = [-255.0 * mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
 
 NETWORKS = {
@@ -118,7 +119,10 @@ def outputs_once(model: keras.Model, images: np.ndarray) -> np.ndarray:
         model: with one input and one output.
         images: 0..255, (n, S, S, 3).
     """
-    return keras.ops.convert_to_numpy(model(images.astype(np.float32), training=False)).astype(np.float32)
+    # A few at once: until the last layer, Keras keeps what all layers gave, about 70 MB for an image of 224 pixels.
+    parts = [images[start : start + _ONCE_BATCH] for start in range(0, len(images), _ONCE_BATCH)]
+    outputs = [keras.ops.convert_to_numpy(model(part.astype(np.float32), training=False)) for part in parts]
+    return np.concatenate(outputs).astype(np.float32)
 
 
 def _normalized(config: NetworkConfig, pixels: keras.KerasTensor) -> keras.KerasTensor:
