@@ -108,6 +108,7 @@ def test_two_workers_learn_what_one_process_learns_also_where_one_is_killed_afte
     while len(victims := workers_of(pair)) < 2 and pair.poll() is None:  # now, as the epochs take milliseconds
         time.sleep(0.1)
     told = follow(pair, FIRST_EPOCH)
+    assert len(victims) == 2, told
     os.kill(victims[1], signal.SIGKILL)
     told += follow(pair)
     assert pair.wait() == 0, told
@@ -118,7 +119,7 @@ def test_two_workers_learn_what_one_process_learns_also_where_one_is_killed_afte
     assert pair.stdout.read().startswith("               images")  # nothing but the table
     ours, expected = curve(two), curve(one)
     np.testing.assert_allclose(ours[0], expected[0], rtol=1e-6)
-    np.testing.assert_allclose(ours, expected, rtol=1e-2)  # rounding grows with the steps
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)  # rounding grows with the steps
     assert model_file.load(two).metadata.metrics["test"]["accuracy"] == pytest.approx(
         model_file.load(one).metadata.metrics["test"]["accuracy"], abs=0.1
     )
