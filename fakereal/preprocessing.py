@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ LONGEST_PX = 1024
 CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
 MAX_CROPS = len(CROP_CENTERS)
 
+_MARGIN = 1.8  # side of what is cut for training, in sides of what is shown of it: re-saving may scale it and crop it
 _VERSION = 2  # raise it whenever a change here moves a single pixel, and keep what models of earlier ones need
 _VERSIONS = (1, 2)
 _REDUCED_PX = 922  # crops: large JPEGs are decoded at the smallest scale with that long a side, then resampled
@@ -128,12 +130,29 @@ class Preprocessing:
         crops = CROP_CENTERS[: self.crops] if self._has_crops(image) else ()
         return [self._whole(image), *(self._crop(image, x, y) for x, y in crops)]
 
-    def random_view(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """Return one view, for training: the whole image or, half of the time where it has crops, a random crop."""
-        image = self._prepared(image)
-        if self._has_crops(image) and rng.random() < 0.5:
-            return self._crop(image, *rng.random(2))
-        return self._whole(image)
+    def random_view(
+        self, image: Image.Image, rng: np.random.Generator, change: Callable[[Image.Image], Image.Image]
+    ) -> np.ndarray:
+        """Return one view of an image for training, re-saved by `change`.
+
+        Where the image has crops, a third of the views shows the whole of it, a third a native crop, and a third a
+        square of a size in between. They are cut before they are changed, as that takes most of the time.
+        """
+        if self.neutral:  # it takes the place of all other encodings, so it comes last
+            image, change = self._prepared(change(image)), lambda prepared: prepared
+        else:
+            image = self._prepared(image)
+        if not self._has_crops(image):
+            return self._whole(change(image))
+        kind = int(rng.integers(3))
+        if kind == 0:
+            longest = round(_between(rng, min(2 * self.image_size_px, max(image.size)), max(image.size)))
+            return self._whole(change(ImageOps.contain(image, (longest, longest), Image.Resampling.BICUBIC)))
+        shown = self.image_size_px if kind == 1 else _between(rng, self.image_size_px, min(image.size))
+        part = _random_square(image, min(min(image.size), round(_MARGIN * shown)), rng)
+        changed = change(part)
+        side = self.image_size_px if kind == 1 else round(shown * min(changed.size) / part.width)
+        return resize(_random_square(changed, min(side, min(changed.size)), rng), self.image_size_px)
 
     def _prepared(self, image: Image.Image) -> Image.Image:
         if self.neutral:
@@ -154,6 +173,15 @@ class Preprocessing:
         side = self.image_size_px
         left, top = round(x * (image.width - side)), round(y * (image.height - side))
         return np.array(image.crop((left, top, left + side, top + side)))
+
+
+def _between(rng: np.random.Generator, lowest: float, highest: float) -> float:
+    return float(np.exp(rng.uniform(np.log(lowest), np.log(highest))))
+
+
+def _random_square(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
+    return image.crop((left, top, left + side, top + side))
 
 
 def resize(image: Image.Image, size_px: int) -> np.ndarray:

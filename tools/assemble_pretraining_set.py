@@ -120,8 +120,9 @@ def fetch(repo: str, commit: str, clones: Path, host: str) -> Path:
 def _git(*arguments: str) -> bytes:
     done = subprocess.run(["git", *arguments], capture_output=True, check=False)
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise DataError(f"git {arguments[0]} failed: {reason[-1]}")
+        lines = done.stderr.decode(errors="replace").splitlines() or ["no reason given"]
+        reason = next((line for line in lines if line.startswith("fatal:")), lines[-1])
+        raise DataError(f"git {' '.join(arguments[-2:])}: {reason}")
     return done.stdout
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -89,7 +90,7 @@ def training_array(
     """
     if options.resaving.share or preprocessing.crops:  # both need the image's own resolution
         image, _ = preprocessing.decode(scanned_bytes(record))
-        array = preprocessing.random_view(resave_randomly(image, rng, options.resaving), rng)
+        array = preprocessing.random_view(image, rng, partial(resave_randomly, rng=rng, options=options.resaving))
     else:
         rng.random()  # what `resave_randomly` would draw, so that the steps below are the same with and without it
         array = plain_array(record, preprocessing, decoded)
