@@ -249,7 +249,8 @@ class _Tree:
     def sources_above(self, folder: Parts) -> Parts:
         """Return the names above a class folder, without those of splits and classes."""
         above = _path(folder)[:-1]
-        return tuple(each[-1] for each in above if not (self.is_split(each) or each in self.labels))
+        is_class = {each: each in self.labels and not self.names[each].rest for each in above}
+        return tuple(each[-1] for each in above if not (self.is_split(each) or is_class[each]))
 
     def _labels_beside(self, folders: Sequence[Parts]) -> dict[Parts, int]:
         """Return the labels of the folders of one level that name a class."""
@@ -288,7 +289,10 @@ class _Tree:
             return self._without_label(folder, path)
         if len({self.labels[each] for each in named}) > 1:
             self.questions["classes"][folder] += self.counts[folder]
-        return Place(self.labels[named[0]], "", self._split(folder, path), named[0])
+        # The outer one as a rule; in `maskin_fake/fake` it names the source
+        inner_only = self.names[named[0]].rest and named[-1][-1].casefold() in NAMES
+        class_folder = named[-1] if inner_only else named[0]
+        return Place(self.labels[named[0]], "", self._split(folder, path), class_folder)
 
     def _without_label(self, folder: Parts, path: Sequence[Parts]) -> Unused:
         """Return why images outside of class folders are not used; ask about a folder that may be one."""

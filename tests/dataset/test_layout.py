@@ -80,6 +80,10 @@ KNOWN = {
         "fake midjourney | fake sdxl | real coco",
     ),
     "source above class": ("laion/fake laion/real ffhq/fake", "fake laion | real laion | fake ffhq"),
+    "a source whose name ends like a class": (
+        "train/maskin_fake/fake train/maskin_real/real val/web/fake val/web/real",
+        "fake train maskin_fake | real train maskin_real | fake val web | real val web",
+    ),
     "one wrapper is no source": ("archive/dataset/fake archive/dataset/real", "fake | real"),
     "split and class in one name": (
         "train_fake train_real test_fake test_real",
