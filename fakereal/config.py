@@ -164,7 +164,7 @@ class ViewsConfig:
     """What the network sees of an image, in training and in prediction, see `fakereal.preprocessing`."""
 
     square: bool = False  # resize the center square, which keeps the aspect ratio; false: stretch the whole image
-    crops: int = 0  # native-resolution crops beside the whole image, 0..5; training draws the whole image or a crop
+    crops: int = 0  # native-resolution crops beside the whole image, 0..5; training also draws squares of sizes between
 
 
 @dataclass(frozen=True)
