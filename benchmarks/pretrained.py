@@ -109,7 +109,8 @@ def unseen_sources(options: argparse.Namespace) -> None:
     truth, sources = truth[measured], sources[measured]
     found = {name: p_real[measured] for name, p_real in everything.items()}
     table = Table("delivered", "images", "mean ROC AUC (95 %)", "balanced accuracy", "verdicts right (95 %)",
-                  "uncertain", "reals called fake", "all fakes against all reals", "fakes found at 5 % false alarms")  # fmt: skip
+                  "uncertain", "reals called fake", "all fakes against all reals",
+                  "fakes found at 5 % false alarms")  # fmt: skip
     for name, p_real in found.items():
         row = unseen.record(truth, p_real, list(sources), opened.metadata.decision)
         right = with_interval(row["right"] / max(row["verdicts"], 1), row["right_interval"] or (0, 1), ".0%")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,6 @@ LONGEST_PX = 1024
 CROP_CENTERS = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
 MAX_CROPS = len(CROP_CENTERS)
 
-_MARGIN = 1.8  # side of what is cut for training, in sides of what is shown of it: re-saving may scale it and crop it
 _VERSION = 2  # raise it whenever a change here moves a single pixel, and keep what models of earlier ones need
 _VERSIONS = (1, 2)
 _REDUCED_PX = 922  # crops: large JPEGs are decoded at the smallest scale with that long a side, then resampled
@@ -122,66 +120,36 @@ class Preprocessing:
 
     def array(self, image: Image.Image) -> np.ndarray:
         """Return the whole image, decoded by `decode`, as the array that `read` gives."""
-        return self._whole(self._prepared(image))
+        return self.whole(self.prepared(image))
 
     def views(self, image: Image.Image) -> list[np.ndarray]:
         """Return the whole image, then its crops (none where a side is below image_size_px)."""
-        image = self._prepared(image)
-        crops = CROP_CENTERS[: self.crops] if self._has_crops(image) else ()
-        return [self._whole(image), *(self._crop(image, x, y) for x, y in crops)]
+        image = self.prepared(image)
+        crops = CROP_CENTERS[: self.crops] if self.has_crops(image) else ()
+        return [self.whole(image), *(self._crop(image, x, y) for x, y in crops)]
 
-    def random_view(
-        self, image: Image.Image, rng: np.random.Generator, change: Callable[[Image.Image], Image.Image]
-    ) -> np.ndarray:
-        """Return one view of an image for training, re-saved by `change`.
-
-        Where the image has crops, a third of the views shows the whole of it, a third a native crop, and a third a
-        square of a size in between. They are cut before they are changed, as that takes most of the time.
-        """
-        if self.neutral:  # it takes the place of all other encodings, so it comes last
-            image, change = self._prepared(change(image)), lambda prepared: prepared
-        else:
-            image = self._prepared(image)
-        if not self._has_crops(image):
-            return self._whole(change(image))
-        kind = int(rng.integers(3))
-        if kind == 0:
-            longest = round(_between(rng, min(2 * self.image_size_px, max(image.size)), max(image.size)))
-            return self._whole(change(ImageOps.contain(image, (longest, longest), Image.Resampling.BICUBIC)))
-        shown = self.image_size_px if kind == 1 else _between(rng, self.image_size_px, min(image.size))
-        part = _random_square(image, min(min(image.size), round(_MARGIN * shown)), rng)
-        changed = change(part)
-        side = self.image_size_px if kind == 1 else round(shown * min(changed.size) / part.width)
-        return resize(_random_square(changed, min(side, min(changed.size)), rng), self.image_size_px)
-
-    def _prepared(self, image: Image.Image) -> Image.Image:
+    def prepared(self, image: Image.Image) -> Image.Image:
+        """Return a decoded image as views are cut from it: neutral, and with crops at most LONGEST_PX long."""
         if self.neutral:
             image, _ = decode(self.neutral.encode(image), self.image_size_px)
         if self.crops and max(image.size) > LONGEST_PX:
             image = ImageOps.contain(image, (LONGEST_PX, LONGEST_PX), Image.Resampling.BICUBIC)
         return image
 
-    def _whole(self, image: Image.Image) -> np.ndarray:
+    def whole(self, image: Image.Image) -> np.ndarray:
+        """Return the view of the whole of a prepared image."""
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         return resize(image.crop((left, top, left + side, top + side)) if self.square else image, self.image_size_px)
 
-    def _has_crops(self, image: Image.Image) -> bool:
+    def has_crops(self, image: Image.Image) -> bool:
+        """Return whether a prepared image is large enough to be seen in crops too."""
         return self.crops > 0 and min(image.size) >= self.image_size_px < max(image.size)
 
     def _crop(self, image: Image.Image, x: float, y: float) -> np.ndarray:
         side = self.image_size_px
         left, top = round(x * (image.width - side)), round(y * (image.height - side))
         return np.array(image.crop((left, top, left + side, top + side)))
-
-
-def _between(rng: np.random.Generator, lowest: float, highest: float) -> float:
-    return float(np.exp(rng.uniform(np.log(lowest), np.log(highest))))
-
-
-def _random_square(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
-    return image.crop((left, top, left + side, top + side))
 
 
 def resize(image: Image.Image, size_px: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL import Image
 from fakereal import decoding, preprocessing
 from fakereal.decoding import SUFFIXES, decode
 from fakereal.errors import ConfigError, ImageRefused, ModelFileError
-from fakereal.preprocessing import Neutral, Preprocessing, resize
+from fakereal.preprocessing import Preprocessing, resize
 
 SMALL = Preprocessing(32)
 LOSSLESS = {"lossless": True}
@@ -508,58 +508,3 @@ def test_the_fingerprint_holds_the_views(options):
 def test_an_impossible_number_of_crops_is_refused(crops):
     with pytest.raises(ConfigError, match="crops: expected 0 to 5"):
         Preprocessing(64, crops=crops)
-
-
-def coordinates(width, height):
-    """Return an image whose red value is a pixel's column, and green its row."""
-    rows, columns = np.mgrid[:height, :width]
-    return Image.fromarray(np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8))
-
-
-def test_a_random_view_shows_the_whole_image_a_native_crop_or_a_square_of_a_size_in_between():
-    preprocessing = Preprocessing(32, square=True, crops=1)
-    image = coordinates(200, 160)
-    shown = []  # pixels of the image from the left to the right of a view, in both directions
-    for seed in range(90):
-        view = preprocessing.random_view(image, np.random.default_rng(seed), lambda part: part).astype(int)
-        shown.append((np.ptp(view[:, :, 0]), np.ptp(view[:, :, 1])))
-        assert abs(shown[-1][0] - shown[-1][1]) <= 6, "it is as high as wide"
-    assert sum(sides == (31, 31) for sides in shown) > 15, "native: no pixel is changed"
-    assert sum(150 <= across <= 160 for across, _ in shown) > 15, "the center square"
-    assert sum(40 < across < 145 for across, _ in shown) > 10
-
-
-def test_random_views_are_cut_before_they_are_re_saved_with_some_room():
-    preprocessing, seen = Preprocessing(32, square=True, crops=1), []
-    for seed in range(60):
-        view = preprocessing.random_view(
-            coordinates(200, 160), np.random.default_rng(seed), lambda part: seen.append(part.size) or part
-        )
-        assert view.shape == (32, 32, 3)
-    assert (58, 58) in seen, "native crops"
-    assert max(seen) > (150, 120)
-    assert len(set(seen)) > 20
-
-
-def test_a_re_saved_part_that_became_too_small_is_enlarged():
-    preprocessing = Preprocessing(32, square=True, crops=1)
-    for seed in range(20):
-        view = preprocessing.random_view(
-            coordinates(200, 160), np.random.default_rng(seed), lambda part: part.resize((20, 16))
-        )
-        assert view.shape == (32, 32, 3)
-
-
-def test_a_neutral_image_is_re_saved_before_it_is_made_neutral():
-    preprocessing, seen = Preprocessing(32, Neutral(64, 75), square=True, crops=1), []
-    for seed in range(20):
-        view = preprocessing.random_view(
-            coordinates(200, 160), np.random.default_rng(seed), lambda whole: seen.append(whole.size) or whole
-        )
-        assert view.shape == (32, 32, 3)
-    assert set(seen) == {(200, 160)}
-
-
-def test_without_crops_a_random_view_is_the_whole_image():
-    image = gradient(100, 80)
-    assert difference(SMALL.random_view(image, np.random.default_rng(0), lambda part: part), SMALL.array(image)) == 0

@@ -2,19 +2,21 @@
 
 `resave_randomly` imitates, at the image's own resolution, what the internet does to images: JPEG, blur, scaling, crops
 and color in random order and number, for both classes alike, after Wang et al. 2020 (CNNDetection, arXiv 1912.11035)
-and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `transform_geometry` then flips, turns and shifts the
-array that the network is about to see.
+and Park and Owens 2025 (Community Forensics, arXiv 2411.04125). `random_view` does so to one view of an image, and
+`transform_geometry` then flips, turns and shifts the array that the network is about to see.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from fakereal.config import AugmentationConfig, ResavingConfig
 from fakereal.model.resaves import encode_again
+from fakereal.preprocessing import Preprocessing, resize
 
 QUALITIES = (30, 100)
 """JPEG and WebP quality, both ends included: from a messenger's lowest to a camera's highest."""
@@ -24,6 +26,7 @@ _MAX_SIGMA_PX = 3.0  # of the blur
 _SMALLEST_SCALE = 0.5  # of rescaling; the largest is its inverse
 _SMALLEST_CROP = 0.6  # of the side
 _LONGEST_PX = 4096  # larger images are reduced first: twice that still fits WebP (16383) and a laptop's memory
+_MARGIN = 1.8  # side of what is cut for a view, in sides of what the view shows: re-saving may scale and crop it
 _COLOR = 0.2  # brightness, contrast and saturation change by up to this share
 _FILTERS = (
     Image.Resampling.BOX,
@@ -57,6 +60,52 @@ def resave_randomly(image: Image.Image, rng: np.random.Generator, options: Resav
     for number in rng.permutation(len(chosen)):
         image = chosen[number](image, rng)
     return image
+
+
+def random_view(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator,
+    resave: Callable[[Image.Image], Image.Image],
+) -> np.ndarray:
+    """Return one view of an image for training, re-saved.
+
+    Where the image has crops, a third of the views shows the whole of it, a third a native crop, and a third a square
+    of a size in between. They are cut before they are re-saved, as that takes most of the time.
+
+    Args:
+        image: as `Preprocessing.decode` returns it.
+        preprocessing: the network's.
+        rng: the source of randomness.
+        resave: see `resave_randomly`.
+
+    Returns:
+        uint8 (S, S, 3).
+    """
+    if preprocessing.neutral:  # it takes the place of all other encodings, so it comes last
+        image, resave = preprocessing.prepared(resave(image)), lambda prepared: prepared
+    else:
+        image = preprocessing.prepared(image)
+    if not preprocessing.has_crops(image):
+        return preprocessing.whole(resave(image))
+    size, kind = preprocessing.image_size_px, int(rng.integers(3))
+    if kind == 0:
+        longest = round(_between(rng, min(2 * size, max(image.size)), max(image.size)))
+        return preprocessing.whole(resave(ImageOps.contain(image, (longest, longest), Image.Resampling.BICUBIC)))
+    shown = size if kind == 1 else _between(rng, size, min(image.size))
+    part = _random_square(image, min(min(image.size), round(_MARGIN * shown)), rng)
+    resaved = resave(part)
+    side = size if kind == 1 else round(shown * min(resaved.size) / part.width)
+    return resize(_random_square(resaved, min(side, min(resaved.size)), rng), size)
+
+
+def _between(rng: np.random.Generator, lowest: float, highest: float) -> float:
+    return float(np.exp(rng.uniform(np.log(lowest), np.log(highest))))
+
+
+def _random_square(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
+    return image.crop((left, top, left + side, top + side))
 
 
 def _relative_size(image: Image.Image) -> float:

@@ -20,7 +20,7 @@ from fakereal.dataset.scan import Record, labels_of, scanned_bytes
 from fakereal.engines.formats import core_count
 from fakereal.errors import DataError, ImageRefused
 from fakereal.model import augmentation
-from fakereal.model.augmentation import resave_randomly
+from fakereal.model.augmentation import random_view, resave_randomly
 from fakereal.preprocessing import Preprocessing
 from fakereal.training.cache import Rows
 
@@ -90,7 +90,8 @@ def training_array(
     """
     if options.resaving.share or preprocessing.crops:  # both need the image's own resolution
         image, _ = preprocessing.decode(scanned_bytes(record))
-        array = preprocessing.random_view(image, rng, partial(resave_randomly, rng=rng, options=options.resaving))
+        resave = partial(resave_randomly, rng=rng, options=options.resaving)
+        array = random_view(image, preprocessing, rng, resave)
     else:
         rng.random()  # what `resave_randomly` would draw, so that the steps below are the same with and without it
         array = plain_array(record, preprocessing, decoded)

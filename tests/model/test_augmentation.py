@@ -11,8 +11,9 @@ from PIL import Image
 
 from fakereal.config import ResavingConfig
 from fakereal.model import augmentation
-from fakereal.model.augmentation import resave_randomly
+from fakereal.model.augmentation import random_view, resave_randomly
 from fakereal.model.resaves import RESAVES
+from fakereal.preprocessing import Neutral, Preprocessing
 
 ALWAYS = ResavingConfig(share=1.0, jpeg=1.0, blur=1.0, rescale=1.0, crop=1.0, colour=1.0)
 NOTHING = ResavingConfig(share=1.0, jpeg=0.0, blur=0.0, rescale=0.0, crop=0.0, colour=0.0)
@@ -147,3 +148,65 @@ def test_jpeg75_is_what_pillow_saves_at_75():
     noise(64, 64).save(buffer, "JPEG", quality=75)
     with Image.open(buffer) as expected:
         assert RESAVES["jpeg75"].apply(noise(64, 64)).tobytes() == expected.tobytes()
+
+
+def coordinates(width, height):
+    """Return an image whose red value is a pixel's column, and green its row."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8))
+
+
+def test_a_random_view_shows_the_whole_image_a_native_crop_or_a_square_of_a_size_in_between():
+    preprocessing = Preprocessing(32, square=True, crops=1)
+    image = coordinates(200, 160)
+    shown = []  # pixels of the image from the left to the right of a view, in both directions
+    for seed in range(90):
+        view = random_view(image, preprocessing, np.random.default_rng(seed), lambda part: part).astype(int)
+        shown.append((np.ptp(view[:, :, 0]), np.ptp(view[:, :, 1])))
+        assert abs(shown[-1][0] - shown[-1][1]) <= 6, "it is as high as wide"
+    assert sum(sides == (31, 31) for sides in shown) > 15, "native: no pixel is changed"
+    assert sum(150 <= across <= 160 for across, _ in shown) > 15, "the center square"
+    assert sum(40 < across < 145 for across, _ in shown) > 10
+
+
+def test_random_views_are_cut_before_they_are_re_saved_with_some_room():
+    image, preprocessing, seen = coordinates(200, 160), Preprocessing(32, square=True, crops=1), []
+    for seed in range(60):
+        view = random_view(
+            coordinates(200, 160),
+            preprocessing,
+            np.random.default_rng(seed),
+            lambda part: seen.append(part.size) or part,
+        )
+        assert view.shape == (32, 32, 3)
+    assert (58, 58) in seen, "native crops"
+    assert max(seen) > (150, 120)
+    assert len(set(seen)) > 20
+
+
+def test_a_re_saved_part_that_became_too_small_is_enlarged():
+    preprocessing = Preprocessing(32, square=True, crops=1)
+    for seed in range(20):
+        view = random_view(
+            coordinates(200, 160), preprocessing, np.random.default_rng(seed), lambda part: part.resize((20, 16))
+        )
+        assert view.shape == (32, 32, 3)
+
+
+def test_a_neutral_image_is_re_saved_before_it_is_made_neutral():
+    image, preprocessing, seen = coordinates(200, 160), Preprocessing(32, Neutral(64, 75), square=True, crops=1), []
+    for seed in range(20):
+        view = random_view(
+            coordinates(200, 160),
+            preprocessing,
+            np.random.default_rng(seed),
+            lambda whole: seen.append(whole.size) or whole,
+        )
+        assert view.shape == (32, 32, 3)
+    assert set(seen) == {(200, 160)}
+
+
+def test_without_crops_a_random_view_is_the_whole_image():
+    image, preprocessing = coordinates(100, 80), Preprocessing(32)
+    view = random_view(image, preprocessing, np.random.default_rng(0), lambda part: part)
+    assert (view == preprocessing.array(image)).all()
