@@ -173,10 +173,7 @@ def test_random_views_are_cut_before_they_are_re_saved_with_some_room():
     image, preprocessing, seen = coordinates(200, 160), Preprocessing(32, square=True, crops=1), []
     for seed in range(60):
         view = random_view(
-            coordinates(200, 160),
-            preprocessing,
-            np.random.default_rng(seed),
-            lambda part: seen.append(part.size) or part,
+            image, preprocessing, np.random.default_rng(seed), lambda part: seen.append(part.size) or part
         )
         assert view.shape == (32, 32, 3)
     assert (58, 58) in seen, "native crops"
@@ -197,10 +194,7 @@ def test_a_neutral_image_is_re_saved_before_it_is_made_neutral():
     image, preprocessing, seen = coordinates(200, 160), Preprocessing(32, Neutral(64, 75), square=True, crops=1), []
     for seed in range(20):
         view = random_view(
-            coordinates(200, 160),
-            preprocessing,
-            np.random.default_rng(seed),
-            lambda whole: seen.append(whole.size) or whole,
+            image, preprocessing, np.random.default_rng(seed), lambda whole: seen.append(whole.size) or whole
         )
         assert view.shape == (32, 32, 3)
     assert set(seen) == {(200, 160)}
