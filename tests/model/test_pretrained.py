@@ -16,17 +16,17 @@ from fakereal.preprocessing import Preprocessing
 CARD = (Path(__file__).resolve().parents[2] / "models" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_the_shipped_model_is_small_and_of_the_default_network_with_two_views():
+def test_the_shipped_model_is_small_and_of_the_default_network_with_four_views():
     metadata = read_metadata(PRETRAINED)
     assert PRETRAINED.stat().st_size <= 20e6
     assert metadata.config.network.name == "efficientnetb0"
-    assert metadata.preprocessing == Preprocessing(160, square=True, crops=1, version=2)
+    assert metadata.preprocessing == Preprocessing(160, square=True, crops=3, version=2)
 
 
 def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
     metadata = read_metadata(PRETRAINED)
     assert metadata.data["fingerprint"]
-    assert len(metadata.data["epochs"]) == 10
+    assert len(metadata.data["epochs"]) == 16
     assert not Path(metadata.config.data.path).is_absolute()
     assert not Path(metadata.config.weights).is_absolute()
 
