@@ -122,7 +122,7 @@ def _git(*arguments: str) -> bytes:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines() or ["no reason given"]
         reason = next((line for line in lines if line.startswith("fatal:")), lines[-1])
-        raise DataError(f"git {' '.join(arguments[-2:])}: {reason}")
+        raise DataError(f"git: {reason}")
     return done.stdout
 
 
