@@ -154,17 +154,12 @@ def _resampled(truth: np.ndarray, p_real: np.ndarray, sources: np.ndarray) -> tu
     reals = p_real[truth == REAL]
     fakes = [p_real[sources == name] for name in sorted(set(sources[truth == FAKE]))]
     for _ in range(_RESAMPLES):
-        drawn = np.sort(rng.choice(reals, len(reals)))
+        drawn = rng.choice(reals, len(reals))
         some = [fakes[number] for number in rng.integers(len(fakes), size=len(fakes))]
-        means.append(np.mean([_auc(rng.choice(each, len(each)), drawn) for each in some]))
+        pairs = [(rng.choice(each, len(each)), drawn) for each in some]
+        means.append(np.mean([roc_auc(np.repeat((FAKE, REAL), [*map(len, pair)]), np.hstack(pair)) for pair in pairs]))
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def _auc(fakes: np.ndarray, sorted_reals: np.ndarray) -> float:
-    """Return the share of pairs in which the real image has the higher p_real; ties count half."""
-    below = (np.searchsorted(sorted_reals, fakes, side) for side in ("left", "right"))
-    return float(1 - np.mean(sum(below)) / (2 * len(sorted_reals)))
 
 
 def _of_source(truth: np.ndarray, p_real: np.ndarray, chosen: np.ndarray, opened: OpenedNetwork) -> float:

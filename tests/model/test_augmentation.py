@@ -164,6 +164,9 @@ def test_a_random_view_shows_the_whole_image_a_native_crop_or_a_square_of_a_size
         view = random_view(image, preprocessing, np.random.default_rng(seed), lambda part: part).astype(int)
         shown.append((np.ptp(view[:, :, 0]), np.ptp(view[:, :, 1])))
         assert abs(shown[-1][0] - shown[-1][1]) <= 6, "it is as high as wide"
+        left, top = view[0, 0, :2]
+        if shown[-1] == (31, 31):
+            assert (view == np.asarray(image)[top : top + 32, left : left + 32]).all()
     assert sum(sides == (31, 31) for sides in shown) > 15, "native: no pixel is changed"
     assert sum(150 <= across <= 160 for across, _ in shown) > 15, "the center square"
     assert sum(40 < across < 145 for across, _ in shown) > 10
