@@ -132,7 +132,7 @@ def unseen_sources(options: argparse.Namespace) -> None:
 def other_sources(truth: np.ndarray, sources: np.ndarray, outputs_of: dict[str, np.ndarray]) -> None:
     """Print what verdicts are worth where the rule was fitted on half of the sources and measured on the others.
 
-    The rule is fitted on the hardest delivery, as that of the shipped file: it must hold however an image was delivered.
+    The rule is fitted on the hardest delivery, like that of the shipped file: it must hold for every delivery.
     """
     table = Table("delivered, rule of other sources", "verdicts right (in 8 of 10 divisions)", "uncertain",
                   "reals called fake (in 8 of 10)")  # fmt: skip
