@@ -137,12 +137,14 @@ def other_sources(truth: np.ndarray, sources: np.ndarray, outputs_of: dict[str, 
     table = Table("delivered, rule of other sources", "verdicts right (in 8 of 10 divisions)", "uncertain",
                   "reals called fake (in 8 of 10)")  # fmt: skip
     names = [sorted(set(sources[truth == label])) for label in (FAKE, REAL)]
+    divisions = []
+    for seed in range(_DIVISIONS):
+        rng = np.random.default_rng(seed)
+        half = np.isin(sources, [each for some in names for each in rng.permutation(some)[: len(some) // 2]])
+        divisions.append((half, unseen.fit_rule_for_unseen_sources(truth[half], outputs_of[_FITTED][half])))
     for name, p_real in outputs_of.items():
         rows = []
-        for seed in range(_DIVISIONS):
-            rng = np.random.default_rng(seed)
-            half = np.isin(sources, [each for some in names for each in rng.permutation(some)[: len(some) // 2]])
-            rule = unseen.fit_rule_for_unseen_sources(truth[half], outputs_of[_FITTED][half])
+        for half, rule in divisions:
             row = unseen.record(truth[~half], p_real[~half], list(sources[~half]), rule)
             share = row["right"] / row["verdicts"] if row["verdicts"] else np.nan  # some rules give no verdict
             rows.append((share, 1 - row["verdicts"] / row["images"], row["reals_called_fake"]))
