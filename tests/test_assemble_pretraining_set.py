@@ -109,16 +109,20 @@ def test_a_repository_that_is_gone_is_named_with_the_number_of_its_images(tmp_pa
     assert "left out: 3 images of someone/images: git" in capsys.readouterr().err
 
 
-def test_of_cifake_only_the_training_part_is_taken(tmp_path, repository):
+def test_of_cifake_only_the_training_part_is_taken_by_subject(tmp_path, repository):
     for part in ("train", "test"):
         for name in ("REAL", "FAKE"):
             folder = tmp_path / "sets/cifake" / part / name
             folder.mkdir(parents=True)
-            (folder / f"{part}.png").write_bytes(encoded(32, 32, seed=len(part) + len(name)))
+            for number in ("", " (10)"):
+                content = encoded(32, 32, seed=len(part) + len(name) + len(number))
+                (folder / f"{part}{number}.png").write_bytes(content)
     sources = listed(tmp_path / "s.csv", repository)
     assert run(tmp_path, sources, "--sets", str(tmp_path / "sets")) == 0
-    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("*.jpg")) == ["fake", "real"]
-    assert not (tmp_path / "out/test").exists()
+    placed = sorted(path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
+    assert placed == [
+        f"train/cifake_{subject}/{name}" for subject in ("airplane", "truck") for name in ("fake", "real")
+    ]  # each subject is a source, or CIFAKE would be drawn too rarely
 
 
 def test_the_shipped_list_names_no_repository_that_judges_the_result():

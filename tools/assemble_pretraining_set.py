@@ -39,7 +39,9 @@ SOURCES = Path(__file__).resolve().parents[1] / "models" / "SOURCES.csv"
 LONGEST_PX = 1024
 _FULL_PX = 2**16  # more than any image has: nothing is decoded at a reduced size
 SMALLEST_PX = 100  # of the shorter side: smaller public images hold too little; those of CIFAKE have 32 by design
-CIFAKE_IMAGES = 6000  # of each class: a minority among the sources
+CIFAKE_IMAGES = 12_000  # of each class: a minority of the set
+# Of each subject, in the order of the number in a file's name: `0001.jpg` shows an airplane, `0001 (2).jpg` a car.
+CIFAKE_SUBJECTS = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)  # websites use all of these
 
 
@@ -143,10 +145,24 @@ def set_images(sets: Path) -> list[SourceImage]:
             paths.sort(key=lambda path: hashlib.sha256(path.relative_to(sets).as_posix().encode()).digest())
             paths = paths[:CIFAKE_IMAGES] if folder.name == "cifake" else paths
             images += [
-                SourceImage("train", folder.name, name, path.relative_to(sets).as_posix(), path.read_bytes)
+                SourceImage(
+                    "train",
+                    _source_in_set(path, folder.name),
+                    name,
+                    path.relative_to(sets).as_posix(),
+                    path.read_bytes,
+                )
                 for path in paths
             ]
     return images
+
+
+def _source_in_set(path: Path, set_name: str) -> str:
+    """Return the source of a set's image: each subject of CIFAKE is one, since a single source is drawn too rarely."""
+    if set_name != "cifake":
+        return set_name
+    number = re.search(r"\((\d+)\)$", path.stem)
+    return f"cifake_{CIFAKE_SUBJECTS[int(number[1]) - 1 if number else 0]}"
 
 
 def place(output: Path, image: SourceImage) -> str:
@@ -159,7 +175,7 @@ def place(output: Path, image: SourceImage) -> str:
         rgb = cut_tile(decode(image.read(), _FULL_PX if image.tile else LONGEST_PX)[0], image.tile)
     except (DataError, ImageRefused, OSError) as error:
         return str(error)
-    if min(rgb.size) < SMALLEST_PX and image.source != "cifake":
+    if min(rgb.size) < SMALLEST_PX and not image.source.startswith("cifake_"):
         return f"shorter side of {min(rgb.size)} px, less than {SMALLEST_PX}"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, delivered(rgb, _FILTERS[digest[8] % len(_FILTERS)]))
