@@ -263,7 +263,7 @@ def predict_remaining(journal: Journal, items: Items, predictor: Predictor, conf
             advance(len(batch))
             check_interrupt()
     seconds = time.monotonic() - start_s
-    log(f"{_images(count)} in {seconds:.1f} s ({count / seconds:.1f} images/s)")
+    log(f"{_images(count)} in {seconds:.{1 if seconds >= 1 else 2}f} s ({count / seconds:.1f} images/s)")
 
 
 def _unfinished(journal: Journal, items: Items) -> Iterator[int]:
