@@ -33,6 +33,7 @@ from fakereal.evaluation.evaluate import (
 )
 from fakereal.files import keep_backups, write_atomic
 from fakereal.labels import FAKE, NAMES, REAL
+from fakereal.model import unseen
 from fakereal.model.calibration import calibrated_p_fake
 from fakereal.model.heatmap import heatmap, overlay, seen_part
 from fakereal.model.model_file import Detector
@@ -129,13 +130,15 @@ class _MistakeImages:
 def write_html(path: Path, result: EvaluationResult) -> None:
     """Write the page; heatmaps are computed by Keras, whichever engine gave the outputs."""
     tree, detector = result.tree, result.detector
+    worth = unseen.sentence(detector.metadata.metrics)
     html.write_page(
         path,
         "report.html",
         **tree,
         at_half=tree["metrics_at_0.5"],
         names=summary.TITLES,
-        headline=summary.headline(tree),
+        headline=summary.headline(tree, worth),
+        worth=worth,
         doubt=summary.doubt(tree["metrics"]),
         samples=_samples(result),
         sources={name: _source_rows(tree, label) for label, name in enumerate(NAMES)},

@@ -41,18 +41,27 @@ MAX_SOURCES = 10
 """Sources of each class that are printed, those with the most mistakes first; the report has all of them."""
 
 
-def headline(tree: dict[str, Any]) -> str:
-    """Return the figures of a `metrics.json` as one sentence for people."""
+def headline(tree: dict[str, Any], worth: str | None = None) -> str:
+    """Return the figures of a `metrics.json` as one sentence for people.
+
+    Args:
+        tree: as `metrics.json` has it.
+        worth: the sentence that follows, on what the model's verdicts are worth on unseen sources.
+    """
     confusion, what = tree["metrics"]["confusion"], tree["subject"]["pictures"]
     right, total = confusion[FAKE][FAKE] + confusion[REAL][REAL], tree["data"]["images"]
     noun = "test images" if "test" in what else "images"
     start, found = f"Right on {right:,} of {total:,} {noun}", tree["unseen_sources"] or {}
-    if "test" not in found:
+    # With groups of sources, the accuracy on the same test images; else that on the sources that were left out.
+    accuracy = found["test"]["accuracy"] if "test" in found else found.get("balanced_accuracy")
+    if accuracy is None:
+        if worth:
+            return f"{start}."
         return f"{start}; expect less on images from elsewhere: only images from other sources can show how much less."
-    share = html.percent(found["test"]["accuracy"], 0)
+    share = html.percent(accuracy, 0)
     if found.get("backbone_saw_them"):
         return f"{start}; expect less on images from elsewhere: at most {share} on new sources."
-    if found["test"]["accuracy"] >= right / total:
+    if accuracy >= right / total:
         return f"{start}; on sources it never saw, {share}."
     return f"{start}; expect less on images from elsewhere: {share} on sources it never saw."
 

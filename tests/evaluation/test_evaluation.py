@@ -22,7 +22,7 @@ from fakereal import __main__ as door
 from fakereal import html
 from fakereal.cli import run_cli
 from fakereal.config import Config, ReportConfig
-from fakereal.dataset.scan import scan
+from fakereal.dataset.scan import labels_of, scan
 from fakereal.dataset.split import Split, fingerprint
 from fakereal.engines import engine as engines_engine
 from fakereal.engines.export import export_beside
@@ -41,7 +41,7 @@ from fakereal.evaluation.report import evaluate_and_report
 from fakereal.files import cache_folder
 from fakereal.labels import FAKE, REAL
 from fakereal.model import metrics as model_metrics
-from fakereal.model import model_file
+from fakereal.model import model_file, unseen
 from fakereal.model.calibration import DecisionRule
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.model_file import Detector, Metadata
@@ -220,6 +220,7 @@ def test_a_detector_near_chance_or_below_it_is_called_one(auc, interval, begin):
             {"test": {"accuracy": 0.95}, "backbone_saw_them": True},
             " images from elsewhere: at most 95 % on new sources.",
         ),
+        ({"balanced_accuracy": 0.714}, " images from elsewhere: 71 % on sources it never saw."),  # left out of the data
         (None, "only images from other sources can show how much less."),
     ],
 )
@@ -232,6 +233,8 @@ def test_the_headline_says_what_is_expected_on_sources_that_were_never_seen(unse
     }
     assert summary.headline(tree).startswith("Right on 17 of 20 test images; ")
     assert summary.headline(tree).endswith(end)
+    if unseen is None:  # the next sentence says how much less
+        assert summary.headline(tree, "On 50 sources ...") == "Right on 17 of 20 test images."
 
 
 @pytest.mark.parametrize(("images", "scale"), [(12, "linear"), (400, "symlog")])
@@ -593,6 +596,20 @@ def test_the_findings_of_the_audit_are_shown(detector, data, tmp_path):
         report.write_html(tmp_path / "r.html", EvaluationResult(tree, images, audited, tmp_path))
         assert expected in (tmp_path / "r.html").read_text()
         assert "audit" not in tree["training"]["data"]
+
+
+def test_the_report_says_what_a_verdict_is_worth_where_the_model_file_knows(detector, data, tmp_path):
+    records = scan(data, Preprocessing()).records
+    p_real = np.linspace(0.1, 0.9, len(records))
+    images = EvaluatedImages(data, records, p_real, "Keras")
+    record = unseen.record(labels_of(records), p_real, ["a"] * len(records), DecisionRule())
+    for metrics in ({}, {"unseen_sources": record}):
+        known = replace(detector, metadata=replace(detector.metadata, metrics=metrics))
+        tree = metrics_tree(images, known, Subject("m.h5", "0" * 64, "set", "all", "..."))
+        report.write_html(tmp_path / "r.html", EvaluationResult(tree, images, known, tmp_path))
+        text = (tmp_path / "r.html").read_text()
+        assert ("What a verdict is worth:" in text) == bool(metrics)
+        assert (unseen.sentence({"unseen_sources": record}) in text) == bool(metrics)
 
 
 def test_a_perfect_detector_on_few_images_makes_a_report_too(detector, data, tmp_path):
