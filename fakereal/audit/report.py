@@ -71,7 +71,8 @@ def _duplicates_text(clusters: Sequence[Cluster]) -> str:
         found = [cluster for cluster in clusters if cluster.kind == kind]
         across = ", ".join(f"{_count_across(found, where):,} across {where}" for where in _ACROSS)
         images = sum(len(cluster.records) for cluster in found)
-        parts += [f"{len(found):,} {kind} group{'s' * (len(found) > 1)} of {images:,} images ({across})"] if found else []
+        groups = f"{len(found):,} {kind} group{'s' * (len(found) > 1)}"
+        parts += [f"{groups} of {images:,} images ({across})"] if found else []
     return "; ".join(parts) or "none"
 
 

@@ -120,15 +120,16 @@ def fit_temperature(labels: np.ndarray, p_real: np.ndarray) -> float:
     return round(float(np.exp(result.x)), 4)
 
 
-def choose_threshold(labels: np.ndarray, p_fake: np.ndarray) -> float:
-    """Return 0.5, or the most accurate threshold where that is clearly better.
+def choose_threshold(labels: np.ndarray, p_fake: np.ndarray, default: float = 0.5) -> float:
+    """Return the default, or the most accurate threshold where that is clearly better.
 
-    The best threshold on a few hundred images is mostly chance, so it must beat 0.5 by more than one standard error of
-    the accuracy at 0.5. A threshold that gives all images one label is never chosen.
+    The best threshold on a few hundred images is mostly chance, so it must beat the default by more than one standard
+    error of the accuracy there. A threshold that gives all images one label is never chosen.
 
     Args:
         labels: int (n,).
         p_fake: calibrated, float (n,).
+        default: a threshold, 0..1.
     """
     order = np.argsort(p_fake)
     ordered, reals = p_fake[order], labels[order] == REAL
@@ -136,13 +137,13 @@ def choose_threshold(labels: np.ndarray, p_fake: np.ndarray) -> float:
     correct = np.cumsum(reals)[:-1] + np.cumsum(~reals[::-1])[::-1][1:]
     possible = np.flatnonzero(np.diff(ordered) > _SAME)
     if not len(possible):
-        return 0.5
-    at_half = np.mean((p_fake >= 0.5) == (labels != REAL))
+        return default
+    at_default = np.mean((p_fake >= default) == (labels != REAL))
     cuts = (ordered[possible] + ordered[possible + 1]) / 2
     best = np.flatnonzero(correct[possible] == correct[possible].max())
-    chosen = best[np.argmin(np.abs(cuts[best] - 0.5))]
-    error = np.sqrt(at_half * (1 - at_half) / len(labels))
-    return float(cuts[chosen]) if correct[possible][chosen] / len(labels) > at_half + error else 0.5
+    chosen = best[np.argmin(np.abs(cuts[best] - default))]
+    error = np.sqrt(at_default * (1 - at_default) / len(labels))
+    return float(cuts[chosen]) if correct[possible][chosen] / len(labels) > at_default + error else default
 
 
 def choose_band(labels: np.ndarray, p_fake: np.ndarray, threshold: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from fakereal.labels import FAKE, REAL
 from fakereal.model.calibration import (
     UNCERTAIN,
     DecisionRule,
+    calibrate,
     calibrated_p_fake,
     choose_threshold,
     fit_temperature,
@@ -39,16 +40,17 @@ def is_for_fitting(sha256: str) -> bool:
     return int(sha256[:8], 16) % 2 == 0
 
 
-def fit_rule_for_unseen_sources(labels: np.ndarray, p_real: np.ndarray) -> DecisionRule:
+def fit_rule_for_unseen_sources(labels: np.ndarray, p_real: np.ndarray, boundary: float = 0.5) -> DecisionRule:
     """Return temperature, threshold and band from the outputs for images of left-out sources.
 
     Args:
         labels: int (n,), 0 fake, 1 real, both present.
         p_real: network outputs, float (n,).
+        boundary: the output where the label changes, unless these images clearly want another.
     """
     temperature = fit_temperature(labels, p_real)
     p_fake = calibrated_p_fake(p_real, DecisionRule(temperature=temperature))
-    threshold = choose_threshold(labels, p_fake)
+    threshold = choose_threshold(labels, p_fake, default=1.0 - float(calibrate(boundary, temperature)))
     fakes, reals = np.sort(p_fake[labels == FAKE]), np.sort(p_fake[labels == REAL])
     high = _lowest_limit(fakes, reals, threshold)
     low = 1.0 - _lowest_limit(1.0 - reals[::-1], 1.0 - fakes[::-1], 1.0 - threshold, max_wrong=1.0)

@@ -252,7 +252,8 @@ def penultimate(model: keras.Model, features: np.ndarray) -> np.ndarray:
     """Return the input of the output layer, float64 (n, units), for the output of the base, float32 (n, features)."""
     pooled = keras.Input(features.shape[1:])
     head = keras.Model(pooled, _chain(_layers(model)[1], pooled))
-    return loop.predict(head, features).reshape(len(features), -1)
+    # Given arrays, Keras' `predict` makes TensorFlow 2.21 print an error about an attribute of its own (threadpool).
+    return np.asarray(head.predict_on_batch(features), dtype=np.float64).reshape(len(features), -1)
 
 
 def _layers(model: keras.Model) -> tuple[Sequence[keras.Layer], Sequence[keras.Layer]]:

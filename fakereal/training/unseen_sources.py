@@ -19,7 +19,7 @@ from fakereal.dataset.split import Split
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import unseen
-from fakereal.model.calibration import DecisionRule, calibrate, fit_decision_rule, fit_temperature
+from fakereal.model.calibration import DecisionRule, calibrate, fit_decision_rule, logits
 from fakereal.model.metrics import measure, measure_by_source
 from fakereal.runtime import check_interrupt, log, progress_bar
 from fakereal.training.base_choice import fit_probe
@@ -174,10 +174,16 @@ def fit_rule(
     rows = {name: [features[record.sha256] for record in getattr(sampled, name)] for name in SPLITS}
     groups = divide(split, count)
     outputs = leave_out_in_turn(sampled, {name: np.array(rows[name], float) for name in SPLITS}, groups, count)
-    temperature = fit_temperature(labels_of(split.val), p_real)
-    # As if the network had given them: its own temperature is undone, and the rule's divides them again
-    outputs = {name: calibrate(each, 1.0 / temperature) for name, each in outputs.items()}
-    return _rule_and_record(sampled, outputs, usual.decision, count, is_frozen)
+    # As if the network had given them: the label changes where its own does (a fine-tuned network's outputs may all lie
+    # on one side of 0.5), its own temperature is undone, and the rule's divides them again.
+    boundary = float(calibrate(1.0 - usual.decision.threshold, 1.0 / usual.decision.temperature))
+    outputs = {name: _like(each, usual.decision.temperature, boundary) for name, each in outputs.items()}
+    return _rule_and_record(sampled, outputs, usual.decision, boundary, count, is_frozen)
+
+
+def _like(p_real: np.ndarray, temperature: float, boundary: float) -> np.ndarray:
+    """Return calibrated outputs as a network gives them that has this temperature and changes its label there."""
+    return 1.0 / (1.0 + np.exp(-temperature * logits(p_real) - logits(np.array(boundary))))
 
 
 def fit_left_out(split: Split, p_real: np.ndarray) -> FittedRule | None:
@@ -251,7 +257,7 @@ def _group_numbers(records: Sequence[Record], groups: dict[str, int]) -> np.ndar
 
 
 def _rule_and_record(
-    split: Split, outputs: dict[str, np.ndarray], usual: DecisionRule, count: int, is_frozen: bool
+    split: Split, outputs: dict[str, np.ndarray], usual: DecisionRule, boundary: float, count: int, is_frozen: bool
 ) -> FittedRule:
     """Fit the rule to validation images, and to training images where the backbone was not trained on them."""
     fitted = [(getattr(split, name), outputs[name]) for name in (("train", "val") if is_frozen else ("val",))]
@@ -264,7 +270,7 @@ def _rule_and_record(
     decision = usual
     fakes, reals = np.bincount(labels[known], minlength=2)
     if min(fakes, reals) >= MIN_FITTED:
-        decision = unseen.fit_rule_for_unseen_sources(labels[known], p_real[known])
+        decision = unseen.fit_rule_for_unseen_sources(labels[known], p_real[known], boundary)
     else:
         log(f"unseen sources: {fakes} fake and {reals} real images are too few to fit the confidence to, which takes"
             f" {MIN_FITTED} of each: it holds for images like those in validation")  # fmt: skip

@@ -20,7 +20,7 @@ from fakereal.config import Config
 from fakereal.dataset.split import Split
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, REAL, SPLITS
-from fakereal.model import model_file, unseen
+from fakereal.model import calibration, model_file, unseen
 from fakereal.model.calibration import DecisionRule, fit_decision_rule
 from fakereal.model.metadata import Metadata
 from fakereal.model.metrics import roc_auc
@@ -164,6 +164,17 @@ def test_confidence_is_fitted_to_images_of_left_out_sources():
     trained = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 3, False)
     assert "expect less" in unseen.sentence({"unseen_sources": trained.record})
     assert "expect less" not in unseen.sentence({"unseen_sources": fitted.record})
+
+
+@pytest.mark.parametrize("moved", [lambda p: 0.49 * p, lambda p: p / (p + 400 * (1 - p)), lambda p: p])
+def test_labels_change_where_the_networks_own_outputs_change_them(moved):
+    split = split_by_content("abcdef", "uvwxyz", 200)
+    found, by_name = features_of(split, own_of_source=0.06), labels_by_name(split)
+    probe = fit_probe(found["train"], by_name["train"], found["val"], by_name["val"])
+    p_real = moved(probe.p_real(found["val"]))  # fine-tuning may move all outputs to one side of 0.5
+    fitted = unseen_sources.fit_rule(split, p_real, split, by_hash(split, found), 3, False)
+    assert np.mean(calibration.labels(p_real, fitted.decision) == by_name["val"]) > 0.85
+    assert fitted.record["balanced_accuracy"] == pytest.approx(0.70, abs=0.03)  # as that of the probe itself
 
 
 def test_too_few_images_of_left_out_sources_leave_the_confidence_as_it_is_and_that_is_said(capsys):
