@@ -95,6 +95,7 @@ class PhaseConfig:
     images_per_epoch: int | None = None  # null: every training image once; else a random sample, see source_balance
     batch_norm: Literal["auto", "frozen", "learned"] = "auto"  # auto: learned only in a backbone with random weights
     schedule: Schedule | None = None  # of the learning rate; null: training.schedule
+    warmup: float | None = None  # share of the steps over which the rate rises from 0, 0..1; null: training.warmup
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class TrainingConfig:
     schedule: Schedule = "constant"  # of the learning rate, within a phase; all layers are fine-tuned with cosine
     plateau_patience: int = 3  # plateau: epochs without a lower (calibrated) validation loss before the rate falls
     plateau_factor: float = 0.2  # plateau: factor of the rate, 0..1
-    warmup: float = 0.0  # share of a phase's steps over which the learning rate rises from 0, 0..1
+    warmup: float = 0.0  # share of a phase's steps over which the rate rises from 0, 0..1; all layers fine-tuned: 0.1
     weight_decay: float = 0.0  # adamw only, 0..1
     label_smoothing: float = 0.0  # moves the labels this far from 0 and 1, 0..0.5
     average_weights: float = 0.0  # momentum of a moving average of the weights, such as 0.99; 0: off
@@ -401,8 +402,11 @@ def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
     for key in ("batch_size", "images_per_epoch"):
         value = getattr(phase, key)
         expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
-    compatible = phase.schedule != "plateau" or config.training.warmup == 0
-    expect(compatible, config.training.warmup, "training.warmup", f"0, as {where}.schedule is plateau")
+    own = phase.warmup is not None
+    warmup = phase.warmup if own else config.training.warmup
+    expect(0 <= warmup <= 1, warmup, f"{where}.warmup", "0 to 1")
+    compatible = (phase.schedule or config.training.schedule) != "plateau" or warmup == 0
+    expect(compatible, warmup, f"{where}.warmup" if own else "training.warmup", f"0, as {where}.schedule is plateau")
     size = phase.image_size or config.image_size
     expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
     _check_depth(config.network, size)

@@ -69,6 +69,7 @@ def test_1e_minus_3_is_a_number_although_yaml_reads_it_as_text(tmp_path):
         ("training: {learning_rate: .inf}\n", "learning_rate: expected a number, found inf"),
         ("training: {weight_decay: 0.1}\n", "expected adamw, as weight_decay is given"),
         ("training: {phases: [{image_size: 5}]}\n", "training.phases[0].image_size: expected 32 to 1024 pixels"),
+        ("training: {phases: [{warmup: 2}]}\n", "training.phases[0].warmup: expected 0 to 1, found 2"),
         ("training: {phases: [{images_per_epoch: 0}]}\n", "training.phases[0].images_per_epoch: expected a whole"),
         ("network: {dense: [0]}\n", "expected whole numbers of at least 1, found 0"),
         ("network: {name: cnn}\ntraining: {phases: [{image_size: 64}]}\n", "as flattened maps fit one size only"),

@@ -48,6 +48,9 @@ History = Sequence[dict[str, Any]]
 Execute = Callable[["Run", Callable[..., None]], None]
 """Something that does in other processes what `run_phases` does in this one."""
 
+_FINE_TUNE_WARMUP = 0.1
+"""Share of the steps over which the rate rises where all layers of a pre-trained backbone are fine-tuned."""
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -91,16 +94,22 @@ def phases(training: TrainingConfig, origin: BaseWeights) -> tuple[PhaseConfig, 
             batch_size=phase.batch_size or training.batch_size,
             batch_norm=auto if phase.batch_norm == "auto" else phase.batch_norm,
             schedule=phase.schedule or training.schedule,
+            warmup=training.warmup if phase.warmup is None else phase.warmup,
         )
         for phase in chosen
     )
 
 
 def _fine_tuning(training: TrainingConfig, scope: TrainScope) -> PhaseConfig:
-    """Return the second phase; all layers bear a higher rate than the last ones alone where it falls to 0."""
+    """Return the second phase; all layers bear a higher rate than the last ones alone where it falls to 0.
+
+    It rises first: a full first step has left a network whose outputs were the same for most images (benchmarks.md).
+    """
     rate = training.fine_tune_learning_rate or (3e-4 if scope == "all" else 1e-4)
-    falling = "cosine" if scope == "all" and training.schedule == "constant" else None
-    return PhaseConfig(scope, training.fine_tune_epochs, rate, schedule=falling)
+    if scope == "all" and training.schedule != "plateau":
+        warmup = training.warmup or _FINE_TUNE_WARMUP
+        return PhaseConfig(scope, training.fine_tune_epochs, rate, schedule="cosine", warmup=warmup)
+    return PhaseConfig(scope, training.fine_tune_epochs, rate)
 
 
 def is_frozen(training: TrainingConfig, origin: BaseWeights) -> bool:
@@ -321,7 +330,7 @@ def _batch_source(
 
 
 def _compile(model: keras.Model, run: Run, phase: PhaseConfig) -> None:
-    training = replace(run.config.training, schedule=phase.schedule)
+    training = replace(run.config.training, schedule=phase.schedule, warmup=phase.warmup)
     model.compile(
         optimizer=loop.build_optimizer(training, phase.learning_rate, _steps(run, phase) * phase.epochs),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=training.label_smoothing),

@@ -353,17 +353,23 @@ def test_a_pretrained_base_is_first_kept_frozen_then_fine_tuned_with_frozen_batc
 
 
 @pytest.mark.parametrize(
-    ("options", "rate", "schedule"),
+    ("options", "rate", "schedule", "warmup"),
     [
-        ({"fine_tune": "all"}, 3e-4, "cosine"),
-        ({"fine_tune": "last20"}, 1e-4, "constant"),
-        ({"fine_tune": "all", "schedule": "plateau", "fine_tune_learning_rate": 2e-5}, 2e-5, "plateau"),
+        ({"fine_tune": "all"}, 3e-4, "cosine", 0.1),
+        ({"fine_tune": "all", "schedule": "cosine", "warmup": 0.3}, 3e-4, "cosine", 0.3),
+        ({"fine_tune": "last20"}, 1e-4, "constant", 0.0),
+        ({"fine_tune": "all", "schedule": "plateau", "fine_tune_learning_rate": 2e-5}, 2e-5, "plateau", 0.0),
     ],
 )
-def test_all_layers_are_fine_tuned_at_a_higher_rate_that_falls(options, rate, schedule):
+def test_all_layers_are_fine_tuned_at_a_higher_rate_that_rises_first_and_falls(options, rate, schedule, warmup):
     head, tuned = trainer.phases(TrainingConfig(**options), BaseWeights("ImageNet", True))
-    assert (tuned.learning_rate, tuned.schedule) == (rate, schedule)
-    assert head.schedule == options.get("schedule", "constant")
+    assert (tuned.learning_rate, tuned.schedule, tuned.warmup) == (rate, schedule, warmup)
+    assert (head.schedule, head.warmup) == (options.get("schedule", "constant"), options.get("warmup", 0.0))
+
+
+def test_a_phase_has_a_warmup_of_its_own():
+    own = TrainingConfig(phases=(PhaseConfig("all", warmup=0.2), PhaseConfig("all")), warmup=0.1)
+    assert [phase.warmup for phase in trainer.phases(own, BaseWeights("ImageNet", True))] == [0.2, 0.1]
 
 
 def test_a_base_of_random_weights_learns_at_once_and_with_its_batch_norm():
