@@ -24,8 +24,8 @@ from fakereal.model.metrics import epoch_losses
 from fakereal.runtime import one_line
 from fakereal.training.compare import Run
 
-COLUMNS = ("run", "network", "F1", "95 % interval", "accuracy", "ROC area", "p against the best", "epochs", "minutes",
-           "parameters", "images/s", "differs in")  # fmt: skip
+COLUMNS = ("run", "differs in", "network", "F1", "95 % interval", "accuracy", "ROC AUC", "p against the best", "epochs",
+           "minutes", "parameters", "images/s")  # fmt: skip
 
 
 _CHANCE_P = 0.05
@@ -61,6 +61,7 @@ class Row:
         metrics, cost = self.tree["metrics"], self.tree["cost"]
         return (
             self.name,
+            self.differs or NOT_KNOWN,
             self.tree["model"]["network"],
             percent(metrics["f1_macro"]),
             percents(metrics["intervals"]["f1_macro"]),
@@ -71,7 +72,6 @@ class Row:
             f"{cost['minutes']:.1f}",
             number(self.tree["model"]["parameters"]),
             number(cost["images_per_s"], 0),
-            self.differs or NOT_KNOWN,
         )
 
 
@@ -182,7 +182,7 @@ def comparison_markdown(table: Sequence[Row], failed: dict[str, str]) -> list[st
     lines = [COLUMNS, *(row.cells for row in table)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     text = [_markdown_line(line, widths) for line in lines]
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if column < 2 else ":") for column, width in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if column < 3 else ":") for column, width in enumerate(widths)) + "|"
     return [text[0], rule, *text[1:], *(f"\n{warning}" for warning in comparison_warnings(table, failed))]
 
 
@@ -210,7 +210,7 @@ def _on_other_data(table: Sequence[Row]) -> list[Row]:
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    aligned = (cell.ljust(width) if column < 2 else cell.rjust(width)
+    aligned = (cell.ljust(width) if column < 3 else cell.rjust(width)
                for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
     return "| " + " | ".join(aligned) + " |"
 
