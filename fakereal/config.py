@@ -402,11 +402,12 @@ def _check_phase(config: Config, phase: PhaseConfig, where: str) -> None:
     for key in ("batch_size", "images_per_epoch"):
         value = getattr(phase, key)
         expect(value is None or value >= 1, value, f"{where}.{key}", "a whole number of at least 1")
-    own = phase.warmup is not None
-    warmup = phase.warmup if own else config.training.warmup
-    expect(0 <= warmup <= 1, warmup, f"{where}.warmup", "0 to 1")
+    key, warmup = f"{where}.warmup", phase.warmup
+    if warmup is None:
+        key, warmup = "training.warmup", config.training.warmup
+    expect(0 <= warmup <= 1, warmup, key, "0 to 1")
     compatible = (phase.schedule or config.training.schedule) != "plateau" or warmup == 0
-    expect(compatible, warmup, f"{where}.warmup" if own else "training.warmup", f"0, as {where}.schedule is plateau")
+    expect(compatible, warmup, key, f"0, as {where}.schedule is plateau")
     size = phase.image_size or config.image_size
     expect(SIZES_PX[0] <= size <= SIZES_PX[1], size, f"{where}.image_size", f"{SIZES_PX[0]} to {SIZES_PX[1]} pixels")
     _check_depth(config.network, size)

@@ -55,6 +55,7 @@ class SourceImage:
     name: str  # unique and stable: repository, path and tile, or a path below --sets
     read: Callable[[], bytes]
     tile: str = ""  # where the file is a sheet of images: which one of them, see `cut_tile`
+    smallest_px: int = SMALLEST_PX  # of the shorter side; smaller images are left out
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,6 +152,7 @@ def set_images(sets: Path) -> list[SourceImage]:
                     name,
                     path.relative_to(sets).as_posix(),
                     path.read_bytes,
+                    smallest_px=0 if folder.name == "cifake" else SMALLEST_PX,
                 )
                 for path in paths
             ]
@@ -175,8 +177,8 @@ def place(output: Path, image: SourceImage) -> str:
         rgb = cut_tile(decode(image.read(), _FULL_PX if image.tile else LONGEST_PX)[0], image.tile)
     except (DataError, ImageRefused, OSError) as error:
         return str(error)
-    if min(rgb.size) < SMALLEST_PX and not image.source.startswith("cifake_"):
-        return f"shorter side of {min(rgb.size)} px, less than {SMALLEST_PX}"
+    if min(rgb.size) < image.smallest_px:
+        return f"shorter side of {min(rgb.size)} px, less than {image.smallest_px}"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, delivered(rgb, _FILTERS[digest[8] % len(_FILTERS)]))
     return "written"

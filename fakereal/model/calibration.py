@@ -44,12 +44,17 @@ def logits(p: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Return the inverse of `logits`."""
+    return 1.0 / (1.0 + np.exp(-logit))
+
+
 def combine_views(p_real: Sequence[float]) -> float:
     """Return p_real of an image from that of its views: the sigmoid of their mean logit, or the first invalid one."""
     invalid = next((p for p in p_real if not 0.0 <= p <= 1.0), None)  # NaN too
     if invalid is not None or len(p_real) == 1:
         return float(p_real[0] if invalid is None else invalid)
-    return float(1.0 / (1.0 + np.exp(-np.mean(logits(np.asarray(p_real))))))
+    return float(sigmoid(np.mean(logits(np.asarray(p_real)))))
 
 
 def calibrate(p_real: np.ndarray, temperature: float) -> np.ndarray:
@@ -59,7 +64,7 @@ def calibrate(p_real: np.ndarray, temperature: float) -> np.ndarray:
         p_real: network outputs, 0..1, any shape.
         temperature: above 0.
     """
-    return 1.0 / (1.0 + np.exp(-logits(p_real) / temperature))
+    return sigmoid(logits(p_real) / temperature)
 
 
 def calibrated_p_fake(p_real: np.ndarray, decision: DecisionRule) -> np.ndarray:

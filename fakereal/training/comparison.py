@@ -26,6 +26,7 @@ from fakereal.training.compare import Run
 
 COLUMNS = ("run", "differs in", "network", "F1", "95 % interval", "accuracy", "ROC AUC", "p against the best", "epochs",
            "minutes", "parameters", "images/s")  # fmt: skip
+_TEXT_COLUMNS = 3  # the first ones: aligned to the left in Markdown
 
 
 _CHANCE_P = 0.05
@@ -182,7 +183,8 @@ def comparison_markdown(table: Sequence[Row], failed: dict[str, str]) -> list[st
     lines = [COLUMNS, *(row.cells for row in table)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     text = [_markdown_line(line, widths) for line in lines]
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if column < 3 else ":") for column, width in enumerate(widths)) + "|"
+    ends = ["-" if column < _TEXT_COLUMNS else ":" for column in range(len(widths))]
+    rule = "|" + "|".join("-" * (width + 1) + end for width, end in zip(widths, ends, strict=True)) + "|"
     return [text[0], rule, *text[1:], *(f"\n{warning}" for warning in comparison_warnings(table, failed))]
 
 
@@ -210,7 +212,7 @@ def _on_other_data(table: Sequence[Row]) -> list[Row]:
 
 
 def _markdown_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    aligned = (cell.ljust(width) if column < 3 else cell.rjust(width)
+    aligned = (cell.ljust(width) if column < _TEXT_COLUMNS else cell.rjust(width)
                for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
     return "| " + " | ".join(aligned) + " |"
 

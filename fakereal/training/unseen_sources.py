@@ -19,7 +19,7 @@ from fakereal.dataset.split import Split
 from fakereal.errors import DataError
 from fakereal.labels import FAKE, NAMES, REAL, SPLITS
 from fakereal.model import unseen
-from fakereal.model.calibration import DecisionRule, calibrate, fit_decision_rule, logits
+from fakereal.model.calibration import DecisionRule, calibrate, fit_decision_rule, logits, sigmoid
 from fakereal.model.metrics import measure, measure_by_source
 from fakereal.runtime import check_interrupt, log, progress_bar
 from fakereal.training.base_choice import fit_probe
@@ -183,7 +183,7 @@ def fit_rule(
 
 def _like(p_real: np.ndarray, temperature: float, boundary: float) -> np.ndarray:
     """Return calibrated outputs as a network gives them that has this temperature and changes its label there."""
-    return 1.0 / (1.0 + np.exp(-temperature * logits(p_real) - logits(np.array(boundary))))
+    return sigmoid(temperature * logits(p_real) + logits(np.array(boundary)))
 
 
 def fit_left_out(split: Split, p_real: np.ndarray) -> FittedRule | None:
