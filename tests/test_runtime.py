@@ -23,12 +23,34 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+SERVED = """
+import os
+from pathlib import Path
+from fakereal import runtime
+print(runtime.return_freed_memory())
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+bytearray(b"x") * 20_000_000  # glibc now takes blocks of up to 20 MB from its pool
+before = resident()
+large, small = [], []
+for _ in range(8):
+    large.append(bytearray(b"x") * 8_000_000)
+    small.append(bytearray(b"x") * 100_000)  # lie between them, and stay
+large.clear()
+print(resident() - before)
+"""
+
+
+def printed(code, **settings):
+    """Return what Python prints, in an environment without settings for malloc but these."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=own | settings, capture_output=True, text=True, check=True).stdout
+
+
 def faults(**settings):
     """Whether freed memory is kept, and how many pages five large arrays then take from the system."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", FAULTS]
-    done = subprocess.run(command, cwd=ROOT, env=own | settings, capture_output=True, text=True, check=True)
-    kept, count = done.stdout.split()
+    kept, count = printed(FAULTS, **settings).split()
     return kept == "True", int(count)
 
 
@@ -37,6 +59,13 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     kept, count = faults()
     assert kept
     assert count < 100  # 97,656 pages of 4 kB otherwise, or 190 of 2 MB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_large_blocks_go_back_to_the_system_although_small_ones_lie_between():
+    done, kept_bytes = printed(SERVED).split()
+    assert done == "True"
+    assert int(kept_bytes) < 5_000_000  # 65 MB otherwise
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])

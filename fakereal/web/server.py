@@ -35,7 +35,7 @@ from cheroot.server import HTTPConnection, HTTPRequest, SizeCheckWrapper
 from fakereal.cli import EXIT_INTERRUPTED, EXIT_OK
 from fakereal.errors import ConfigError
 from fakereal.model.foreign import ForeignModel
-from fakereal.runtime import limit_malloc_arenas, log
+from fakereal.runtime import log, return_freed_memory
 from fakereal.web import http
 from fakereal.web.http import Limits
 
@@ -46,7 +46,6 @@ _PIECE_BYTES = 2**16  # read from a socket at once
 _IDLE_GRACE_S = 1.0  # after SIGTERM, open connections may still bring a request for this long
 _LINGER_S = 5.0  # for this long, what a refused client still sends is read and discarded
 _TRIM_EVERY_S = 10.0
-_MALLOC_ARENAS = 1  # of glibc; more keep the fragments of large uploads apart, and the memory with them
 _POLL_S = 0.1
 _SO_ATTACH_FILTER = 26  # Linux; not named by the socket module
 
@@ -146,7 +145,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event, o
     Returns:
         EXIT_OK after SIGTERM, EXIT_INTERRUPTED after Ctrl-C.
     """
-    limit_malloc_arenas(_MALLOC_ARENAS)
+    return_freed_memory()
     server = _Server(app, listening, limits, draining, origins)
     signals = _Signals()
     try:
@@ -157,7 +156,7 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event, o
         while not signals.count:
             time.sleep(_POLL_S)
             if time.monotonic() - trimmed_s > _TRIM_EVERY_S:
-                _return_freed_memory()
+                _trim_memory()
                 trimmed_s = time.monotonic()
         draining.set()
         _drain(server, limits, signals)
@@ -167,8 +166,8 @@ def serve(app: Any, listening: socket.socket, limits: Limits, draining: Event, o
     return signals.code
 
 
-def _return_freed_memory() -> None:
-    """Return freed memory to the system: glibc keeps that of large uploads, separately for each of many threads."""
+def _trim_memory() -> None:
+    """Return what is free in glibc's pool to the system: by itself, it returns the end of the pool only."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:  # glibc only
