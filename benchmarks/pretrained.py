@@ -2,10 +2,10 @@
 
     python -m benchmarks.pretrained --set pretraining_set --cifake CIFAKE --hackathon CLEAN --work DIR
 
-`--set` is what tools/assemble_pretraining_set.py made: its val/ part holds the sources that training left out. One half
-of their images, delivered as in `hard`, fitted the decision rule; the figures are of the other half. CIFAKE is the
-official folder (train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a
-labeled set of your own to transfer to. Each part runs where its folder is given; --parts selects.
+`--set` is what tools/assemble_pretraining_set.py made. The images of its val/ part, delivered as in `hard`, fitted the
+decision rule; the figures are of its test/ part, whose sources took part in nothing. CIFAKE is the official folder
+(train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a labeled set of your
+own to transfer to. Each part runs where its folder is given; --parts selects.
 """
 
 from __future__ import annotations
@@ -37,10 +37,7 @@ PRETRAINED = Path("models/pretrained.h5")
 PARTS = ("unseen", "cifake", "engines", "hackathon")
 DELIVERIES = {"clean": (1024, 85), "web": (768, 60), "hard": (512, 40)}
 """How a website delivers an image: longest side in pixels, JPEG quality."""
-_FITTED = "hard"  # the delivery that the shipped rule was fitted on
-
 _BATCH = 32
-_DIVISIONS = 100  # of the sources, at random, into those that fit the rule and those that measure it
 _RESAMPLES = 1000
 
 
@@ -100,15 +97,11 @@ def main() -> int:
 
 
 def unseen_sources(options: argparse.Namespace) -> None:
-    """Print what the verdicts are worth on left-out sources, and the figures of each source."""
+    """Print what the verdicts are worth on sources that took part in nothing, and the figures of each source."""
     opened = open_network(options.model, options.engine)
-    records = scan(options.set / "val", Preprocessing(32)).records
+    records = scan(options.set / "test", Preprocessing(32)).records
     truth, sources = labels_of(records), np.array([record.source for record in records])
-    everything = {name: outputs(records, opened, name) for name in DELIVERIES}
-    other_sources(truth, sources, everything)
-    measured = np.array([not unseen.is_for_fitting(record.sha256) for record in records])
-    truth, sources = truth[measured], sources[measured]
-    found = {name: p_real[measured] for name, p_real in everything.items()}
+    found = {name: outputs(records, opened, name) for name in DELIVERIES}
     table = Table("delivered", "images", "mean ROC AUC (95 %)", "balanced accuracy", "verdicts right (95 %)",
                   "uncertain", "reals called fake", "all fakes against all reals",
                   "fakes found at 5 % false alarms")  # fmt: skip
@@ -127,31 +120,6 @@ def unseen_sources(options: argparse.Namespace) -> None:
         name = "real" if truth[chosen][0] == REAL else "fake"
         cells = [f"{_of_source(truth, p_real, chosen, opened):.2f}" for p_real in found.values()]
         table.row(source, name, int(chosen.sum()), *cells)
-
-
-def other_sources(truth: np.ndarray, sources: np.ndarray, outputs_of: dict[str, np.ndarray]) -> None:
-    """Print what verdicts are worth where the rule was fitted on half of the sources and measured on the others.
-
-    The rule is fitted on the hardest delivery, like that of the shipped file: it must hold for every delivery.
-    """
-    table = Table("delivered, rule of other sources", "verdicts right (in 8 of 10 divisions)", "uncertain",
-                  "reals called fake (in 8 of 10)")  # fmt: skip
-    names = [sorted(set(sources[truth == label])) for label in (FAKE, REAL)]
-    divisions = []
-    for seed in range(_DIVISIONS):
-        rng = np.random.default_rng(seed)
-        half = np.isin(sources, [each for some in names for each in rng.permutation(some)[: len(some) // 2]])
-        divisions.append((half, unseen.fit_rule_for_unseen_sources(truth[half], outputs_of[_FITTED][half])))
-    for name, p_real in outputs_of.items():
-        rows = []
-        for half, rule in divisions:
-            row = unseen.record(truth[~half], p_real[~half], list(sources[~half]), rule)
-            share = row["right"] / row["verdicts"] if row["verdicts"] else np.nan  # some rules give no verdict
-            rows.append((share, 1 - row["verdicts"] / row["images"], row["reals_called_fake"]))
-        low, mean, high = np.nanquantile(rows, 0.1, axis=0), np.nanmean(rows, axis=0), np.nanquantile(rows, 0.9, axis=0)
-        right, uncertain, called = ((mean[i], (low[i], high[i])) for i in range(3))
-        table.row(name, with_interval(*right, ".0%"), f"{uncertain[0]:.0%}", with_interval(*called, ".1%"))
-    print()
 
 
 def _resampled(truth: np.ndarray, p_real: np.ndarray, sources: np.ndarray) -> tuple[float, float]:

@@ -132,6 +132,10 @@ def test_the_shipped_list_names_no_repository_that_judges_the_result():
     assert len(kept_for_tests) >= 22
     assert {row["repo"] for row in rows} & set(kept_for_tests) == set()
     assert {row["label"] for row in rows} == {"fake", "real"}
-    left_out = {(row["label"], row["source"]) for row in rows if row["split"] == "val"}
-    assert sorted(label for label, _ in left_out) == ["fake"] * 27 + ["real"] * 23
-    assert not {source for _, source in left_out} & {row["source"] for row in rows if row["split"] == "train"}
+    counts = {"val": (27, 23), "test": (93, 66)}
+    for split, (fakes, reals) in counts.items():
+        left_out = {(row["label"], row["source"]) for row in rows if row["split"] == split}
+        assert sorted(label for label, _ in left_out) == ["fake"] * fakes + ["real"] * reals
+        assert not {source for _, source in left_out} & {row["source"] for row in rows if row["split"] != split}
+    measuring = {row["repo"] for row in rows if row["split"] == "test"}
+    assert not measuring & {row["repo"] for row in rows if row["split"] != "test"}

@@ -3,13 +3,14 @@
     python -m tools.assemble_pretraining_set --output pretraining_set --clones DIR [--sets SETS]
 
 models/SOURCES.csv names every public image: repository, commit, path, label, source, generator, license, and whether it
-trains (`train`) or belongs to a source that is left out of training and chooses epoch, threshold and band (`val`).
+trains (`train`), belongs to a source that is left out of training and chooses epoch, threshold and band (`val`), or to
+one that only measures the result (`test`).
 git fetches each repository at that commit. `--sets` adds unpacked image sets, `cifake/train/REAL|FAKE` and
 `<set>/real|fake`, as training images.
 
 Images of both classes take the same way: at most 1,024 px long, as most websites deliver them, and one JPEG encoding
-(quality 95, 4:4:4), so that neither size nor format tells fake from real. Result: `train|val/<source>/<class>/*.jpg`.
-What is there already is kept; run the tool again after a failed download.
+(quality 95, 4:4:4), so that neither size nor format tells fake from real. The result is
+`train|val|test/<source>/<class>/*.jpg`. What is there already is kept; run the tool again after a failed download.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling
 class SourceImage:
     """One image of the training set and where its bytes come from."""
 
-    split: str  # train or val
+    split: str  # train, val or test
     source: str
     label: str  # fake or real
     name: str  # unique and stable: repository, path and tile, or a path below --sets

@@ -16,11 +16,11 @@ from fakereal.preprocessing import Preprocessing
 CARD = (Path(__file__).resolve().parents[2] / "models" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_the_shipped_model_is_small_and_of_the_default_network_with_four_views():
+def test_the_shipped_model_is_small_and_of_the_default_network_with_six_views():
     metadata = read_metadata(PRETRAINED)
     assert PRETRAINED.stat().st_size <= 20e6
     assert metadata.config.network.name == "efficientnetb0"
-    assert metadata.preprocessing == Preprocessing(160, square=True, crops=3, version=2)
+    assert metadata.preprocessing == Preprocessing(160, square=True, crops=5, version=2)
 
 
 def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
@@ -34,7 +34,7 @@ def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
 def test_the_shipped_model_was_measured_on_sources_that_it_never_saw():
     metadata = read_metadata(PRETRAINED)
     found = metadata.metrics["unseen_sources"]
-    assert (len(found["fake_sources"]), len(found["real_sources"])) == (27, 23)
+    assert (len(found["fake_sources"]), len(found["real_sources"])) == (93, 66)
     assert not {*found["fake_sources"], *found["real_sources"]} & set(metadata.data["sources"])
     assert unseen.sentence(metadata.metrics) in CARD.replace("\n", " ")
 
