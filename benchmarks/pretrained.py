@@ -37,6 +37,7 @@ PRETRAINED = Path("models/pretrained.h5")
 PARTS = ("unseen", "cifake", "engines", "hackathon")
 DELIVERIES = {"clean": (1024, 85), "web": (768, 60), "hard": (512, 40)}
 """How a website delivers an image: longest side in pixels, JPEG quality."""
+
 _BATCH = 32
 _RESAMPLES = 1000
 
