@@ -1,4 +1,4 @@
-"""Measure every figure of models/MODEL_CARD.md: unseen sources, CIFAKE's official test, engines, transfer.
+"""Measure the figures of models/MODEL_CARD.md: unseen sources, CIFAKE's official test, engines, transfer.
 
     python -m benchmarks.pretrained --set pretraining_set --cifake CIFAKE --hackathon CLEAN --work DIR
 
