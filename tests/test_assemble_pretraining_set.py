@@ -125,13 +125,21 @@ def test_of_cifake_only_the_training_part_is_taken_by_subject(tmp_path, reposito
     ]  # each subject is a source, or CIFAKE would be drawn too rarely
 
 
+def test_a_row_with_a_comma_that_is_not_quoted_is_refused(tmp_path, repository, capsys):
+    sources = listed(tmp_path / "s.csv", repository)
+    with open(sources, "a") as file:
+        file.write(f"someone/images,{repository},photo.jpg,,fake,camera,a generator, version 2,MIT,train\n")
+    assert run(tmp_path, sources) == 2
+    message = capsys.readouterr().err
+    assert "split train, val or test" in message and "'photo.jpg'" in message and "quote" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_shipped_list_names_no_repository_that_judges_the_result():
-    with open(assemble.SOURCES, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = assemble.read_sources(assemble.SOURCES)
     kept_for_tests = assemble.SOURCES.with_name("TEST_ONLY.txt").read_text().split()
     assert len(kept_for_tests) >= 22
     assert {row["repo"] for row in rows} & set(kept_for_tests) == set()
-    assert {row["label"] for row in rows} == {"fake", "real"}
     counts = {"val": (27, 23), "test": (93, 66)}
     for split, (fakes, reals) in counts.items():
         left_out = {(row["label"], row["source"]) for row in rows if row["split"] == split}

@@ -37,6 +37,7 @@ from fakereal.labels import NAMES, label_of_folder
 from fakereal.runtime import log, parallel_map, progress_bar
 
 SOURCES = Path(__file__).resolve().parents[1] / "models" / "SOURCES.csv"
+SPLITS = ("train", "val", "test")
 LONGEST_PX = 1024
 _FULL_PX = 2**16  # more than any image has: nothing is decoded at a reduced size
 SMALLEST_PX = 100  # of the shorter side: smaller public images hold too little; those of CIFAKE have 32 by design
@@ -68,7 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sets", type=Path, metavar="DIR", help="unpacked image sets to add")
     parser.add_argument("--host", default="https://github.com", metavar="URL", help="where the repositories are")
     options = parser.parse_args(arguments)
-    images = public_images(options.sources, options.clones, options.host)
+    try:
+        images = public_images(options.sources, options.clones, options.host)
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     images += set_images(options.sets) if options.sets else []
     results = list(parallel_map(partial(place, options.output), images, "assembling"))
     for image, result in zip(images, results, strict=True):
@@ -81,8 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def public_images(sources: Path, clones: Path, host: str) -> list[SourceImage]:
     """Fetch the repositories that SOURCES.csv names; return their images, without those that could not be fetched."""
-    with open(sources, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_sources(sources)
     wanted = sorted({(row["repo"], row["commit"]) for row in rows})
     fetched = {}
     with progress_bar("fetching repositories", len(wanted)) as advance:
@@ -105,6 +109,25 @@ def public_images(sources: Path, clones: Path, host: str) -> list[SourceImage]:
         for row in rows
         if (row["repo"], row["commit"]) in fetched
     ]
+
+
+def read_sources(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a list of public images such as SOURCES.csv.
+
+    Raises:
+        DataError: a row has too many or too few columns, or a split or label that does not exist.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    for row in rows:
+        # A comma that is not quoted moves every later column: the split would be read as part of the licence.
+        if None in row or None in row.values() or row["split"] not in SPLITS or row["label"] not in NAMES:
+            raise DataError(
+                f"{path}: expected the columns {', '.join(reader.fieldnames or ())} with label fake or real and split "
+                f"train, val or test; found {list(row.values())}; quote values that contain a comma"
+            )
+    return rows
 
 
 def fetch(repo: str, commit: str, clones: Path, host: str) -> Path:

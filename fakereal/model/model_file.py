@@ -128,16 +128,31 @@ def load_network(path: Path, metadata: Metadata | None, foreign: ForeignModel | 
         return Detector(model, of_foreign(model.input_shape[1], foreign or ForeignModel()))
     if metadata.foreign:
         return Detector(foreign_network.load(path), metadata)
-    name = metadata.config.network.name
-    try:
+    with _damage_refused(path, metadata.config.network.name):
         model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
-        _load_weights(model, path)
-    except DAMAGE as error:
-        raise ModelFileError(f"{path}: the weights of {name} are damaged ({error})") from error
+        _read_weights(model, path)
     return Detector(model, metadata)
 
 
-def _load_weights(model: keras.Model, path: Path) -> None:
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load the weights of a model file into a network that was built from the same configuration.
+
+    Raises:
+        ModelFileError: damaged, or of another network.
+    """
+    with _damage_refused(path, model.name):
+        _read_weights(model, path)
+
+
+@contextlib.contextmanager
+def _damage_refused(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise ModelFileError(f"{path}: the weights of {name} are damaged ({error})") from error
+
+
+def _read_weights(model: keras.Model, path: Path) -> None:
     if path.suffix == ".h5":
         model.load_weights(path)
         return
