@@ -3,10 +3,10 @@
     python -m benchmarks.pretrained --set pretraining_set --cifake CIFAKE --hackathon CLEAN --work DIR
 
 `--set` is what tools/assemble_pretraining_set.py made. The images of its val/ part, delivered as in `hard`, fitted the
-decision rule; the figures are of its test/ part, whose sources took part in nothing. The part `left-out` fits a rule on
-one half of the val/ images and prints what it is worth on the other half. CIFAKE is the official folder
-(train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a labeled set of your
-own to transfer to. Each part runs where its folder is given; --parts selects.
+decision rule; the figures are of its test/ part, whose sources took no part in training or in fitting the rule. The
+part `left-out` fits a rule on one half of the val/ images and prints what it is worth on the other half. CIFAKE is the
+official folder (train/, test/); test images that are pixel-identical to a training image are left out. CLEAN is a
+labeled set of your own to transfer to. Each part runs where its folder is given; --parts selects.
 """
 
 from __future__ import annotations
@@ -101,11 +101,9 @@ def main() -> int:
 
 
 def unseen_sources(options: argparse.Namespace) -> None:
-    """Print what the verdicts are worth on sources that took part in nothing, and the figures of each source."""
+    """Print what the verdicts are worth on the sources for measuring, and the figures of each source."""
     opened = open_network(options.model, options.engine)
-    records = scan(options.set / "test", Preprocessing(32)).records
-    truth, sources = labels_of(records), np.array([record.source for record in records])
-    found = {name: outputs(records, opened, name) for name in DELIVERIES}
+    _, truth, sources, found = _delivered_outputs(options.set / "test", opened)
     _print_deliveries(truth, sources, found, opened.metadata.decision)
     print()
     table = Table("source", "class", "images", *(f"{name}: ROC AUC, or reals called real" for name in DELIVERIES))
@@ -119,13 +117,20 @@ def unseen_sources(options: argparse.Namespace) -> None:
 def left_out_sources(options: argparse.Namespace) -> None:
     """Fit a rule on one half of the left-out images, delivered as in `hard`; print its worth on the other half."""
     opened = open_network(options.model, options.engine)
-    records = scan(options.set / "val", Preprocessing(32)).records
-    truth, sources = labels_of(records), np.array([record.source for record in records])
+    records, truth, sources, found = _delivered_outputs(options.set / "val", opened)
     fitting = np.array([unseen.is_for_fitting(record.sha256) for record in records])
-    found = {name: outputs(records, opened, name) for name in DELIVERIES}
     rule = unseen.fit_rule_for_unseen_sources(truth[fitting], found["hard"][fitting])
     other = {name: p_real[~fitting] for name, p_real in found.items()}
     _print_deliveries(truth[~fitting], sources[~fitting], other, rule)
+
+
+def _delivered_outputs(
+    folder: Path, opened: OpenedNetwork
+) -> tuple[Sequence[Record], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return the images of a folder, their labels and sources, and p_real of each delivery."""
+    records = scan(folder, Preprocessing(32)).records
+    sources = np.array([record.source for record in records])
+    return records, labels_of(records), sources, {name: outputs(records, opened, name) for name in DELIVERIES}
 
 
 def _print_deliveries(truth: np.ndarray, sources: np.ndarray, found: dict[str, np.ndarray], rule: DecisionRule) -> None:

@@ -33,11 +33,11 @@ from PIL import Image
 from fakereal.decoding import decode
 from fakereal.errors import DataError, ImageRefused
 from fakereal.files import write_atomic
-from fakereal.labels import NAMES, label_of_folder
+from fakereal.labels import NAMES, SPLITS, label_of_folder
 from fakereal.runtime import log, parallel_map, progress_bar
 
 SOURCES = Path(__file__).resolve().parents[1] / "models" / "SOURCES.csv"
-SPLITS = ("train", "val", "test")
+COLUMNS = ("repo", "commit", "path", "tile", "label", "source", "generator", "licence", "split")  # of SOURCES.csv
 LONGEST_PX = 1024
 _FULL_PX = 2**16  # more than any image has: nothing is decoded at a reduced size
 SMALLEST_PX = 100  # of the shorter side: smaller public images hold too little; those of CIFAKE have 32 by design
@@ -117,16 +117,17 @@ def read_sources(path: Path) -> list[dict[str, str]]:
     Raises:
         DataError: a row has too many or too few columns, or a split or label that does not exist.
     """
+    rows = []
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
-    for row in rows:
-        # A comma that is not quoted moves every later column: the split would be read as part of the licence.
-        if None in row or None in row.values() or row["split"] not in SPLITS or row["label"] not in NAMES:
-            raise DataError(
-                f"{path}: expected the columns {', '.join(reader.fieldnames or ())} with label fake or real and split "
-                f"train, val or test; found {list(row.values())}; quote values that contain a comma"
-            )
+        for row in reader:
+            # A comma that is not quoted moves every later column: the split would be read as part of the licence.
+            if set(row) != set(COLUMNS) or row["split"] not in SPLITS or row["label"] not in NAMES:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: expected {', '.join(COLUMNS)} with label fake or real and split"
+                    f" train, val or test, found {list(row.values())}: quote values that contain a comma"
+                )
+            rows.append(row)
     return rows
 
 

@@ -137,6 +137,8 @@ def load_network(path: Path, metadata: Metadata | None, foreign: ForeignModel | 
 def load_weights(model: keras.Model, path: Path) -> None:
     """Load the weights of a model file into a network that was built from the same configuration.
 
+    All its layers must be trainable, as `networks.build` leaves them: see `_all_trainable`.
+
     Raises:
         ModelFileError: damaged, or of another network.
     """

@@ -187,6 +187,23 @@ def keras_style_weights(tmp_path, mean, variance):
     return source, path
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_an_equal_network_of_another_size_takes_the_base_but_not_the_head_of_a_file(tmp_path, suffix):
+    network = NetworkConfig("cnn", filters=(4, 8), pooling="avg", dense=(5,))
+    path, saved = tmp_path / f"model{suffix}", detector(network)
+    model_file.save(path, saved)
+    model = networks.build(network, 48)
+    head = [layer for layer in model.layers if layer.name != networks.BASE]
+    before = [layer.get_weights() for layer in head]
+    weights.load_base(model, network, str(path))
+    base, theirs = (each.get_layer(networks.BASE).get_weights() for each in (model, saved.model))
+    assert all(np.array_equal(*pair) for pair in zip(base, theirs, strict=True))
+    after = [layer.get_weights() for layer in head]
+    assert keras.tree.flatten(after)
+    for mine, kept in zip(keras.tree.flatten(after), keras.tree.flatten(before), strict=True):
+        np.testing.assert_array_equal(mine, kept)
+
+
 def test_weights_by_path_see_the_same_pixels_as_where_they_come_from(tmp_path):
     source, path = keras_style_weights(tmp_path, [0.5, 0.45, 0.4], [0.25**2, 0.2**2, 0.3**2])
     model = networks.build(NetworkConfig(), 64)
