@@ -130,7 +130,7 @@ def load_network(path: Path, metadata: Metadata | None, foreign: ForeignModel | 
         return Detector(foreign_network.load(path), metadata)
     with _damage_refused(path, metadata.config.network.name):
         model = networks.build(metadata.config.network, metadata.preprocessing.image_size_px)
-        _read_weights(model, path)
+    load_weights(model, path)
     return Detector(model, metadata)
 
 
@@ -140,10 +140,15 @@ def load_weights(model: keras.Model, path: Path) -> None:
     All its layers must be trainable, as `networks.build` leaves them: see `_all_trainable`.
 
     Raises:
-        ModelFileError: damaged, or of another network.
+        ModelFileError: another suffix, damaged, or of another network.
     """
+    check_suffix(path)
     with _damage_refused(path, model.name):
-        _read_weights(model, path)
+        if path.suffix == ".h5":
+            model.load_weights(path)
+            return
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+            model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 @contextlib.contextmanager
@@ -152,14 +157,6 @@ def _damage_refused(path: Path, name: str) -> Iterator[None]:
         yield
     except DAMAGE as error:
         raise ModelFileError(f"{path}: the weights of {name} are damaged ({error})") from error
-
-
-def _read_weights(model: keras.Model, path: Path) -> None:
-    if path.suffix == ".h5":
-        model.load_weights(path)
-        return
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 def versions() -> dict[str, str]:

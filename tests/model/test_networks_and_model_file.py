@@ -204,6 +204,14 @@ def test_an_equal_network_of_another_size_takes_the_base_but_not_the_head_of_a_f
         np.testing.assert_array_equal(mine, kept)
 
 
+def test_the_base_of_a_model_file_with_another_suffix_is_refused(tmp_path):
+    network = NetworkConfig("cnn", filters=(4, 8), pooling="avg")
+    model_file.save(tmp_path / "model.h5", detector(network))
+    renamed = (tmp_path / "model.h5").rename(tmp_path / "model.hdf5")
+    with pytest.raises(ModelFileError, match="expected"):
+        weights.load_base(networks.build(network, 32), network, str(renamed))
+
+
 def test_weights_by_path_see_the_same_pixels_as_where_they_come_from(tmp_path):
     source, path = keras_style_weights(tmp_path, [0.5, 0.45, 0.4], [0.25**2, 0.2**2, 0.3**2])
     model = networks.build(NetworkConfig(), 64)
