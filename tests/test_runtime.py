@@ -104,3 +104,16 @@ def test_a_caller_that_stops_waits_only_for_the_calls_that_have_begun():
     threading.Timer(0.2, go.set).start()
     results.close()
     assert len(begun) < 100
+
+
+def test_the_garbage_collector_works_again_after_keras_was_imported_without_it():
+    code = """
+import gc
+from fakereal.runtime import start_keras
+start_keras()
+frozen = gc.get_freeze_count()
+start_keras()
+print(gc.isenabled(), frozen > 100_000, gc.get_freeze_count() == frozen)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "True True True\n"

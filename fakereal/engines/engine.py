@@ -209,9 +209,9 @@ def _open_with(name: str, file: ModelFile, threads: int | None, cache: Path | No
         results.append(f": {result.description}")
         return Conversion.of(files, detector.metadata.preprocessing.image_size_px, result)
 
-    network, size_px = open_converted(name, file.key, convert_and_compare, cache, threads)
+    network, conversion = open_converted(name, file.key, convert_and_compare, cache, threads)
     description = f"engine: {runtime.title} {runtime.version}, {network.threads} threads{''.join(results)}"
-    metadata = file.metadata or of_foreign(size_px, file.foreign)
+    metadata = file.metadata or of_foreign(conversion.image_size_px, file.foreign)
     return OpenedNetwork(network, metadata, f"{name} {runtime.version}", description, file)
 
 
@@ -244,8 +244,8 @@ def installed_runtime(name: str) -> Runtime:
 
 def open_converted(
     name: str, key: str, convert: Callable[[], Conversion], cache: Path | None = None, threads: int | None = None
-) -> tuple[ConvertedNetwork, int]:
-    """Return a converted network, from the cache where possible, and its image size in pixels.
+) -> tuple[ConvertedNetwork, Conversion]:
+    """Return a converted network, from the cache where possible.
 
     Args:
         name: of the engine, one of `RUNTIMES`.
@@ -264,7 +264,7 @@ def open_converted(
         store_conversion(key, name, runtime.version, conversion, cache)
     if not conversion.files:
         raise EngineRefused(conversion.description)
-    return start_network(runtime, conversion.files, conversion.image_size_px, threads), conversion.image_size_px
+    return start_network(runtime, conversion.files, conversion.image_size_px, threads), conversion
 
 
 def open_explainer(opened: OpenedNetwork) -> Explainer:

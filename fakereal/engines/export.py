@@ -26,7 +26,9 @@ from fakereal.model.metadata import EXPORTED_SUFFIX, beside, check_suffix, read_
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, progress_bar, start_keras
 
-if TYPE_CHECKING:  # it imports Keras
+if TYPE_CHECKING:  # they import Keras
+    import keras
+
     from fakereal.model.model_file import Detector
 
 KERAS = "keras"
@@ -56,6 +58,15 @@ class ExportResult:
     files: tuple[Path, ...]  # the network's, then the card
     parity: ParityResult
     skipped: int  # images of `data` that could not be read
+
+
+@dataclass(frozen=True)
+class ConvertedBackbone:
+    """The lower part of a network, converted to LiteRT before the upper one was trained, and the upper one."""
+
+    network: bytes  # a `.tflite` file, from pixels to features
+    features: np.ndarray  # of `parity.parity_images`, by Keras
+    head: keras.Model  # from features to what `Detector.scoring_model` gives
 
 
 def run(config: ExportConfig) -> int:
@@ -105,18 +116,19 @@ def export(config: ExportConfig) -> ExportResult:
     return ExportResult(written, result, failed)
 
 
-def export_beside(model: Path, detector: Detector) -> None:
+def export_beside(model: Path, detector: Detector, backbone: ConvertedBackbone | None = None) -> None:
     """Write the LiteRT network of a model file beside it, so that prediction needs no conversion; log why if it can't.
 
     Args:
         model: the model file, already written.
         detector: the network in it.
+        backbone: its lower part, where that has been converted: only the rest is converted then.
     """
     output, runtime = model.with_suffix(EXPORTED_SUFFIX), RUNTIMES[LITERT]
     try:
         if runtime.version is None:
             raise EngineRefused(f"package {runtime.package} is not installed")
-        files, result = _convert_and_compare(LITERT, detector, None)
+        files, result = _join_and_compare(detector, backbone) or _convert_and_compare(LITERT, detector, None)
         if not result.passed:
             raise EngineRefused(result.description)
         _write(LITERT, output, files, detector, OriginalModel(sha256_of(model), foreign=False), result)
@@ -182,6 +194,29 @@ def _scan(data: Path, preprocessing: Preprocessing) -> Dataset:
     dataset = scan(data, preprocessing)
     log("\n".join(skipped_lines(dataset)) or f"{len(dataset.records):,} labeled images")
     return dataset
+
+
+def _join_and_compare(
+    detector: Detector, backbone: ConvertedBackbone | None
+) -> tuple[dict[str, bytes], ParityResult] | None:
+    """Return what `_convert_and_compare` does, in a tenth of its time; None where the whole must be converted."""
+    if backbone is None:
+        return None
+    from fakereal.engines.conversion import convert
+    from fakereal.engines.litert_join import join
+    from fakereal.model import networks
+
+    size = detector.metadata.preprocessing.image_size_px
+    try:
+        head = convert(backbone.head, LITERT)
+        with interrupts_at_checks_only():
+            files = {EXPORTED_SUFFIX: join(backbone.network, head[EXPORTED_SUFFIX])}
+            network = engine.start_network(RUNTIMES[LITERT], files, size)
+            expected = networks.outputs_once(backbone.head, backbone.features)
+            result = parity.compare_outputs(expected, network.outputs(parity.parity_images(size)))
+    except (EngineRefused, ValueError):
+        return None
+    return (files, result) if result.passed else None
 
 
 def _convert_and_compare(

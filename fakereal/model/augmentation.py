@@ -117,8 +117,8 @@ def _compress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     quality = int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
     if rng.random() < 0.1:
         return encode_again(image, "WEBP", quality=quality)
-    subsampling, progressive = int(rng.integers(3)), bool(rng.random() < 0.3)
-    return encode_again(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    # Never progressive: that changes no pixel, and Pillow fails on noise whose file needs over a byte per pixel
+    return encode_again(image, "JPEG", quality=quality, subsampling=int(rng.integers(3)))
 
 
 def _blur_randomly(image: Image.Image, rng: np.random.Generator) -> Image.Image:

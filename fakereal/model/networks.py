@@ -90,19 +90,21 @@ def build(config: NetworkConfig, image_size_px: int, learn_batch_norm: bool = Fa
     return keras.Model(pixels, p_real, name=config.name)
 
 
-def with_score(model: keras.Model, prototypes: Prototypes) -> keras.Model:
+def with_score(model: keras.Model, prototypes: Prototypes, features: keras.KerasTensor | None = None) -> keras.Model:
     """Return a model that shares a network's layers and also gives the out-of-distribution score.
 
     Args:
-        model: as `build` returns it.
+        model: as `build` returns it, or an upper part of such a network.
         prototypes: fitted on the input of its output layer.
+        features: that input, where the layer is part of several models.
 
     Returns:
-        A model from the same images to (n, 2): p_real, and the score of `out_of_distribution.scores`.
+        A model from the same inputs to (n, 2): p_real, and the score of `out_of_distribution.scores`.
     """
+    features = model.get_layer(OUTPUT).input if features is None else features
     matrix = prototypes.matrix()
     nearest = layers.Dense(matrix.shape[1], use_bias=False, trainable=False, dtype="float32", name="prototypes")
-    features = keras.ops.cast(model.get_layer(OUTPUT).input, "float32")
+    features = keras.ops.cast(features, "float32")
     products = keras.ops.max(nearest(features), axis=-1, keepdims=True)
     nearest.set_weights([matrix])
     # Not UnitNormalization, which LiteRT computes as NaN for features that are all 0
@@ -117,7 +119,7 @@ def outputs_once(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
     Args:
         model: with one input and one output.
-        images: 0..255, (n, S, S, 3).
+        images: 0..255, (n, S, S, 3), or what else its input takes.
     """
     # A few at once: until the last layer, Keras keeps what all layers gave, about 70 MB for an image of 224 pixels.
     parts = [images[start : start + _ONCE_BATCH] for start in range(0, len(images), _ONCE_BATCH)]

@@ -7,6 +7,7 @@ computes are cached: each image passes through it once for each augmented versio
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import time
@@ -25,9 +26,12 @@ from fakereal.dataset.scan import Record
 from fakereal.engines import engine, parity
 from fakereal.engines.conversion import convert
 from fakereal.engines.conversion_cache import Conversion
+from fakereal.engines.export import ConvertedBackbone
 from fakereal.engines.formats import RUNTIMES, ConvertedNetwork, Network, pad_batch
 from fakereal.errors import DataError, EngineRefused
 from fakereal.model import networks
+from fakereal.model.metadata import EXPORTED_SUFFIX
+from fakereal.model.out_of_distribution import Prototypes
 from fakereal.preprocessing import Preprocessing
 from fakereal.runtime import check_interrupt, log, progress_bar
 from fakereal.training import input_pipeline, loop
@@ -38,6 +42,8 @@ FROZEN_BATCH = 32
 """The largest number of images that a frozen part is given at once."""
 
 _BATCHES_AT_ONCE = 64
+
+_EXPECTED = ".expected.npy"  # suffix of the features that Keras gives for `parity.parity_images`
 
 _ENGINE = "litert"  # the fastest on a CPU; see benchmarks/prediction_engines.py
 
@@ -391,6 +397,7 @@ class FrozenPart(Protocol):
     """Computes features."""
 
     engine: str  # equal ones compute equal features of one network on one machine
+    conversion: Conversion | None  # what it runs, if that is not Keras
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return float32 (n, ...) for at most `FROZEN_BATCH` images 0..255 of shape (n, S, S, 3)."""
@@ -399,7 +406,7 @@ class FrozenPart(Protocol):
 class KerasFrozenPart:
     """The frozen part, computed by Keras."""
 
-    engine = "Keras"
+    engine, conversion = "Keras", None
 
     def __init__(self, frozen: keras.Model) -> None:
         self._frozen = frozen
@@ -413,8 +420,8 @@ class KerasFrozenPart:
 class ConvertedFrozenPart:
     """The frozen part, converted for a faster engine."""
 
-    def __init__(self, network: ConvertedNetwork, engine: str) -> None:
-        self._network, self.engine = network, engine
+    def __init__(self, network: ConvertedNetwork, engine: str, conversion: Conversion | None = None) -> None:
+        self._network, self.engine, self.conversion = network, engine, conversion
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """See `FrozenPart`."""
@@ -434,6 +441,18 @@ class SplitNetwork:
         """See `engines.formats.Network`."""
         chunks = [images[start : start + FROZEN_BATCH] for start in range(0, len(images), FROZEN_BATCH)]
         return np.concatenate([self._p_real(chunk) for chunk in chunks])
+
+    def converted_backbone(self, prototypes: Prototypes | None) -> ConvertedBackbone | None:
+        """Return the parts for the export of a detector with these prototypes; None where Keras runs the frozen one."""
+        conversion = self.frozen.conversion
+        if conversion is None or _EXPECTED not in conversion.files:  # the cache has it from an earlier version
+            return None
+        head = self.trained
+        if prototypes:
+            features = keras.Input(head.input_shape[1:])
+            penultimate = _chain(head.layers[1:-1], features)
+            head = networks.with_score(keras.Model(features, head.layers[-1](penultimate)), prototypes, penultimate)
+        return ConvertedBackbone(conversion.files[EXPORTED_SUFFIX], _load(conversion.files[_EXPECTED]), head)
 
     def _p_real(self, images: np.ndarray) -> np.ndarray:
         outputs = self.trained.predict_on_batch(pad_batch(self._features(images), FROZEN_BATCH))
@@ -466,11 +485,11 @@ def fastest_frozen_part(frozen: keras.Model, fingerprint: str, images: int, cach
     if few or other_device or frozen.output.dtype != "float32":
         return own
     try:
-        network, _ = engine.open_converted(_ENGINE, fingerprint, lambda: _convert(frozen), cache)
+        network, conversion = engine.open_converted(_ENGINE, fingerprint, lambda: _convert(frozen), cache)
     except EngineRefused as error:
         log(f"features are computed by Keras, not {runtime.title}: {error}")
         return own
-    return ConvertedFrozenPart(network, f"{runtime.title} {runtime.version}")
+    return ConvertedFrozenPart(network, f"{runtime.title} {runtime.version}", conversion)
 
 
 def _convert(frozen: keras.Model) -> Conversion:
@@ -480,5 +499,11 @@ def _convert(frozen: keras.Model) -> Conversion:
     files = convert(frozen, _ENGINE)
     images = parity.parity_images(size)
     found = ConvertedFrozenPart(engine.start_network(runtime, files, size), "").features(images)
-    result = parity.compare_features(networks.outputs_once(frozen, images), found)
-    return Conversion.of(files, size, result)
+    expected = io.BytesIO()
+    np.save(expected, networks.outputs_once(frozen, images))
+    result = parity.compare_features(_load(expected.getvalue()), found)
+    return Conversion.of(files | {_EXPECTED: expected.getvalue()}, size, result)
+
+
+def _load(content: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)

@@ -22,7 +22,7 @@ from fakereal.dataset.neutralize import preprocessing_of, resolve_neutral_settin
 from fakereal.dataset.scan import Dataset, Record, labels_of
 from fakereal.dataset.split import Split, fingerprint, scan_and_split, write_manifest
 from fakereal.engines.card import files_of
-from fakereal.engines.export import export_beside
+from fakereal.engines.export import ConvertedBackbone, export_beside
 from fakereal.errors import FakeRealError
 from fakereal.evaluation.evaluate import KnownOutputs, predict_records
 from fakereal.evaluation.report import TRAINING_REPORT_FILES, report_training
@@ -40,7 +40,7 @@ from fakereal.training import fine_tuning, trainer, unseen_sources
 from fakereal.training.base_choice import load_best_base
 from fakereal.training.cache import RowCache, open_cache
 from fakereal.training.checkpoint import TensorBoard, load_state
-from fakereal.training.features import penultimate
+from fakereal.training.features import SplitNetwork, penultimate
 from fakereal.training.fine_tuning import FineTuning
 from fakereal.training.input_pipeline import named_images
 
@@ -133,13 +133,19 @@ def train_and_report(
                     (folder / name).unlink(missing_ok=True)
                 # Only now: a training that ended early must not replace the records of the existing model.
                 _write_records(folder, detector, dataset, split)
-                export_beside(output, detector)
+                export_beside(output, detector, _converted_backbone(known, detector))
                 watch.lap("export")
                 report_training(detector, output, folder, dataset.root, split, config.data.cache_folder, known,
                                 _next_step(result))  # fmt: skip
                 watch.lap("report")
                 _write_cost(result, watch.seconds)
     return result
+
+
+def _converted_backbone(known: KnownOutputs, detector: Detector) -> ConvertedBackbone | None:
+    """Return the converted network that computed the features, from which the export goes on; None where Keras did."""
+    network = known.network
+    return network.converted_backbone(detector.metadata.prototypes) if isinstance(network, SplitNetwork) else None
 
 
 def _results_in(output: Path, folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def train(
     """
     state = state or TrainingState(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=loop.sample_validation(split.val, config.training, config.seed))
-    run = Run(config, origin, split, cache, state, None if execute else several_devices())
+    run = Run(config, origin, split, cache, state, *((None, None) if execute else (several_devices(), model)))
     if state.history:
         on_epoch_end(state.history)
 
@@ -173,7 +173,8 @@ def train(
     model.set_weights(state.best)
     networks.set_trainable(model, run.plan[-1].train, learn_batch_norm=False)
     # A source on one device, whose features the last phase may have computed already.
-    source = _batch_source(model, replace(run, devices=None), config.image_size)
+    source = run.head_source if len(run.plan) == 1 else None
+    source = source or _batch_source(model, replace(run, devices=None), config.image_size)
     interrupted, diverged = (ended_by is kind for kind in (KeyboardInterrupt, DivergedError))
     decided = fine_tuning.decision(state.fine_tuning)
     return TrainedNetwork(
@@ -191,7 +192,23 @@ class Run:
     cache: RowCache
     state: TrainingState
     devices: DistributedContext | None  # None: there is only one
+    model: keras.Model | None = None  # for prediction; None where other processes train
     features: FeatureCost = field(default_factory=FeatureCost)  # of all phases
+
+    @cached_property
+    def head_source(self) -> BatchSource | None:
+        """Cached features to train the head of `model` itself on, in the first phase.
+
+        None where that phase needs a network of its own, which takes a second to build: for another size, precision
+        or device, or a base that takes part in the training.
+        """
+        phase, size_px = self.plan[0], self.config.image_size
+        as_it_is = phase.train == "head" and phase.image_size in (None, size_px)
+        if not as_it_is or self.model is None or self.devices or self.config.training.mixed_precision:
+            return None
+        networks.set_trainable(self.model, phase.train, learn_batch_norm=False)
+        source = _batch_source(self.model, self, size_px)
+        return source if source.augmented_versions else None
 
     @property
     def training(self) -> TrainingConfig:
@@ -279,7 +296,12 @@ def _run_phase(run: Run, number: int, on_epoch_end: Callable[[], None]) -> None:
     size_px = phase.image_size or run.config.image_size
     before_px = (plan[number - 1].image_size if number else None) or run.config.image_size
     with run.devices.scope() if run.devices else nullcontext():
-        model, source = _prepare(run, phase, size_px)
+        if number == 0 and run.head_source:
+            model, source = run.model, run.head_source
+            model.set_weights(run.state.best)
+            _compile(source.model, run, phase)
+        else:
+            model, source = _prepare(run, phase, size_px)
         if run.state.phase != number:
             _begin_phase(run.state, number, same_size=size_px == before_px)
         elif run.state.current and not _is_over(run.state, number, phase, patience):

@@ -207,3 +207,10 @@ def test_without_crops_a_random_view_is_the_whole_image():
     image, preprocessing = coordinates(100, 80), Preprocessing(32)
     view = random_view(image, preprocessing, np.random.default_rng(0), lambda part: part)
     assert (view == preprocessing.array(image)).all()
+
+
+def test_noise_that_no_jpeg_makes_smaller_is_compressed_like_any_image():
+    """As a progressive JPEG, it is too large for Pillow's buffer, which ended whole trainings."""
+    image = noise(300, 300)
+    sizes = {resave_randomly(image, np.random.default_rng(seed), only("jpeg")).size for seed in range(60)}
+    assert sizes == {(300, 300)}

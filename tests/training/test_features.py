@@ -10,11 +10,16 @@ from small_networks import SIZE_PX, residual_base
 from fakereal import config
 from fakereal.config import AugmentationConfig, NetworkConfig, PhaseConfig, TrainingConfig
 from fakereal.dataset.scan import scan
-from fakereal.engines import conversion
+from fakereal.engines import conversion, litert_join
 from fakereal.engines import engine as engine_module
+from fakereal.engines.engine import open_network
+from fakereal.engines.export import export_beside
 from fakereal.engines.formats import RUNTIMES
 from fakereal.errors import DataError
-from fakereal.model import networks
+from fakereal.model import model_file, networks
+from fakereal.model.metadata import Metadata
+from fakereal.model.model_file import Detector
+from fakereal.model.out_of_distribution import fit_prototypes
 from fakereal.model.weights import BaseWeights
 from fakereal.preprocessing import Preprocessing
 from fakereal.training import checkpoint, features, run, trainer
@@ -279,6 +284,46 @@ def test_a_converted_frozen_part_with_other_features_is_refused_once_and_for_all
         assert fastest(tmp_path)[1].engine == "Keras"
         assert "not LiteRT: features differ from Keras by" in capsys.readouterr().err
     assert calls == ["litert"]
+
+
+@pytest.mark.parametrize("scope", ["head", "last20"])
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_converted_part_and_the_rest_are_joined_to_the_whole_network(tmp_path, scope, scored, monkeypatch):
+    parts, part = fastest(tmp_path, model=(model := built(scope)))
+    prototypes = fit_prototypes(*(np.random.default_rng(n).random((30, 5)) for n in (1, 2)), 0) if scored else None
+    detector = Detector(model, Metadata(config.Config(SIZE_PX), Preprocessing(SIZE_PX), prototypes=prototypes))
+    backbone = features.SplitNetwork(part, parts.trained, None).converted_backbone(prototypes)
+    converted, real = [], conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, name: converted.append(model) or real(model, name))
+    model_file.save(tmp_path / "m.h5", detector)
+    export_beside(tmp_path / "m.h5", detector, backbone)
+    assert converted == [backbone.head]
+    network = open_network(tmp_path / "m.tflite").network
+    assert network.outputs(noise()) == pytest.approx(detector.outputs(noise()), abs=1e-5)
+    assert network.outputs(noise()).shape[1] == 1 + scored
+
+
+def test_where_the_joined_network_gives_other_outputs_the_whole_one_is_converted(tmp_path, monkeypatch):
+    parts, part = fastest(tmp_path, model=(model := built("head")))
+    detector = Detector(model, Metadata(config.Config(SIZE_PX), Preprocessing(SIZE_PX)))
+    backbone = features.SplitNetwork(part, parts.trained, None).converted_backbone(None)
+    output = model.get_layer(networks.OUTPUT)
+    output.set_weights([10 * each for each in output.get_weights()])
+    wrong = conversion.convert(backbone.head, "litert")
+    output.set_weights([each / 10 for each in output.get_weights()])
+    real = conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda m, name: wrong if m is backbone.head else real(m, name))
+    model_file.save(tmp_path / "m.h5", detector)
+    export_beside(tmp_path / "m.h5", detector, backbone)
+    found = open_network(tmp_path / "m.tflite").network.p_real(noise())
+    assert found == pytest.approx(detector.p_real(noise()), abs=1e-5)
+
+
+def test_networks_that_do_not_fit_are_not_joined():
+    parts = features.split_network(built("head"))
+    lower, upper = (conversion.convert(each, "litert")[".tflite"] for each in (parts.frozen, parts.trained))
+    with pytest.raises(ValueError, match="don't fit each other"):
+        litert_join.join(upper, lower)
 
 
 def test_a_few_pictures_are_not_worth_converting_for(tmp_path, capsys):
