@@ -203,18 +203,19 @@ def _join_and_compare(
     if backbone is None:
         return None
     from fakereal.engines.conversion import convert
-    from fakereal.engines.litert_join import join
     from fakereal.model import networks
 
     size = detector.metadata.preprocessing.image_size_px
     try:
+        from fakereal.engines.litert_join import join  # of a part of TensorFlow that another version may lack
+
         head = convert(backbone.head, LITERT)
         with interrupts_at_checks_only():
             files = {EXPORTED_SUFFIX: join(backbone.network, head[EXPORTED_SUFFIX])}
             network = engine.start_network(RUNTIMES[LITERT], files, size)
             expected = networks.outputs_once(backbone.head, backbone.features)
             result = parity.compare_outputs(expected, network.outputs(parity.parity_images(size)))
-    except (EngineRefused, ValueError):
+    except (ImportError, EngineRefused, ValueError):
         return None
     return (files, result) if result.passed else None
 

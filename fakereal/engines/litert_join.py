@@ -7,10 +7,8 @@ buffers and operators are appended, and the numbers in them shifted.
 
 from __future__ import annotations
 
-import flatbuffers
-from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
 
-_FILE_IDENTIFIER = b"TFL3"
 _ABSENT = -1  # number of an optional tensor that is not given
 
 
@@ -24,7 +22,7 @@ def join(lower: bytes, upper: bytes) -> bytes:
     Raises:
         ValueError: the networks don't fit each other.
     """
-    joined, other = (schema.ModelT.InitFromPackedBuf(network, 0) for network in (lower, upper))
+    joined, other = map(flatbuffer_utils.convert_bytearray_to_object, (lower, upper))
     (graph,), (added,) = joined.subgraphs, other.subgraphs
     (end,), (begin,) = graph.outputs, added.inputs
     shapes = [list(each.tensors[number].shape) for each, number in ((graph, end), (added, begin))]
@@ -45,6 +43,4 @@ def join(lower: bytes, upper: bytes) -> bytes:
     graph.outputs = shifted(added.outputs)
     joined.buffers += other.buffers
     joined.operatorCodes += other.operatorCodes
-    builder = flatbuffers.Builder(len(lower) + len(upper))
-    builder.Finish(joined.Pack(builder), _FILE_IDENTIFIER)
-    return bytes(builder.Output())
+    return flatbuffer_utils.convert_object_to_bytearray(joined)

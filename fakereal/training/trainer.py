@@ -149,7 +149,8 @@ def train(
     """
     state = state or TrainingState(best=model.get_weights(), origin=asdict(origin))
     split = replace(split, val=loop.sample_validation(split.val, config.training, config.seed))
-    run = Run(config, origin, split, cache, state, *((None, None) if execute else (several_devices(), model)))
+    here = {} if execute else {"devices": several_devices(), "model": model}
+    run = Run(config, origin, split, cache, state, **here)
     if state.history:
         on_epoch_end(state.history)
 
@@ -191,7 +192,7 @@ class Run:
     split: Split
     cache: RowCache
     state: TrainingState
-    devices: DistributedContext | None  # None: there is only one
+    devices: DistributedContext | None = None  # None: there is only one
     model: keras.Model | None = None  # for prediction; None where other processes train
     features: FeatureCost = field(default_factory=FeatureCost)  # of all phases
 
