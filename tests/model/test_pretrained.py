@@ -26,7 +26,7 @@ def test_the_shipped_model_is_small_and_of_the_default_network_with_six_views():
 def test_the_shipped_model_says_where_it_comes_from_but_not_on_whose_disk():
     metadata = read_metadata(PRETRAINED)
     assert metadata.data["fingerprint"]
-    assert len(metadata.data["epochs"]) == 32
+    assert len(metadata.data["epochs"]) == 33
     assert not Path(metadata.config.data.path).is_absolute()
     assert not Path(metadata.config.weights).is_absolute()
 

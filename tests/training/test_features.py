@@ -125,6 +125,17 @@ def test_without_augmentation_the_weights_are_those_of_the_plain_way(
     assert capsys.readouterr().err.count(f"features of 1 version of each image computed once by {engine}") == 2
 
 
+def test_only_layers_whose_features_are_not_cached_are_trained_in_a_network_of_their_own(images, tmp_path, monkeypatch):
+    built_for, real = [], trainer._phase_network
+    monkeypatch.setattr(
+        trainer, "_phase_network", lambda run, phase, size: built_for.append(phase.train) or real(run, phase, size)
+    )
+    for versions, expected in ((1, ["last20"]), (0, ["head", "last20"])):
+        built_for.clear()
+        trained(images, tmp_path / f"{versions}.h5", tmp_path / "cache", augmented_versions=versions)
+        assert built_for == expected
+
+
 @pytest.mark.slow
 def test_the_cache_of_a_run_before_or_none_at_all_changes_no_bit(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(engine_module, "MIN_IMAGES_TO_CONVERT", 1)
