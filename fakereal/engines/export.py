@@ -24,7 +24,7 @@ from fakereal.files import keep_backups, replacing, sha256_of, write_atomic
 from fakereal.model.foreign import ForeignModel
 from fakereal.model.metadata import EXPORTED_SUFFIX, beside, check_suffix, read_metadata
 from fakereal.preprocessing import Preprocessing
-from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, progress_bar, start_keras
+from fakereal.runtime import check_interrupt, interrupts_at_checks_only, log, one_line, progress_bar, start_keras
 
 if TYPE_CHECKING:  # they import Keras
     import keras
@@ -207,17 +207,27 @@ def _join_and_compare(
 
     size = detector.metadata.preprocessing.image_size_px
     try:
-        from fakereal.engines.litert_join import join  # of a part of TensorFlow that another version may lack
-
         head = convert(backbone.head, LITERT)
         with interrupts_at_checks_only():
-            files = {EXPORTED_SUFFIX: join(backbone.network, head[EXPORTED_SUFFIX])}
+            files = {EXPORTED_SUFFIX: _joined(backbone.network, head[EXPORTED_SUFFIX])}
             network = engine.start_network(RUNTIMES[LITERT], files, size)
             expected = networks.outputs_once(backbone.head, backbone.features)
             result = parity.compare_outputs(expected, network.outputs(parity.parity_images(size)))
-    except (ImportError, EngineRefused, ValueError):
+        if not result.passed:
+            raise EngineRefused(result.description)
+    except EngineRefused as error:
+        log(f"converting the whole network, not only its head: {error}")
         return None
-    return (files, result) if result.passed else None
+    return files, result
+
+
+def _joined(lower: bytes, upper: bytes) -> bytes:
+    try:
+        from fakereal.engines.litert_join import join
+
+        return join(lower, upper)
+    except Exception as error:  # of modules of TensorFlow that another version may lack or change
+        raise EngineRefused(f"the parts can't be joined ({one_line(error)[:200]})") from error
 
 
 def _convert_and_compare(

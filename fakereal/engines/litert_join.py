@@ -1,8 +1,8 @@
 """Join two LiteRT networks into one file: the second one continues where the first one ends.
 
-So a backbone is converted once, for the features that a head is trained on, and again serves the finished detector:
-converting it takes two seconds, a head 0.05. The file format is TensorFlow's `schema.fbs`; its lists of tensors,
-buffers and operators are appended, and the numbers in them shifted.
+A backbone is thus converted only once: for the features that the head is trained on, and for the finished detector.
+Converting it takes two seconds, converting a head 0.05. The file format is TensorFlow's `schema.fbs`; its lists of
+tensors, buffers and operators are appended, and the numbers in them shifted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def join(lower: bytes, upper: bytes) -> bytes:
     shapes = [list(each.tensors[number].shape) for each, number in ((graph, end), (added, begin))]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the networks don't fit each other: {shapes[0]} and {shapes[1]}")
+    if joined.signatureDefs:  # they name the outputs, too
+        raise ValueError("expected a network without signatures")
     first = len(graph.tensors)
 
     def shifted(numbers: list[int]) -> list[int]:

@@ -117,8 +117,9 @@ def _compress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     quality = int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
     if rng.random() < 0.1:
         return encode_again(image, "WEBP", quality=quality)
-    # Never progressive: that changes no pixel, and Pillow fails on noise whose file needs over a byte per pixel
-    return encode_again(image, "JPEG", quality=quality, subsampling=int(rng.integers(3)))
+    subsampling = int(rng.integers(3))
+    rng.random()  # once chose progressive files, on which Pillow fails for noise; caches rely on what is drawn next
+    return encode_again(image, "JPEG", quality=quality, subsampling=subsampling)
 
 
 def _blur_randomly(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -49,7 +49,7 @@ Execute = Callable[["Run", Callable[..., None]], None]
 """Something that does in other processes what `run_phases` does in this one."""
 
 _STEPS_AT_ONCE = 16
-"""Batches of cached features that Keras trains a head on in one call: one by one, calling takes half of the time."""
+"""Batches of cached features that Keras trains a head on in one call; with one each, calls take half of the time."""
 
 _FINE_TUNE_WARMUP = 0.1
 """Share of the steps over which the rate rises where all layers of a pre-trained backbone are fine-tuned."""
@@ -178,7 +178,8 @@ def train(
     networks.set_trainable(model, run.plan[-1].train, learn_batch_norm=False)
     # A source on one device, whose features the last phase may have computed already.
     source = run.head_source if len(run.plan) == 1 else None
-    source = source or _batch_source(model, replace(run, devices=None), config.image_size)
+    if not (source and source.augmented_versions):
+        source = _batch_source(model, replace(run, devices=None), config.image_size)
     interrupted, diverged = (ended_by is kind for kind in (KeyboardInterrupt, DivergedError))
     decided = fine_tuning.decision(state.fine_tuning)
     return TrainedNetwork(
@@ -201,18 +202,17 @@ class Run:
 
     @cached_property
     def head_source(self) -> BatchSource | None:
-        """Cached features to train the head of `model` itself on, in the first phase.
+        """Batches for the head of `model` itself, in the first phase; None for another size, precision or device.
 
-        None where that phase needs a network of its own: for another size, precision or device, or where the features
-        are not cached, since a base that takes part in the training needs some changes (`_stop_random_depth`).
+        They are images where the features are not cached: the phase then needs a network of its own, since a base that
+        takes part in the training needs some changes (`_stop_random_depth`).
         """
         phase, size_px = self.plan[0], self.config.image_size
         as_it_is = phase.train == "head" and phase.image_size in (None, size_px)
         if not as_it_is or self.model is None or self.devices or self.config.training.mixed_precision:
             return None
         networks.set_trainable(self.model, phase.train, learn_batch_norm=False)
-        source = _batch_source(self.model, self, size_px)
-        return source if source.augmented_versions else None
+        return _batch_source(self.model, self, size_px)
 
     @property
     def training(self) -> TrainingConfig:
@@ -283,13 +283,17 @@ def _add_features(run: Run, source: BatchSource) -> None:
     run.features.seconds += source.cost.seconds
 
 
-def _prepare(run: Run, phase: PhaseConfig, size_px: int) -> tuple[keras.Model, BatchSource]:
-    """Return the network as a phase trains it, and its batches, whose model is compiled."""
+def _prepare(
+    run: Run, phase: PhaseConfig, size_px: int, images: BatchSource | None = None
+) -> tuple[keras.Model, BatchSource]:
+    """Return the network as a phase trains it, and its batches (`images`, where given), whose model is compiled."""
     model, twin = _phase_network(run, phase, size_px), None
     if run.devices and run.devices.processes > 1:
         with run.devices.left():
             twin = _phase_network(run, phase, size_px)
-    source = _batch_source(model, run, size_px, _learns_batch_norm(phase), twin)
+    source = images or _batch_source(model, run, size_px, _learns_batch_norm(phase), twin)
+    if images:
+        images.model = model
     _compile(source.model, run, phase)
     return model, source
 
@@ -300,12 +304,13 @@ def _run_phase(run: Run, number: int, on_epoch_end: Callable[[], None]) -> None:
     size_px = phase.image_size or run.config.image_size
     before_px = (plan[number - 1].image_size if number else None) or run.config.image_size
     with run.devices.scope() if run.devices else nullcontext():
-        if number == 0 and run.head_source:
-            model, source = run.model, run.head_source
+        first = run.head_source if number == 0 else None
+        if first and first.augmented_versions:
+            model, source = run.model, first
             model.set_weights(run.state.best)
             _compile(source.model, run, phase, _STEPS_AT_ONCE)
         else:
-            model, source = _prepare(run, phase, size_px)
+            model, source = _prepare(run, phase, size_px, images=first)
         if run.state.phase != number:
             _begin_phase(run.state, number, same_size=size_px == before_px)
         elif run.state.current and not _is_over(run.state, number, phase, patience):
