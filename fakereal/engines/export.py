@@ -205,14 +205,12 @@ def _join_and_compare(
     from fakereal.engines.conversion import convert
     from fakereal.model import networks
 
-    size = detector.metadata.preprocessing.image_size_px
     try:
         head = convert(backbone.head, LITERT)
         with interrupts_at_checks_only():
             files = {EXPORTED_SUFFIX: _joined(backbone.network, head[EXPORTED_SUFFIX])}
-            network = engine.start_network(RUNTIMES[LITERT], files, size)
             expected = networks.outputs_once(backbone.head, backbone.features)
-            result = parity.compare_outputs(expected, network.outputs(parity.parity_images(size)))
+            result = engine.check_parity(RUNTIMES[LITERT], files, detector, expected)
         if not result.passed:
             raise EngineRefused(result.description)
     except EngineRefused as error:

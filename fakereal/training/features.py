@@ -452,7 +452,8 @@ class SplitNetwork:
             features = keras.Input(head.input_shape[1:])
             penultimate = _chain(head.layers[1:-1], features)
             head = networks.with_score(keras.Model(features, head.layers[-1](penultimate)), prototypes, penultimate)
-        return ConvertedBackbone(conversion.files[EXPORTED_SUFFIX], _load(conversion.files[_EXPECTED]), head)
+        expected = np.load(io.BytesIO(conversion.files[_EXPECTED]), allow_pickle=False)
+        return ConvertedBackbone(conversion.files[EXPORTED_SUFFIX], expected, head)
 
     def _p_real(self, images: np.ndarray) -> np.ndarray:
         outputs = self.trained.predict_on_batch(pad_batch(self._features(images), FROZEN_BATCH))
@@ -499,11 +500,6 @@ def _convert(frozen: keras.Model) -> Conversion:
     files = convert(frozen, _ENGINE)
     images = parity.parity_images(size)
     found = ConvertedFrozenPart(engine.start_network(runtime, files, size), "").features(images)
-    expected = io.BytesIO()
-    np.save(expected, networks.outputs_once(frozen, images))
-    result = parity.compare_features(_load(expected.getvalue()), found)
-    return Conversion.of(files | {_EXPECTED: expected.getvalue()}, size, result)
-
-
-def _load(content: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    expected, stored = networks.outputs_once(frozen, images), io.BytesIO()
+    np.save(stored, expected)
+    return Conversion.of(files | {_EXPECTED: stored.getvalue()}, size, parity.compare_features(expected, found))
